@@ -1,0 +1,19 @@
+# Runtime shared by all tasks; each task's base adds its scope and visualizer.
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # Checkpoints that torch >= 2.6 reads with its safe default.
+    plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
+    # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
+    # fractions of training; `default_hooks.mixing_schedule=None` leaves alpha alone.
+    mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)))
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,11 @@
+# AdamW without weight decay on norms, mixing weights, layer scale and position embedding.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.,
+        custom_keys={
+            'alpha_logit': dict(decay_mult=0.),
+            'layer_scale': dict(decay_mult=0.),
+            'pos_embed': dict(decay_mult=0.)
+        }))

@@ -1,0 +1,3 @@
+# UPerNet, SCHEMEformer-S24 (44-e8), ADE20K.
+_base_ = 'upernet_scheme_s_ade20k.py'
+model = dict(backbone=dict(arch='s24'))

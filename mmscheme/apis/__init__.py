@@ -1,0 +1,1 @@
+"""The functions behind the command lines in ``tools/``."""

@@ -1,0 +1,30 @@
+"""The command-line arguments that training and testing share."""
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+__all__ = ['add_common_arguments', 'set_local_rank']
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that OpenMMLab's tools have in common, and ``--data-root``."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
+                        '(work_dirs/<name of the config>)')
+    parser.add_argument('--data-root', metavar='DIR',
+                        help='replaces the root of every data set in the config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='values to change in the config, e.g. train_dataloader.batch_size=8 '
+                        'or key="[(a,b),(c,d)]"')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='how several processes were started')
+    parser.add_argument('--debug', action='store_true',
+                        help='show the traceback of an error in the input')
+    # torchrun and its predecessor pass one or the other.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)
+
+
+def set_local_rank(args: argparse.Namespace) -> None:
+    """Puts the launcher's rank where mmengine looks for it."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

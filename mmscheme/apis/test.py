@@ -1,0 +1,131 @@
+"""Testing a checkpoint of any model."""
+import argparse
+import os.path as osp
+import warnings
+from copy import deepcopy
+from typing import Any, Dict, List, Optional
+
+from mmengine import Config, ConfigDict
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+from .arguments import add_common_arguments, set_local_rank
+from .config import fit_to_machine, load_config
+from .errors import user_errors
+from .preflight import check_data
+
+__all__ = ['build_test_runner', 'main']
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Reads the command line of ``tools/test.py``."""
+    parser = argparse.ArgumentParser(description='Test a checkpoint.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument('--out', help='segmentation: folder for the predicted masks; detection '
+                        'and classification: pickle file for the predictions')
+    parser.add_argument('--show-dir', metavar='DIR',
+                        help='folder for pictures: ground truth beside prediction')
+    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
+                      show_dir: Optional[str] = None, show: bool = False, wait_time: float = 2,
+                      tta: bool = False, launcher: str = 'none') -> Runner:
+    """Checks a test and builds its runner.
+
+    Args:
+        cfg: The config; changed in place.
+        checkpoint: Path or URL.
+        out: Where predictions are stored: a folder of masks for segmentation, a
+            pickle file for other tasks.
+        show_dir: Folder for a picture of every image.
+        show, wait_time: Shows each picture in a window for so many seconds.
+        tta: Test-time augmentation by the config's ``tta_pipeline`` and ``tta_model``.
+        launcher: As in mmengine.
+
+    Returns:
+        The runner, nothing tested yet; the weights are loaded.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: The config, the checkpoint or the
+            data does not allow the test.
+    """
+    cfg.launcher = launcher
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    if show or show_dir:
+        _draw_pictures(cfg, show_dir, show, wait_time)
+    if tta:
+        _augment(cfg)
+    if out:
+        _store_predictions(cfg, out)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    check_data(cfg, ('test', ))
+    fit_to_machine(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    # Here, so that a checkpoint that cannot be read is an error in the input.
+    runner.load_or_resume()
+    return runner
+
+
+def _task(cfg: Config) -> str:
+    return cfg.get('default_scope', '')
+
+
+def _draw_pictures(cfg: Config, show_dir: Optional[str], show: bool, wait_time: float) -> None:
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show and --show-dir need default_hooks.visualization in the config')
+    if _task(cfg) == 'mmpretrain':
+        hook.update(enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=1)
+    elif _task(cfg) == 'mmseg':
+        hook.update(draw=show, show=show, wait_time=wait_time)
+        if show_dir:
+            # mmseg's own pictures have no file name to choose, and no legend.
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []),
+                                dict(type='mmscheme.SegPictureHook', out_dir=show_dir)]
+    else:
+        hook.update(draw=True, show=show, wait_time=wait_time)
+        if show_dir:
+            # mmdet joins it to the work folder, which an absolute path survives.
+            hook.update(test_out_dir=osp.abspath(show_dir))
+
+
+def _augment(cfg: Config) -> None:
+    missing = [key for key in ('tta_pipeline', 'tta_model') if key not in cfg]
+    if missing:
+        raise ValueError(f'--tta needs {" and ".join(missing)} in the config')
+    cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def _store_predictions(cfg: Config, out: str) -> None:
+    evaluators: List[Dict[str, Any]] = cfg.test_evaluator if isinstance(
+        cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if _task(cfg) == 'mmseg':
+        evaluators[0].update(output_dir=out, keep_results=True)
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out: expected a file *.pkl, found {out}')
+    dump = 'DumpDetResults' if _task(cfg) == 'mmdet' else 'DumpResults'
+    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line: prints the metrics."""
+    args = parse_args(argv)
+    set_local_rank(args)
+    warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
+    with user_errors(args.debug):
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
+        runner = build_test_runner(cfg, args.checkpoint, args.out, args.show_dir, args.show,
+                                   args.wait_time, args.tta, args.launcher)
+    runner.test()

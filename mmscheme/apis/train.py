@@ -1,0 +1,92 @@
+"""Training any model from its config."""
+import argparse
+import warnings
+from typing import List, Optional
+
+import torch
+from mmengine import Config
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+from .arguments import add_common_arguments, set_local_rank
+from .config import fit_to_machine, load_config
+from .errors import user_errors
+from .preflight import check_data
+
+__all__ = ['build_train_runner', 'main']
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Reads the command line of ``tools/train.py``."""
+    parser = argparse.ArgumentParser(description='Train a model.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from this checkpoint, or from the last in the work folder')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate from the recipe\'s batch size to this run\'s')
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = False,
+                       auto_scale_lr: bool = False, launcher: str = 'none') -> Runner:
+    """Checks a run and builds its runner.
+
+    Args:
+        cfg: The config; changed in place.
+        resume: ``'auto'`` to go on from the last checkpoint in the work folder, or
+            the path of one.
+        amp: Trains in mixed precision.
+        auto_scale_lr: Scales the learning rate with the batch size.
+        launcher: As in mmengine.
+
+    Returns:
+        The runner, nothing trained yet.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: The config, the data or the machine
+            does not allow the run.
+    """
+    cfg.launcher = launcher
+    if amp:
+        if not torch.cuda.is_available():
+            raise ValueError('--amp needs a GPU, found none')
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+        cfg.auto_scale_lr.enable = True
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    check_data(cfg, ('train', 'val') if cfg.get('val_dataloader') else ('train', ))
+    fit_to_machine(cfg)
+    # A config may name a runner of its own, as in OpenMMLab's tools.
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    _compare_batch_size(cfg)
+    return runner
+
+
+def _compare_batch_size(cfg: Config) -> None:
+    recipe = cfg.get('auto_scale_lr') or {}
+    here = cfg.train_dataloader.get('batch_size', 1) * get_world_size()
+    if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
+        print_log(
+            f'This run has {here} images an iteration, its recipe {recipe["base_batch_size"]}: '
+            'set train_dataloader.batch_size, or --auto-scale-lr to scale the learning rate.',
+            logger='current', level=30)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line: trains, and saves checkpoints in the work folder."""
+    args = parse_args(argv)
+    set_local_rank(args)
+    warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
+    with user_errors(args.debug):
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
+        runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher)
+    runner.train()

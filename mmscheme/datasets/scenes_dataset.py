@@ -1,0 +1,21 @@
+"""The generated scenes as a data set of mmsegmentation."""
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+
+from mmscheme.datasets.scenes import CLASSES, PALETTE
+from mmscheme.registry import DATASETS
+
+__all__ = ['ScenesDataset']
+
+
+@DATASETS.register_module()
+class ScenesDataset(BaseSegDataset):
+    """Scenes of :func:`mmscheme.datasets.scenes.write_scenes`, written with their own ids."""
+
+    METAINFO = dict(classes=CLASSES, palette=[list(colour) for colour in PALETTE])
+
+    def __init__(self, img_suffix: str = '.jpg', seg_map_suffix: str = '.png',
+                 reduce_zero_label: bool = True, **kwargs: Any) -> None:
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix,
+                         reduce_zero_label=reduce_zero_label, **kwargs)

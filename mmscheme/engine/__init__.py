@@ -1,0 +1,1 @@
+"""What runs around the model: checkpoints, hooks, checks before a run."""

@@ -1,0 +1,56 @@
+"""The schedule that takes CCA out of training."""
+from typing import Any, Optional, Sequence
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmscheme.layers import SCHEMEMixer
+from mmscheme.registry import HOOKS
+
+__all__ = ['MixingScheduleHook']
+
+
+@HOOKS.register_module()
+class MixingScheduleHook(Hook):
+    """Lowers the weight ``1 - alpha`` of CCA to zero over a part of training.
+
+    ``1 - alpha`` of every SCHEME mixer is multiplied by a factor that is 1 until
+    ``decay[0]``, falls linearly and is 0 from ``decay[1]`` on. From there training
+    and evaluation compute the same function, after a run of any length.
+
+    The factor is a function of the iteration, and never rises: a run that resumes
+    goes on where it was, and weights whose CCA has been retired stay without it
+    when they are fine-tuned.
+
+    Args:
+        decay: Where the factor starts to fall and where it is 0, as fractions of
+            training, ``0 <= decay[0] <= decay[1] <= 1``.
+
+    Raises:
+        ValueError: ``decay`` is not such a pair.
+    """
+
+    def __init__(self, decay: Sequence[float] = (0.5, 0.9)) -> None:
+        if len(decay) != 2 or not 0 <= decay[0] <= decay[1] <= 1:
+            raise ValueError('decay: expected (start, end) with 0 <= start <= end <= 1, '
+                             f'found {decay!r}')
+        self.start, self.end = decay
+
+    def factor(self, progress: float) -> float:
+        """The factor at a fraction of training, both in [0, 1]."""
+        if progress >= self.end:
+            return 0.
+        if progress <= self.start:
+            return 1.
+        return (self.end - progress) / (self.end - self.start)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
+                          ) -> None:
+        """Sets the factor in all SCHEME mixers of the model."""
+        # The last iteration counts as the end of training, so that decay[1] = 1 is reached.
+        target = self.factor((runner.iter + 1) / runner.max_iters)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for module in model.modules():
+            if isinstance(module, SCHEMEMixer) and module.cca is not None:
+                # In place on the device: reading the factor would wait for the GPU.
+                module.cca_factor.clamp_(max=target)

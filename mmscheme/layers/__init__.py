@@ -1,0 +1,11 @@
+"""The mathematics of SCHEME in plain PyTorch; imports nothing but torch."""
+from .block_diagonal import BlockDiagonalLinear, BlockDiagonalMLP, block_diagonal_linear
+from .cca import ChannelCovarianceAttention, channel_covariance_attention
+from .scheme import SCHEMEMixer
+from .token_mixers import TOKEN_MIXERS, Pooling, SelfAttention
+
+__all__ = [
+    'TOKEN_MIXERS', 'BlockDiagonalLinear', 'BlockDiagonalMLP', 'ChannelCovarianceAttention',
+    'Pooling', 'SCHEMEMixer', 'SelfAttention', 'block_diagonal_linear',
+    'channel_covariance_attention'
+]

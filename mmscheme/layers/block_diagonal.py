@@ -1,0 +1,166 @@
+"""Linear layers and FFNs whose weight matrices are block diagonal."""
+import math
+from typing import Sequence, Tuple, Type, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
+
+
+def parse_groups(groups: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Reads ``groups`` as the pair (groups of the first layer, of the second).
+
+    Args:
+        groups: One number for both layers or a pair of numbers, each >= 1.
+
+    Returns:
+        The two numbers of groups.
+
+    Raises:
+        ValueError: ``groups`` is neither.
+    """
+    pair = (groups, groups) if isinstance(groups, int) else groups
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2
+            and all(isinstance(g, int) and g >= 1 for g in pair)):
+        raise ValueError(f'groups: expected a positive number or a pair of them, found {groups!r}')
+    return pair[0], pair[1]
+
+
+def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] = None,
+                          groups: int = 1) -> Tensor:
+    """Applies ``y = W x + b`` over the channels with a block-diagonal ``W``.
+
+    Block ``k`` of ``W`` maps the ``k``-th of ``groups`` equal slices of the input
+    channels to the ``k``-th slice of the output channels; everything off the
+    blocks is zero and neither stored nor computed.
+
+    Args:
+        x: A feature map ``(B, C_in, H, W)`` or tokens ``(B, N, C_in)`` / ``(N, C_in)``.
+        weight: ``(C_out, C_in / groups)``, the blocks stacked. Seen as
+            ``(C_out, C_in / groups, 1, 1)`` it is the weight of a grouped 1x1
+            convolution, and for one group that of a dense linear layer.
+        bias: ``(C_out,)`` or None.
+        groups: The number of blocks.
+
+    Returns:
+        The same layout as ``x`` with ``C_out`` channels.
+    """
+    if x.dim() == 4:
+        return F.conv2d(x, weight[:, :, None, None], bias, groups=groups)
+    if groups == 1:
+        return F.linear(x, weight, bias)
+    blocks = weight.unflatten(0, (groups, -1))
+    y = torch.einsum('...gi,goi->...go', x.unflatten(-1, (groups, -1)), blocks).flatten(-2)
+    return y if bias is None else y + bias
+
+
+def _check_divides(name: str, channels: int, groups: int) -> None:
+    if channels < 1:
+        raise ValueError(f'{name}: expected at least one channel, found {channels}')
+    if channels % groups:
+        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        raise ValueError(f'{name}={channels} does not divide into groups={groups}; '
+                         f'{channels} divides by {divisors}')
+
+
+class BlockDiagonalLinear(nn.Module):
+    """A linear layer over the channels with a block-diagonal weight matrix.
+
+    Args:
+        in_features: Input channels.
+        out_features: Output channels. Both must divide by ``groups``.
+        groups: The number of blocks; 1 is a dense layer.
+        bias: Whether to add a learned bias (starts at zero).
+        init_std: Standard deviation of the initial weights of the *dense* layer.
+        match_variance: Multiplies ``init_std`` by ``sqrt(groups)``. An output sees
+            only ``in_features / groups`` inputs, so this gives it the variance that
+            the dense layer starts with. False is the initialisation of the
+            authors' code.
+
+    Raises:
+        ValueError: The channels do not divide by ``groups``.
+    """
+
+    def __init__(self, in_features: int, out_features: int, groups: int = 1, bias: bool = True,
+                 init_std: float = 0.02, match_variance: bool = True) -> None:
+        super().__init__()
+        _check_divides('in_features', in_features, groups)
+        _check_divides('out_features', out_features, groups)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.groups = groups
+        self.init_std = init_std * math.sqrt(groups) if match_variance else init_std
+        self.weight = nn.Parameter(torch.empty(out_features, in_features // groups))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features))
+        else:
+            self.register_parameter('bias', None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new weights from a truncated normal of deviation ``init_std``; bias zero."""
+        nn.init.trunc_normal_(self.weight, std=self.init_std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :func:`block_diagonal_linear`."""
+        channels = x.shape[1] if x.dim() == 4 else x.shape[-1]
+        if channels != self.in_features:
+            raise ValueError(
+                f'expected {self.in_features} channels in a map (B, C, H, W) or in tokens '
+                f'(B, N, C), found an input of shape {tuple(x.shape)}')
+        return block_diagonal_linear(x, self.weight, self.bias, self.groups)
+
+    def extra_repr(self) -> str:
+        return (f'in_features={self.in_features}, out_features={self.out_features}, '
+                f'groups={self.groups}, bias={self.bias is not None}')
+
+
+class BlockDiagonalMLP(nn.Module):
+    """The channel mixer of SCHEME: two block-diagonal layers, activation between.
+
+    Costs ``hidden * C * (1 / g1 + 1 / g2)`` multiply-adds a token. Source:
+    arXiv 2312.00412; "44-e8" there is ``groups=(4, 4)`` and ``hidden = 8 * C``.
+
+    Args:
+        embed_dims: Channels ``C`` of input and output.
+        hidden_dims: Channels between the layers; ``8 * C`` by default.
+        groups: Blocks of the first and of the second layer, or one number for both.
+        act_layer: Class of the activation.
+        drop: Dropout after the activation and after the second layer.
+        init_std, match_variance: See :class:`BlockDiagonalLinear`.
+
+    Raises:
+        ValueError: ``C`` or the hidden width does not divide by the groups.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
+                 groups: Union[int, Sequence[int]] = (4, 4),
+                 act_layer: Type[nn.Module] = nn.GELU, drop: float = 0.,
+                 init_std: float = 0.02, match_variance: bool = True) -> None:
+        super().__init__()
+        hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
+        g1, g2 = parse_groups(groups)
+        for name, channels in (('embed_dims', embed_dims), ('hidden_dims', hidden_dims)):
+            for g in (g1, g2):
+                _check_divides(name, channels, g)
+        init = dict(init_std=init_std, match_variance=match_variance)
+        self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, **init)
+        self.act = act_layer()
+        self.drop1 = nn.Dropout(drop)
+        self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, **init)
+        self.drop2 = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes the channels of each position.
+
+        Args:
+            x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)`` / ``(N, C)``.
+
+        Returns:
+            The shape of ``x``.
+        """
+        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))

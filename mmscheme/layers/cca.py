@@ -1,0 +1,81 @@
+"""Channel covariance attention: attention between channels without parameters."""
+import math
+from typing import Union
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False) -> Tensor:
+    """``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
+
+    The Gram matrix and its softmax are computed in float32 at least, also under
+    autocast: its entries are sums over all positions, beyond float16 for the
+    feature maps of a detector.
+
+    Args:
+        x: ``(B, C, N)``: C channels at N positions.
+        tau: Factor of the Gram matrix before the softmax over each row.
+        mean: Divides the Gram matrix by N, which makes it the covariance of
+            centred channels and its size independent of the resolution.
+
+    Returns:
+        ``(B, C, N)``.
+    """
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        rows = x.float() if x.dtype in _HALF else x
+        gram = torch.matmul(rows, rows.transpose(1, 2))
+        attention = torch.softmax(gram * (tau / x.shape[2] if mean else tau), dim=-1)
+    return torch.matmul(attention.to(x.dtype), x)
+
+
+class ChannelCovarianceAttention(nn.Module):
+    """Channel covariance attention (CCA) of SCHEME, arXiv 2312.00412.
+
+    Args:
+        embed_dims: Channels ``C``.
+        expansion: ``E`` of the FFN beside it; only enters the published tau.
+        scaling: ``'gram'``: the Gram matrix, with the published constant
+            ``tau = (E * C) ** -0.5``; it grows with the number of positions.
+            ``'covariance'``: the Gram matrix divided by the number of positions,
+            with ``tau = C ** 0.5``; the same at every resolution.
+        tau: Replaces the default of the scaling.
+
+    Raises:
+        ValueError: Unknown ``scaling``.
+    """
+
+    def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
+                 tau: Union[float, None] = None) -> None:
+        super().__init__()
+        default = {'gram': 1 / math.sqrt(expansion * embed_dims),
+                   'covariance': math.sqrt(embed_dims)}
+        if scaling not in default:
+            raise ValueError(f'scaling: expected one of {sorted(default)}, found {scaling!r}')
+        self.scaling = scaling
+        self.tau = default[scaling] if tau is None else tau
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends between channels over all positions.
+
+        Args:
+            x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)``; every token counts.
+
+        Returns:
+            The shape of ``x``.
+        """
+        mean = self.scaling == 'covariance'
+        if x.dim() == 4:
+            return channel_covariance_attention(x.flatten(2), self.tau, mean).unflatten(
+                2, x.shape[2:])
+        if x.dim() != 3:
+            raise ValueError('expected a map (B, C, H, W) or tokens (B, N, C), found an input '
+                             f'of shape {tuple(x.shape)}')
+        return channel_covariance_attention(x.transpose(1, 2), self.tau, mean).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        return f'scaling={self.scaling!r}, tau={self.tau:.4g}'

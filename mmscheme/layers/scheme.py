@@ -1,0 +1,84 @@
+"""The SCHEME channel mixer: block-diagonal FFN and CCA, mixed by a learned weight."""
+from typing import Sequence, Type, Union
+
+import torch
+from torch import Tensor, nn
+
+from .block_diagonal import BlockDiagonalMLP
+from .cca import ChannelCovarianceAttention
+
+__all__ = ['SCHEMEMixer']
+
+
+class SCHEMEMixer(nn.Module):
+    """``alpha * FFN(x) + (1 - alpha) * CCA(x)`` (arXiv 2312.00412).
+
+    ``1 - alpha = cca_factor * sigmoid(-alpha_logit)``. ``alpha_logit`` is learned,
+    one a mixer (the softmax over two scalars of the authors' code has one degree
+    of freedom, this one). ``cca_factor`` is a buffer, 1 until a schedule lowers
+    it; at 0 the CCA branch has no part in the output.
+
+    In evaluation mode the output is ``alpha * FFN(x)``: the branch is dropped and
+    costs nothing, while the FFN keeps the weight that it was trained with. What
+    that leaves out shrinks with ``1 - alpha`` and is nothing when it is 0.
+
+    Args:
+        embed_dims: Channels ``C``.
+        hidden_dims: Hidden channels of the FFN; ``8 * C`` by default.
+        groups: Blocks of the FFN's two layers.
+        cca: False builds the block-diagonal FFN alone: no CCA and no alpha.
+        keep_cca: Keeps the CCA branch in evaluation mode.
+        cca_scaling, cca_tau: ``scaling`` and ``tau`` of
+            :class:`ChannelCovarianceAttention`.
+        act_layer, drop, init_std, match_variance: See :class:`BlockDiagonalMLP`.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
+                 groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
+                 keep_cca: bool = False, cca_scaling: str = 'gram',
+                 cca_tau: Union[float, None] = None, act_layer: Type[nn.Module] = nn.GELU,
+                 drop: float = 0., init_std: float = 0.02, match_variance: bool = True) -> None:
+        super().__init__()
+        hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
+        self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
+                                    match_variance)
+        self.keep_cca = keep_cca
+        self.cca: Union[ChannelCovarianceAttention, None] = None
+        if cca:
+            self.cca = ChannelCovarianceAttention(embed_dims, hidden_dims / embed_dims,
+                                                  cca_scaling, cca_tau)
+            self.alpha_logit = nn.Parameter(torch.zeros(1))
+            # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
+            self.register_buffer('cca_factor', torch.ones(1))
+
+    @property
+    def alpha(self) -> Tensor:
+        """The weight of the FFN, a scalar in [0, 1]; 1 without CCA."""
+        if self.cca is None:
+            return self.ffn.fc1.weight.new_ones(())
+        return 1 - self.cca_factor[0] * torch.sigmoid(-self.alpha_logit[0])
+
+    @torch.no_grad()
+    def set_cca_factor(self, factor: float) -> None:
+        """Sets the factor of ``1 - alpha``, in [0, 1]; nothing happens without CCA."""
+        if not 0 <= factor <= 1:
+            raise ValueError(f'factor: expected a number in [0, 1], found {factor}')
+        if self.cca is not None:
+            self.cca_factor.fill_(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes channels.
+
+        Args:
+            x: The normalised map ``(B, C, H, W)`` or tokens ``(B, N, C)``.
+
+        Returns:
+            The shape of ``x``.
+        """
+        y = self.ffn(x)
+        if self.cca is None:
+            return y
+        alpha = self.alpha
+        if self.training or self.keep_cca:
+            return alpha * y + (1 - alpha) * self.cca(x)
+        return alpha * y

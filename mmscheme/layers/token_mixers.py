@@ -1,0 +1,58 @@
+"""Token mixers of the MetaFormer family, on feature maps ``(B, C, H, W)``."""
+from typing import Callable, Dict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']
+
+
+class Pooling(nn.Module):
+    """3x3 average pooling minus the input (PoolFormer); no parameters.
+
+    Args:
+        embed_dims: Not used; all token mixers are built alike.
+        pool_size: Odd size of the window; positions outside the map do not count.
+    """
+
+    def __init__(self, embed_dims: int, pool_size: int = 3) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(pool_size, 1, pool_size // 2, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x) - x
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all positions of a map.
+
+    Args:
+        embed_dims: Channels, a multiple of ``head_dims``.
+        head_dims: Channels a head; scores are scaled by ``head_dims ** -0.5``.
+
+    Raises:
+        ValueError: ``embed_dims`` is not a multiple of ``head_dims``.
+    """
+
+    def __init__(self, embed_dims: int, head_dims: int = 32) -> None:
+        super().__init__()
+        if embed_dims % head_dims:
+            raise ValueError(f'embed_dims={embed_dims} of an attention stage is not a multiple '
+                             f'of its head width {head_dims}')
+        self.head_dims = head_dims
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        nn.init.trunc_normal_(self.qkv.weight, std=0.02)
+        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        # (B, N, 3C) -> three of (B, heads, N, head_dims)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, -1, self.head_dims)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v)
+        y = self.proj(y.transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+TOKEN_MIXERS: Dict[str, Callable[..., nn.Module]] = dict(pool=Pooling, attention=SelfAttention)

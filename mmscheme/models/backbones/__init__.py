@@ -1,0 +1,4 @@
+"""Backbones for the OpenMMLab registries."""
+from .schemeformer import ARCHS, SCHEMEformer
+
+__all__ = ['ARCHS', 'SCHEMEformer']

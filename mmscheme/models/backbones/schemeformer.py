@@ -1,0 +1,235 @@
+"""SCHEMEformer: MetaFormer-PPAA with SCHEME channel mixers."""
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
+from mmscheme.registry import MODELS
+
+__all__ = ['ARCHS', 'SCHEMEformer']
+
+_PPAA = ('pool', 'pool', 'attention', 'attention')
+_SMALL, _MEDIUM = (64, 128, 320, 512), (96, 192, 384, 768)
+
+#: The family; ``arch=dict(...)`` takes the same keys.
+ARCHS: Dict[str, Dict[str, Any]] = dict(
+    s12=dict(depths=(2, 2, 6, 2), embed_dims=_SMALL, token_mixers=_PPAA, layer_scale_init=1e-5),
+    s24=dict(depths=(4, 4, 12, 4), embed_dims=_SMALL, token_mixers=_PPAA, layer_scale_init=1e-5),
+    s36=dict(depths=(6, 6, 18, 6), embed_dims=_SMALL, token_mixers=_PPAA, layer_scale_init=1e-6),
+    m36=dict(depths=(6, 6, 18, 6), embed_dims=_MEDIUM, token_mixers=_PPAA, layer_scale_init=1e-6),
+)
+
+# The stage whose input gets the position embedding: stride 16, where attention begins in PPAA.
+_POS_EMBED_STAGE = 2
+
+
+def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
+    """The description of an architecture, checked and with its defaults filled in."""
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'arch: expected one of {sorted(ARCHS)} or a dict, found {arch!r}')
+        return ARCHS[arch]
+    if not isinstance(arch, dict):
+        raise TypeError(f'arch: expected a name or a dict, found {type(arch).__name__}')
+    required, optional = {'depths', 'embed_dims'}, {'token_mixers', 'layer_scale_init'}
+    if not required <= set(arch) <= required | optional:
+        raise ValueError(f'arch: expected the keys {sorted(required)} and optionally '
+                         f'{sorted(optional)}, found {sorted(arch)}')
+    full = dict(dict(token_mixers=_PPAA, layer_scale_init=1e-5), **arch)
+    for key in ('depths', 'embed_dims', 'token_mixers'):
+        if len(full[key]) != 4:
+            raise ValueError(f'arch.{key}: expected 4 stages, found {full[key]!r}')
+    for name in full['token_mixers']:
+        if name not in TOKEN_MIXERS:
+            raise ValueError(
+                f'arch.token_mixers: expected names of {sorted(TOKEN_MIXERS)}, found {name!r}')
+    return full
+
+
+def _resize_embed(embed: Tensor, size: torch.Size) -> Tensor:
+    """A position embedding ``(1, C, h, w)`` at another size of the map, in float32."""
+    if embed.shape[2:] == size:
+        return embed
+    return F.interpolate(embed.float(), size, mode='bicubic', align_corners=False)
+
+
+class MetaFormerBlock(nn.Module):
+    """``x + ls1 * token_mixer(norm1(x))``, then ``x + ls2 * channel_mixer(norm2(x))``.
+
+    Args:
+        embed_dims: Channels.
+        token_mixer, channel_mixer: Modules that map ``(B, C, H, W)`` to its shape.
+        drop_path_rate: Probability with which a sample skips a residual branch.
+        layer_scale_init: Initial value of the factor a channel of each branch.
+        norm_cfg: Norm layer.
+    """
+
+    def __init__(self, embed_dims: int, token_mixer: nn.Module, channel_mixer: nn.Module,
+                 drop_path_rate: float, layer_scale_init: float, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.token_mixer = token_mixer
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.channel_mixer = channel_mixer
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        self.layer_scale1 = nn.Parameter(torch.full((embed_dims, ), float(layer_scale_init)))
+        self.layer_scale2 = nn.Parameter(torch.full((embed_dims, ), float(layer_scale_init)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.layer_scale1[:, None, None] * self.token_mixer(self.norm1(x)))
+        return x + self.drop_path(
+            self.layer_scale2[:, None, None] * self.channel_mixer(self.norm2(x)))
+
+
+@MODELS.register_module()
+class SCHEMEformer(BaseModule):
+    """SCHEMEformer (arXiv 2312.00412), a backbone with outputs at strides 4, 8, 16, 32.
+
+    The default is the paper's 44-e8. ``groups=(1, 1), expansion=4, cca=False`` is
+    the dense MetaFormer-PPAA with the same stages.
+
+    Args:
+        arch: ``'s12'``, ``'s24'``, ``'s36'``, ``'m36'`` or a dict with the keys
+            ``depths`` and ``embed_dims`` (four numbers each) and optionally
+            ``token_mixers`` (four of ``'pool'``, ``'attention'``) and
+            ``layer_scale_init``.
+        groups: Blocks of the first and of the second layer of each FFN, or one
+            number for both.
+        expansion: Hidden channels of the FFNs, as a multiple of the stage's channels.
+        cca: Trains with channel covariance attention beside the FFN.
+        keep_cca: Keeps that branch in evaluation mode.
+        cca_scaling, cca_tau: See :class:`mmscheme.layers.ChannelCovarianceAttention`.
+        match_variance: Starts the block-diagonal layers with the output variance of
+            dense ones; False is the authors' initialisation.
+        in_channels: Channels of the input image.
+        drop_rate: Dropout in the FFNs.
+        drop_path_rate: Stochastic depth of the last block, linear from 0 in the first.
+        out_indices: Stages (0 to 3) that are returned, each after a norm of its own.
+        frozen_stages: Freezes the stem and the first so many stages; 0 the stem
+            alone, -1 nothing.
+        pos_embed: Adds a learned position embedding before stage 2: True for 14x14
+            positions (an image of 224x224), or ``(height, width)``. It is
+            interpolated to other sizes.
+        norm_cfg: Norm layers; one-group GroupNorm by default.
+        act_cfg: Activation of the FFNs.
+        with_cp: Saves memory by computing each block again in the backward pass.
+        init_cfg: Initialisation of mmengine, usually
+            ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
+
+    Raises:
+        TypeError, ValueError: An argument that cannot be built, named in the message.
+    """
+
+    def __init__(self,
+                 arch: Union[str, dict] = 's12',
+                 groups: Union[int, Sequence[int]] = (4, 4),
+                 expansion: float = 8,
+                 cca: bool = True,
+                 keep_cca: bool = False,
+                 cca_scaling: str = 'gram',
+                 cca_tau: Optional[float] = None,
+                 match_variance: bool = True,
+                 in_channels: int = 3,
+                 drop_rate: float = 0.,
+                 drop_path_rate: float = 0.,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 frozen_stages: int = -1,
+                 pos_embed: Union[bool, Sequence[int]] = False,
+                 norm_cfg: dict = dict(type='GN', num_groups=1),
+                 act_cfg: dict = dict(type='GELU'),
+                 with_cp: bool = False,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+        super().__init__(init_cfg)
+        settings = _read_arch(arch)
+        dims, depths = settings['embed_dims'], settings['depths']
+        if isinstance(out_indices, int):
+            out_indices = (out_indices, )
+        if not out_indices or not set(out_indices) <= set(range(4)):
+            raise ValueError(f'out_indices: expected stages from 0 to 3, found {out_indices!r}')
+        if frozen_stages not in range(-1, 5):
+            raise ValueError(f'frozen_stages: expected -1 to 4, found {frozen_stages!r}')
+        self.arch = arch
+        self.out_indices = tuple(sorted(out_indices))
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        # Entry i takes the map to stage i: the stem, then one step down before each stage.
+        # Stages after the last output would never be used.
+        num_stages = self.out_indices[-1] + 1
+        self.downsamples = nn.ModuleList(
+            nn.Conv2d(in_channels, dims[0], 7, stride=4, padding=2) if i == 0 else
+            nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1) for i in range(num_stages))
+        if pos_embed and num_stages > _POS_EMBED_STAGE:
+            size = (14, 14) if pos_embed is True else tuple(pos_embed)
+            self.pos_embed = nn.Parameter(torch.zeros(1, dims[_POS_EMBED_STAGE], *size))
+        else:
+            self.pos_embed = None
+
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
+        self.stages = nn.ModuleList()
+        for i in range(num_stages):
+            blocks = []
+            for _ in range(depths[i]):
+                hidden = round(expansion * dims[i])
+                try:
+                    mixer = SCHEMEMixer(dims[i], hidden, groups, cca, keep_cca, cca_scaling,
+                                        cca_tau, lambda: build_activation_layer(act_cfg),
+                                        drop_rate, match_variance=match_variance)
+                except ValueError as e:
+                    raise ValueError(f'stage {i} of arch {arch!r}: {e}') from None
+                blocks.append(
+                    MetaFormerBlock(dims[i], TOKEN_MIXERS[settings['token_mixers'][i]](dims[i]),
+                                    mixer, rates.pop(0), settings['layer_scale_init'], norm_cfg))
+            self.stages.append(nn.ModuleList(blocks))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', build_norm_layer(norm_cfg, dims[i])[1])
+        self._freeze_stages()
+
+    def _freeze_stages(self) -> None:
+        """Stops gradients and dropout up to ``frozen_stages``."""
+        if self.frozen_stages < 0:
+            return
+        frozen: List[nn.Module] = [self.downsamples[0]]
+        for i in range(min(self.frozen_stages, len(self.stages))):
+            frozen += [self.downsamples[i], self.stages[i]]
+            if i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
+            if i == _POS_EMBED_STAGE and self.pos_embed is not None:
+                self.pos_embed.requires_grad_(False)
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'SCHEMEformer':
+        """Sets the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Computes the feature maps.
+
+        Args:
+            x: Images ``(B, 3, H, W)`` of any size that the stem accepts.
+
+        Returns:
+            For each of ``out_indices`` a map ``(B, C_i, H_i, W_i)``.
+        """
+        outs = []
+        for i, (down, blocks) in enumerate(zip(self.downsamples, self.stages)):
+            x = down(x)
+            if i == _POS_EMBED_STAGE and self.pos_embed is not None:
+                x = x + _resize_embed(self.pos_embed, x.shape[2:]).to(x.dtype)
+            for block in blocks:
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'norm{i}')(x))
+        return tuple(outs)

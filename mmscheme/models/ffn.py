@@ -1,0 +1,105 @@
+"""mmcv's ``FFN`` with block-diagonal layers, for ``ffn_cfgs`` built by the registry."""
+from typing import Optional, Sequence, Union
+
+from mmcv.cnn import build_activation_layer
+from mmcv.cnn.bricks.drop import build_dropout
+from mmcv.cnn.bricks.scale import LayerScale
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
+from mmscheme.registry import MODELS
+
+__all__ = ['SCHEMEFFN', 'BlockDiagonalFFN']
+
+
+class _ResidualFFN(BaseModule):
+    """Layer scale, drop path and identity around a channel mixer, as mmcv's FFN has them."""
+
+    def __init__(self, mixer: nn.Module, embed_dims: int, feedforward_channels: int, num_fcs: int,
+                 dropout_layer: Optional[dict], add_identity: bool, init_cfg: Optional[dict],
+                 layer_scale_init_value: float) -> None:
+        super().__init__(init_cfg)
+        if num_fcs != 2:
+            raise ValueError(f'num_fcs: {type(self).__name__} has 2 layers, found {num_fcs}')
+        self.embed_dims = embed_dims
+        self.feedforward_channels = feedforward_channels
+        self.num_fcs = num_fcs
+        self.add_identity = add_identity
+        self.mixer = mixer
+        self.gamma2 = (LayerScale(embed_dims, scale=layer_scale_init_value)
+                       if layer_scale_init_value > 0 else nn.Identity())
+        self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
+
+    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+        """Applies the FFN and adds the identity.
+
+        Args:
+            x: Tokens ``(B, N, C)`` or, without layer scale, a map ``(B, C, H, W)``.
+            identity: Added instead of ``x``; the shape of ``x``.
+
+        Returns:
+            The shape of ``x``.
+        """
+        out = self.dropout_layer(self.gamma2(self.mixer(x)))
+        if not self.add_identity:
+            return out
+        return (x if identity is None else identity) + out
+
+
+@MODELS.register_module()
+class BlockDiagonalFFN(_ResidualFFN):
+    """mmcv's ``FFN`` with two block-diagonal layers.
+
+    Args:
+        embed_dims, feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
+            add_identity, init_cfg, layer_scale_init_value: As in
+            :class:`mmcv.cnn.bricks.transformer.FFN`; ``num_fcs`` must be 2.
+        groups: Blocks of the first and of the second layer.
+        init_std, match_variance: See :class:`mmscheme.layers.BlockDiagonalLinear`.
+
+    Raises:
+        ValueError: The channels do not divide by the groups.
+    """
+
+    def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
+                 act_cfg: dict = dict(type='ReLU', inplace=True), ffn_drop: float = 0.,
+                 dropout_layer: Optional[dict] = None, add_identity: bool = True,
+                 init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
+                 groups: Union[int, Sequence[int]] = (4, 4), init_std: float = 0.02,
+                 match_variance: bool = True) -> None:
+        mixer = BlockDiagonalMLP(embed_dims, feedforward_channels, groups,
+                                 lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
+                                 match_variance)
+        super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
+                         add_identity, init_cfg, layer_scale_init_value)
+
+
+@MODELS.register_module()
+class SCHEMEFFN(_ResidualFFN):
+    """mmcv's ``FFN`` with the SCHEME mixer: block-diagonal layers, CCA and alpha.
+
+    Args:
+        embed_dims, feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
+            add_identity, init_cfg, layer_scale_init_value: As in
+            :class:`mmcv.cnn.bricks.transformer.FFN`; ``num_fcs`` must be 2.
+        groups, cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance: See
+            :class:`mmscheme.layers.SCHEMEMixer`. CCA covers all tokens it is given.
+
+    Raises:
+        ValueError: The channels do not divide by the groups.
+    """
+
+    def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
+                 act_cfg: dict = dict(type='ReLU', inplace=True), ffn_drop: float = 0.,
+                 dropout_layer: Optional[dict] = None, add_identity: bool = True,
+                 init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
+                 groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
+                 keep_cca: bool = False, cca_scaling: str = 'gram',
+                 cca_tau: Optional[float] = None, init_std: float = 0.02,
+                 match_variance: bool = True) -> None:
+        mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca, keep_cca, cca_scaling,
+                            cca_tau, lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
+                            match_variance)
+        super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
+                         add_identity, init_cfg, layer_scale_init_value)

@@ -1,0 +1,22 @@
+"""Registries of mmscheme, children of mmengine's.
+
+mmengine imports this module when it meets a type ``mmscheme.X`` in a config of any
+scope, and the modules under ``locations`` when it looks the type up: no
+``custom_imports`` needed.
+"""
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+from mmscheme.engine.checkpoint import register_safe_loaders
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscheme',
+                  locations=['mmscheme.models'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscheme',
+                    locations=['mmscheme.datasets'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmscheme',
+                 locations=['mmscheme.engine.hooks'])
+
+# Every use of mmscheme in OpenMMLab passes here before a checkpoint is read.
+register_safe_loaders()

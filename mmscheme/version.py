@@ -1,0 +1,2 @@
+"""The version of mmscheme, read by setup.py too."""
+__version__ = '0.1.0'
