@@ -1,2 +1,56 @@
+"""Packaging: the package, with configs and tools in it as OpenMMLab's ``mim`` expects."""
+import os
+import shutil
+from pathlib import Path
+
 from setuptools import find_packages, setup
-setup(name='mmscheme', version='0.1.0', packages=find_packages(include=['mmscheme*']))
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED = ('configs', 'tools')
+
+
+class BuildWithConfigs(build_py):
+    """Puts ``configs`` and ``tools`` into ``mmscheme/.mim``: copies, or links when editable."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            folder = ROOT / 'mmscheme' / '.mim'
+            folder.mkdir(exist_ok=True)
+            for name in SHIPPED:
+                link = folder / name
+                if link.is_symlink() or link.is_file():
+                    link.unlink()
+                elif link.is_dir():
+                    shutil.rmtree(link)
+                link.symlink_to(os.path.relpath(ROOT / name, folder))
+        else:
+            folder = Path(self.build_lib) / 'mmscheme' / '.mim'
+            shutil.rmtree(folder, ignore_errors=True)
+            for name in SHIPPED:
+                shutil.copytree(ROOT / name, folder / name,
+                                ignore=shutil.ignore_patterns('__pycache__'))
+
+
+def read_version():
+    namespace = {}
+    exec((ROOT / 'mmscheme' / 'version.py').read_text(), namespace)
+    return namespace['__version__']
+
+
+setup(
+    name='mmscheme',
+    version=read_version(),
+    description='SCHEME channel mixers and SCHEMEformer backbones for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmscheme', 'mmscheme.*']),
+    package_data={'mmscheme': ['py.typed']},
+    python_requires='>=3.10',
+    # OpenMMLab is not required by name: its maintained forks have other distribution names.
+    install_requires=['torch>=2.6', 'numpy'],
+    cmdclass={'build_py': BuildWithConfigs},
+    zip_safe=False,
+)

@@ -34,7 +34,7 @@ def get_config_path(name: str = '') -> str:
     if name and not (folder / name).is_file():
         found = ', '.join(sorted(p.name for p in folder.glob('*.py')))
         raise FileNotFoundError(f'no config {name!r} in mmscheme; there are: {found}')
-    return str(folder / name)
+    return str((folder / name).resolve())
 
 
 def register_all_modules(init_default_scope: bool = False) -> None:

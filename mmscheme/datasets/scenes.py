@@ -247,7 +247,7 @@ def _segmentation(mask: Array, box: List[int]) -> Union[List[List[int]], Dict[st
 
 
 def _coco_entries(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, Any]]:
-    entries = []
+    entries: List[Dict[str, Any]] = []
     for label, mask in scene.instances:
         rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         x, y = int(cols[0]), int(rows[0])

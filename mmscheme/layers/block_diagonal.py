@@ -1,6 +1,6 @@
 """Linear layers and FFNs whose weight matrices are block diagonal."""
 import math
-from typing import Sequence, Tuple, Type, Union
+from typing import Callable, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ class BlockDiagonalMLP(nn.Module):
         embed_dims: Channels ``C`` of input and output.
         hidden_dims: Channels between the layers; ``8 * C`` by default.
         groups: Blocks of the first and of the second layer, or one number for both.
-        act_layer: Class of the activation.
+        act_layer: Makes the activation.
         drop: Dropout after the activation and after the second layer.
         init_std, match_variance: See :class:`BlockDiagonalLinear`.
 
@@ -139,7 +139,7 @@ class BlockDiagonalMLP(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
                  groups: Union[int, Sequence[int]] = (4, 4),
-                 act_layer: Type[nn.Module] = nn.GELU, drop: float = 0.,
+                 act_layer: Callable[[], nn.Module] = nn.GELU, drop: float = 0.,
                  init_std: float = 0.02, match_variance: bool = True) -> None:
         super().__init__()
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
@@ -147,11 +147,10 @@ class BlockDiagonalMLP(nn.Module):
         for name, channels in (('embed_dims', embed_dims), ('hidden_dims', hidden_dims)):
             for g in (g1, g2):
                 _check_divides(name, channels, g)
-        init = dict(init_std=init_std, match_variance=match_variance)
-        self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, **init)
+        self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, True, init_std, match_variance)
         self.act = act_layer()
         self.drop1 = nn.Dropout(drop)
-        self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, **init)
+        self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, True, init_std, match_variance)
         self.drop2 = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """The SCHEME channel mixer: block-diagonal FFN and CCA, mixed by a learned weight."""
-from typing import Sequence, Type, Union
+from typing import Callable, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class SCHEMEMixer(nn.Module):
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
-                 cca_tau: Union[float, None] = None, act_layer: Type[nn.Module] = nn.GELU,
+                 cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
                  drop: float = 0., init_std: float = 0.02, match_variance: bool = True) -> None:
         super().__init__()
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims

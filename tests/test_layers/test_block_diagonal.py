@@ -1,0 +1,102 @@
+"""Block-diagonal layers against dense layers with zeros off the blocks."""
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mmscheme.layers import BlockDiagonalLinear, BlockDiagonalMLP
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
+
+
+def dense_matrix(layer: BlockDiagonalLinear) -> torch.Tensor:
+    """The layer's whole matrix, written out block by block."""
+    full = torch.zeros(layer.out_features, layer.in_features, dtype=layer.weight.dtype)
+    o, i = layer.out_features // layer.groups, layer.in_features // layer.groups
+    for g in range(layer.groups):
+        full[g * o:(g + 1) * o, g * i:(g + 1) * i] = layer.weight[g * o:(g + 1) * o]
+    return full
+
+
+def four_layouts(x):
+    """A map as (B, C, H, W) contiguous and channels last, as tokens contiguous and as a view."""
+    tokens = x.flatten(2).transpose(1, 2)
+    return [x, x.contiguous(memory_format=torch.channels_last), tokens.contiguous(), tokens]
+
+
+def as_map(y, like):
+    return y if y.dim() == 4 else y.transpose(1, 2).reshape(like.shape[0], -1, *like.shape[2:])
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('groups, hidden', [((4, 4), 96), ((1, 2), 60), ((3, 1), 36), ((1, 1), 48),
+                                            ((6, 4), 24)])
+def test_equals_dense_ffn_with_zeros_off_the_blocks(groups, hidden, dtype):
+    torch.manual_seed(0)
+    mlp = BlockDiagonalMLP(12, hidden, groups)
+    nn.init.normal_(mlp.fc1.bias)
+    nn.init.normal_(mlp.fc2.bias)
+    x = torch.randn(3, 12, 5, 7)
+    w1, w2 = dense_matrix(mlp.fc1).double(), dense_matrix(mlp.fc2).double()
+    tokens = x.double().permute(0, 2, 3, 1)
+    expected = nn.functional.gelu(tokens @ w1.T + mlp.fc1.bias.double()) @ w2.T + mlp.fc2.bias
+    expected = expected.permute(0, 3, 1, 2)
+    mlp, x = mlp.to(dtype), x.to(dtype)
+    for layout in four_layouts(x):
+        out = mlp(layout)
+        assert out.dtype == dtype and out.shape == layout.shape
+        assert (as_map(out, x).double() - expected).abs().max() < TOLERANCE[dtype] * max(
+            1, expected.abs().max())
+
+
+def test_gradients_equal_those_of_the_dense_layer():
+    torch.manual_seed(0)
+    layer = BlockDiagonalLinear(10, 15, groups=5).double()
+    x = torch.randn(2, 10, 3, 5, dtype=torch.float64, requires_grad=True)
+    x2 = x.detach().clone().requires_grad_()
+    full = dense_matrix(layer).detach().requires_grad_()
+    seed = torch.randn(2, 15, 3, 5, dtype=torch.float64)
+    layer(x).backward(seed)
+    torch.einsum('oi,bihw->bohw', full, x2).backward(seed)
+    assert torch.allclose(x.grad, x2.grad)
+    assert torch.allclose(layer.bias.grad, seed.sum((0, 2, 3)))
+    for g in range(5):
+        assert torch.allclose(layer.weight.grad[g * 3:(g + 1) * 3],
+                              full.grad[g * 3:(g + 1) * 3, g * 2:(g + 1) * 2])
+
+
+def test_initial_output_variance_is_that_of_the_dense_layer():
+    torch.manual_seed(0)
+    x = torch.randn(4096, 256)
+    deviations = {}
+    for groups, match in ((1, True), (4, True), (4, False)):
+        layer = BlockDiagonalLinear(256, 2048, groups, match_variance=match)
+        deviations[groups, match] = layer(x).std().item()
+        assert layer.weight.std().item() == pytest.approx(
+            0.02 * (math.sqrt(groups) if match else 1), rel=0.02)
+        assert not layer.bias.any()
+    assert deviations[4, True] == pytest.approx(deviations[1, True], rel=0.03)
+    assert deviations[4, False] == pytest.approx(deviations[1, True] / 2, rel=0.03)
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    mlp = BlockDiagonalMLP(8, 32, 2, drop=0.5)
+    x = torch.randn(2, 8, 4, 4)
+    assert (mlp(x) == 0).float().mean() > 0.3
+    mlp.eval()
+    assert torch.equal(mlp(x), mlp(x)) and (mlp(x) == 0).sum() == 0
+
+
+@pytest.mark.parametrize('make, message', [
+    (lambda: BlockDiagonalMLP(12, 96, (5, 4)), r'embed_dims=12 does not divide into groups=5'),
+    (lambda: BlockDiagonalMLP(12, 90, (4, 4)), r'hidden_dims=90 does not divide into groups=4'),
+    (lambda: BlockDiagonalMLP(12, 96, (4, )), r'groups: expected .* found \(4,\)'),
+    (lambda: BlockDiagonalMLP(12, 96, 0), r'groups: expected .* found'),
+    (lambda: BlockDiagonalLinear(12, 10, 3), r'out_features=10 .* divides by \[1, 2, 5, 10\]'),
+    (lambda: BlockDiagonalLinear(12, 24, 3)(torch.zeros(2, 5, 5, 12)), r'expected 12 channels'),
+])
+def test_wrong_widths_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

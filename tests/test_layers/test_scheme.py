@@ -1,0 +1,139 @@
+"""CCA and the SCHEME mixer against their definitions."""
+import math
+
+import pytest
+import torch
+
+from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
+from tests.test_layers.test_block_diagonal import TOLERANCE, as_map, four_layouts
+
+
+def cca_by_loop(x, tau):
+    """softmax(tau X X^T) X in float64, one channel at a time."""
+    out = []
+    for sample in x.double().flatten(2):
+        rows = []
+        for c in range(len(sample)):
+            scores = torch.stack([tau * (sample[c] * other).sum() for other in sample])
+            weights = torch.exp(scores - scores.max())
+            weights = weights / weights.sum()
+            rows.append(sum(w * other for w, other in zip(weights, sample)))
+        out.append(torch.stack(rows))
+    return torch.stack(out).reshape(x.shape)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('scaling', ['gram', 'covariance'])
+@pytest.mark.parametrize('size', [(5, 7), (1, 1), (3, 4)])
+def test_cca_equals_a_loop_over_channels(size, scaling, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, *size).to(dtype)
+    tau = {'gram': (8 * 9)**-0.5, 'covariance': math.sqrt(9) / (size[0] * size[1])}[scaling]
+    expected = cca_by_loop(x, tau)
+    cca = ChannelCovarianceAttention(9, 8, scaling)
+    for layout in four_layouts(x):
+        out = cca(layout)
+        assert out.dtype == dtype and out.shape == layout.shape
+        assert (as_map(out, x).double() - expected).abs().max() < TOLERANCE[dtype]
+
+
+def test_cca_has_the_right_gradient():
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    for scaling in ('gram', 'covariance'):
+        assert torch.autograd.gradcheck(ChannelCovarianceAttention(4, 8, scaling), (x, ))
+
+
+def test_gram_matrix_is_float32_under_amp():
+    torch.manual_seed(0)
+    # Positions enough that a bfloat16 sum would be off by far more than float32's.
+    x = torch.randn(1, 6, 64, 64)
+    x[:, 1] = x[:, 0] + 0.01 * x[:, 1]
+    cca = ChannelCovarianceAttention(6, 8, tau=0.05)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = cca(x)
+    assert out.dtype == torch.bfloat16
+    # Rounding of the inputs to the second product is all that autocast may add.
+    assert (out.double() - cca_by_loop(x, 0.05)).abs().max() < 0.05
+    seen = []
+    original = torch.softmax
+    torch.softmax = lambda g, dim: seen.append(g.dtype) or original(g, dim=dim)
+    try:
+        cca(x.bfloat16())
+    finally:
+        torch.softmax = original
+    assert seen == [torch.float32]
+
+
+def test_covariance_does_not_depend_on_the_resolution():
+    torch.manual_seed(0)
+    x = torch.randn(1, 8, 4, 6)
+    big = x.repeat(1, 1, 3, 2)
+    covariance = ChannelCovarianceAttention(8, scaling='covariance')
+    assert torch.allclose(covariance(x).repeat(1, 1, 3, 2), covariance(big), atol=1e-5)
+    gram = ChannelCovarianceAttention(8, scaling='gram')
+    assert not torch.allclose(gram(x).repeat(1, 1, 3, 2), gram(big), atol=1e-2)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('factor', [1, 0.3, 0])
+def test_mixer_equals_its_definition(factor, dtype):
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(12, 96, groups=(4, 3)).to(dtype)
+    with torch.no_grad():
+        mixer.alpha_logit.fill_(0.4)
+    mixer.set_cca_factor(factor)
+    alpha = 1 - factor * (1 - 1 / (1 + math.exp(-0.4)))
+    x = torch.randn(2, 12, 5, 3).to(dtype)
+    ffn, cca = mixer.ffn(x).double(), cca_by_loop(x, (8 * 12)**-0.5)
+    for layout in four_layouts(x):
+        mixer.train()
+        out = as_map(mixer(layout), x).double()
+        assert (out - (alpha * ffn + (1 - alpha) * cca)).abs().max() < TOLERANCE[dtype]
+        mixer.eval()
+        assert (as_map(mixer(layout), x).double() - alpha * ffn).abs().max() < TOLERANCE[dtype]
+    mixer.keep_cca = True
+    kept = mixer(x)
+    assert torch.equal(kept, mixer.train()(x))
+
+
+def test_training_and_evaluation_agree_at_the_end_of_the_schedule():
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(16).double()
+    x = torch.randn(2, 16, 3, 5, dtype=torch.float64)
+    assert not torch.allclose(mixer.train()(x), mixer.eval()(x))
+    mixer.set_cca_factor(0)
+    assert torch.equal(mixer.train()(x), mixer.eval()(x))
+
+
+def test_without_cca_it_is_the_ffn_alone():
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(16, cca=False)
+    x = torch.randn(2, 16, 3, 5)
+    assert torch.equal(mixer(x), mixer.ffn(x)) and mixer.alpha == 1
+    assert not [name for name, _ in mixer.named_parameters() if 'alpha' in name]
+    mixer.set_cca_factor(0.5)  # nothing to set, nothing happens
+
+
+def test_every_parameter_gets_a_gradient():
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(16)
+    mixer(torch.randn(2, 16, 3, 5)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in mixer.parameters())
+
+
+def test_the_factor_is_in_the_checkpoint():
+    mixer = SCHEMEMixer(16)
+    mixer.set_cca_factor(0.25)
+    other = SCHEMEMixer(16)
+    other.load_state_dict(mixer.state_dict())
+    assert other.alpha == mixer.alpha == 1 - 0.25 * 0.5
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match=r"scaling: expected .*'covariance', 'gram'.* 'gramm'"):
+        ChannelCovarianceAttention(8, scaling='gramm')
+    with pytest.raises(ValueError, match=r'factor: expected a number in \[0, 1\], found 2'):
+        SCHEMEMixer(8).set_cca_factor(2)
+    with pytest.raises(ValueError, match=r'tokens \(B, N, C\)'):
+        ChannelCovarianceAttention(8)(torch.zeros(3, 8))
