@@ -1,26 +1,34 @@
 """Errors for people: one line on stderr instead of a traceback."""
-import re
 import sys
 import traceback
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
-__all__ = ['user_errors']
+from mmengine.hooks import Hook
 
-# mmengine wraps what a constructor raises: "class `A` in path: class `B` in path: reason".
-_BUILT_FROM = re.compile(r'class `(\w+)` in [\w/.\-]+: ')
+__all__ = ['StartedHook', 'user_errors']
 
-_USER_ERRORS = (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError,
-                FileExistsError, NotADirectoryError, ImportError, SyntaxError, OSError)
+# What wrong input raises in mmengine, the frameworks and here.
+_USER_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, SyntaxError, OSError)
+
+
+class StartedHook(Hook):
+    """Notes that set-up is over: the loop of training or testing runs."""
+
+    def __init__(self) -> None:
+        self.started = False
+
+    def before_train(self, runner: Any) -> None:
+        """Notes it."""
+        self.started = True
+
+    def before_test(self, runner: Any) -> None:
+        """Notes it."""
+        self.started = True
 
 
 def _one_line(error: BaseException) -> str:
-    """The message without the chain of classes it passed through."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    owners = _BUILT_FROM.findall(text)
-    text = _BUILT_FROM.sub('', text)
-    if owners and not text.startswith(owners[-1]):
-        text = f'{owners[-1]}: {text}'
     text = ' '.join(text.split()) or repr(error)
     if isinstance(error, (KeyError, AttributeError, ImportError, SyntaxError)):
         text = f'{type(error).__name__}: {text}'
@@ -28,18 +36,24 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def user_errors(debug: bool = False) -> Iterator[None]:
+def user_errors(debug: bool = False) -> Iterator[StartedHook]:
     """Ends the process with status 2 and one line where the user's input is at fault.
 
-    Put around what reads input (configs, files, arguments), not around training:
-    an error there is not the user's and keeps its traceback.
+    That is until the loop runs, which is for the hook to see: errors from then on are
+    not the user's and keep their traceback.
 
     Args:
         debug: Prints the traceback too.
+
+    Yields:
+        The hook, to be registered with the runner.
     """
+    hook = StartedHook()
     try:
-        yield
+        yield hook
     except _USER_ERRORS as e:
+        if hook.started:
+            raise
         if debug:
             traceback.print_exc()
         print(f'error: {_one_line(e)}', file=sys.stderr)

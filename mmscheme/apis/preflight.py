@@ -96,7 +96,7 @@ def _num_classes(model: Dict[str, Any]) -> int:
 
 def _check_class_ids(samples: List[Dict[str, Any]], num_classes: int, cfg: Dict[str, Any],
                      dataset: Any) -> None:
-    loaders = [t for t in cfg.get('pipeline', []) if t['type'] == 'LoadAnnotations']
+    loaders = [t for t in cfg.get('pipeline', []) if str(t['type']).endswith('LoadAnnotations')]
     if not loaders:
         return
     load = TRANSFORMS.build(loaders[0])

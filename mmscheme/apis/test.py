@@ -49,7 +49,7 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         launcher: As in mmengine.
 
     Returns:
-        The runner, nothing tested yet; the weights are loaded.
+        The runner, nothing tested yet.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: The config, the checkpoint or the
@@ -67,10 +67,7 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     check_data(cfg, ('test', ))
     fit_to_machine(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    # Here, so that a checkpoint that cannot be read is an error in the input.
-    runner.load_or_resume()
-    return runner
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _task(cfg: Config) -> str:
@@ -124,8 +121,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     set_local_rank(args)
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
-    with user_errors(args.debug):
+    with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         runner = build_test_runner(cfg, args.checkpoint, args.out, args.show_dir, args.show,
                                    args.wait_time, args.tta, args.launcher)
-    runner.test()
+        runner.register_hook(started)
+        runner.test()

@@ -86,7 +86,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     set_local_rank(args)
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
-    with user_errors(args.debug):
+    with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher)
-    runner.train()
+        runner.register_hook(started)
+        runner.train()

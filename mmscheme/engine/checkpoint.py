@@ -17,8 +17,8 @@ from typing import Any, Callable, Dict, List, Union
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info, master_only
 from mmengine.dist import barrier as dist_barrier
+from mmengine.dist import get_dist_info, master_only
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 

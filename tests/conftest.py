@@ -1,0 +1,36 @@
+"""Shared fixtures: small data sets, and the real ones where they are named."""
+import os
+from pathlib import Path
+
+import pytest
+
+from mmscheme.datasets.scenes import write_scenes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    """A small set of generated scenes; tests do not change it."""
+    return write_scenes(tmp_path_factory.mktemp('data') / 'scenes', 12, 4, (64, 80))
+
+
+@pytest.fixture(scope='session')
+def real_data():
+    """The folder of real data sets, given by MMSCHEME_REAL_DATA; a wrong one is a failure."""
+    folder = os.environ.get('MMSCHEME_REAL_DATA')
+    if not folder:
+        pytest.skip('MMSCHEME_REAL_DATA is not set')
+    folder = Path(REPOSITORY, folder).resolve()
+    assert folder.is_dir(), f'MMSCHEME_REAL_DATA: no such folder: {folder}'
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fresh_scopes():
+    """Runners leave their default scope behind; each test starts without."""
+    from mmengine.registry import DefaultScope
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

@@ -1,0 +1,168 @@
+"""Bad input: one clear line and a non-zero exit, before training starts."""
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import TestLoop as MMEngineTestLoop
+
+from mmscheme.apis import test as test_api
+from mmscheme.apis import train as train_api
+from mmscheme.apis.errors import user_errors
+from tests.conftest import REPOSITORY
+from tests.test_engine.test_checkpoint import RunsCode
+
+DEMO = str(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
+FLAGSHIP = str(REPOSITORY / 'configs' / 'upernet_scheme_s_ade20k.py')
+
+
+@pytest.fixture
+def own_scenes(scenes, tmp_path):
+    """A copy of the scenes that a test may damage."""
+    return shutil.copytree(scenes, tmp_path / 'own')
+
+
+@pytest.fixture(autouse=True)
+def never_train(monkeypatch):
+    def trained(self):
+        raise AssertionError('training started')
+
+    monkeypatch.setattr(IterBasedTrainLoop, 'run', trained)
+    monkeypatch.setattr(MMEngineTestLoop, 'run', trained)
+
+
+def error_of(main, capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error:')]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize('options, expected', [
+    (['model.backbone.arch=s13'],
+     "error: arch: expected one of ['m36', 's12', 's24', 's36'] or a dict, "
+     "found 's13'"),
+    (['model.backbone.groups=(3,4)'],
+     "error: stage 0 of arch 's12': embed_dims=64 does not divide into groups=3; "
+     '64 divides by [1, 2, 4, 8, 16, 32, 64]'),
+    (['model.backbone.expantion=8'], "unexpected keyword argument 'expantion'"),
+    (['model.decode_head.chanels=8'], "unexpected keyword argument 'chanels'"),
+    (['model.backbone.type=mmscheme.Schemeformer'], 'mmscheme.Schemeformer is not in'),
+    (['default_hooks.mixing_schedule.decay=(0.9,0.1)'],
+     'decay: expected (start, end) with 0 <= start <= end <= 1'),
+    (['train_cfg.max_iter=3'], "unexpected keyword argument 'max_iter'"),
+])
+def test_config(options, expected, scenes, tmp_path, capsys):
+    line = error_of(train_api.main, capsys, DEMO, '--data-root', scenes, '--work-dir', tmp_path,
+                    '--cfg-options', *options)
+    assert expected in line
+
+
+def test_missing_data_root(tmp_path, capsys):
+    line = error_of(train_api.main, capsys, FLAGSHIP, '--work-dir', tmp_path, '--data-root',
+                    tmp_path / 'no')
+    assert line == (f'error: data root not found: {tmp_path}/no (set it with --data-root DIR or '
+                    'data_root in the config)')
+    line = error_of(train_api.main, capsys, DEMO, '--data-root', tmp_path / 'no')
+    assert f'`python tools/make_scenes.py {tmp_path}/no` writes it' in line
+
+
+def test_missing_and_empty_folders(own_scenes, tmp_path, capsys):
+    arguments = [DEMO, '--data-root', own_scenes, '--work-dir', tmp_path / 'w']
+    images = own_scenes / 'images' / 'training'
+    for image in images.iterdir():
+        image.unlink()
+    assert error_of(train_api.main, capsys, *arguments) == f'error: no images *.jpg in {images}'
+    images.rmdir()
+    assert f'error: folder not found: {images}' in error_of(train_api.main, capsys, *arguments)
+
+
+def test_mask_without_image_and_image_without_mask(own_scenes, tmp_path, capsys):
+    arguments = [DEMO, '--data-root', own_scenes, '--work-dir', tmp_path / 'w']
+    image = own_scenes / 'images' / 'validation' / 'scene_00002.jpg'
+    mask = own_scenes / 'annotations' / 'validation' / 'scene_00002.png'
+    moved = image.rename(image.with_name('moved.jpg'))
+    line = error_of(train_api.main, capsys, *arguments)
+    assert line.startswith(f'error: mask without image: {mask} (expected an image of that name')
+    moved.rename(image)
+    mask.unlink()
+    line = error_of(train_api.main, capsys, *arguments)
+    assert line == f'error: image without mask: {image} (expected {mask})'
+
+
+def test_class_id_above_num_classes(own_scenes, tmp_path, capsys):
+    arguments = [DEMO, '--data-root', own_scenes, '--work-dir', tmp_path / 'w']
+    mask = own_scenes / 'annotations' / 'training' / 'scene_00007.png'
+    labels = cv2.imread(str(mask), -1)
+    labels[5, 5] = 10
+    cv2.imwrite(str(mask), labels)
+    line = error_of(train_api.main, capsys, *arguments)
+    assert line == (f'error: class id 10 in {mask}: the model has num_classes=9, so ids from 1 to '
+                    '9 are expected (reduce_zero_label=True, ignored: 255)')
+    mask.write_bytes(b'not a picture')
+    assert f'error: unreadable mask: {mask}' in error_of(train_api.main, capsys, *arguments)
+
+
+def test_every_id_that_the_head_has_is_fine(own_scenes, tmp_path):
+    mask = own_scenes / 'annotations' / 'training' / 'scene_00007.png'
+    cv2.imwrite(str(mask), np.arange(64 * 80, dtype=np.uint8).reshape(64, 80) % 10)
+    with pytest.raises(AssertionError, match='training started'):
+        train_api.main([DEMO, '--data-root', str(own_scenes), '--work-dir', str(tmp_path)])
+
+
+def test_missing_files_and_wrong_uses(tmp_path, capsys):
+    assert error_of(train_api.main, capsys, 'no.py') == 'error: config not found: no.py'
+    (tmp_path / 'broken.py').write_text('model = dict(\n')
+    assert 'SyntaxError' in error_of(train_api.main, capsys, tmp_path / 'broken.py')
+    (tmp_path / 'empty.py').write_text('x = 1\n')
+    assert 'expected a config with a `model`' in error_of(train_api.main, capsys,
+                                                          tmp_path / 'empty.py')
+    if not torch.cuda.is_available():
+        assert error_of(train_api.main, capsys, DEMO, '--amp') == (
+            'error: --amp needs a GPU, found none')
+    assert 'expected a file *.pkl' in error_of(
+        test_api.main, capsys, DEMO, 'x.pth', '--out', 'x.txt', '--cfg-options',
+        'default_scope=mmdet')
+    assert '--tta needs' in error_of(test_api.main, capsys, _without_tta(tmp_path), 'x.pth', '--tta')
+
+
+def _without_tta(tmp_path):
+    path = tmp_path / 'no_tta.py'
+    path.write_text('model = dict()\ntest_dataloader = dict()\n')
+    return path
+
+
+def test_checkpoints_that_run_code_are_refused(scenes, tmp_path, capsys):
+    trace, bad = tmp_path / 'trace', tmp_path / 'bad.pth'
+    torch.save(dict(state_dict={}, x=RunsCode(trace)), bad)
+    common = ['--data-root', scenes, '--work-dir', tmp_path / 'w']
+    expected = f'error: checkpoint refused: {bad} holds more than weights'
+    assert expected in error_of(test_api.main, capsys, DEMO, bad, *common)
+    for arguments in (['--cfg-options', f'load_from={bad}'], ['--resume', bad],
+                      ['--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
+                       f'model.backbone.init_cfg.checkpoint={bad}']):
+        assert expected in error_of(train_api.main, capsys, DEMO, *common, *arguments), arguments
+    assert not trace.exists()
+    assert 'checkpoint not found: no.pth' in error_of(test_api.main, capsys, DEMO, 'no.pth',
+                                                      *common)
+
+
+def test_other_exceptions_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors():
+        1 / 0  # noqa: B018
+    with pytest.raises(ValueError, match='in the loop'), user_errors() as started:
+        started.before_train(None)
+        raise ValueError('in the loop')
+
+
+def test_unknown_flags_are_errors(capsys):
+    for main in (train_api.main, test_api.main):
+        with pytest.raises(SystemExit) as stop:
+            main([DEMO, 'x.pth', '--workdir', 'x'])
+        assert stop.value.code == 2
+    assert os.path.basename(DEMO) not in os.listdir('.')

@@ -1,0 +1,126 @@
+"""Checkpoints: nothing in them is ever executed, and what training needs is kept."""
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_checkpoint as mmengine_load_checkpoint
+
+from mmscheme.engine.checkpoint import load_checkpoint, make_plain, restore_plain
+from mmscheme.models import SCHEMEformer
+
+TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
+
+
+class RunsCode:
+    """Its pickle makes a folder when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path), )
+
+
+class AsksForAttribute:
+    """Its pickle reaches for os.mkdir through getattr, as a HistoryBuffer does for its methods."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, '__init__')
+
+
+@pytest.fixture
+def message_hub():
+    hub = MessageHub('test_checkpoint')
+    for i in range(5):
+        hub.update_scalar('train/loss', 1.5 * i, count=2)
+    hub.update_info('iter', 4)
+    hub.update_info('best', np.float32(0.5))
+    hub.update_info('counts', np.arange(3))
+    return hub.state_dict()
+
+
+@pytest.mark.parametrize('attack', [RunsCode, AsksForAttribute])
+def test_a_checkpoint_that_would_run_code_is_refused(attack, tmp_path):
+    path, trace = tmp_path / 'bad.pth', tmp_path / 'trace'
+    torch.save(dict(state_dict=SCHEMEformer(TINY).state_dict(), extra=attack(trace)), path)
+    for load in (load_checkpoint, CheckpointLoader.load_checkpoint,
+                 lambda p: mmengine_load_checkpoint(SCHEMEformer(TINY), p)):
+        with pytest.raises(ValueError, match=rf'checkpoint refused: {path} holds more') as error:
+            load(str(path))
+        assert len(str(error.value).splitlines()) == 1
+    model = SCHEMEformer(TINY, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(ValueError, match='checkpoint refused'):
+        model.init_weights()
+    assert not trace.exists()
+    if attack is RunsCode:  # the file is as bad as it claims to be
+        torch.load(path, weights_only=False)
+        assert trace.exists()
+
+
+def test_downloads_are_refused_too(tmp_path, monkeypatch):
+    trace, bad = tmp_path / 'trace', tmp_path / 'bad.pth'
+    torch.save(dict(x=RunsCode(trace)), bad)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file',
+                        lambda url, path, progress: os.link(bad, path))
+    with pytest.raises(ValueError, match='checkpoint refused'):
+        CheckpointLoader.load_checkpoint('https://example.org/weights/bad.pth')
+    assert not trace.exists()
+
+
+def test_code_in_the_stored_config_is_dropped(tmp_path):
+    """Runner.resume executes meta['config'] as Python."""
+    path = tmp_path / 'config.pth'
+    torch.save(dict(meta=dict(config='import os; os.abort()', iter=3)), path)
+    assert load_checkpoint(str(path))['meta'] == dict(iter=3)
+
+
+def test_mmengine_training_checkpoints_can_be_read(tmp_path, message_hub):
+    path = tmp_path / 'stock.pth'
+    torch.save(dict(message_hub=message_hub, meta=dict(seed=np.int64(3))), path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    checkpoint = load_checkpoint(str(path))
+    buffer = checkpoint['message_hub']['log_scalars']['train/loss']
+    assert isinstance(buffer, HistoryBuffer) and buffer.mean() == 1.5 and buffer.current() == 6.
+    assert checkpoint['meta']['seed'] == 3
+    assert checkpoint['message_hub']['runtime_info']['counts'].tolist() == [0, 1, 2]
+
+
+def test_plain_form_is_read_by_torch_and_comes_back(tmp_path, message_hub):
+    path = tmp_path / 'plain.pth'
+    torch.save(make_plain(message_hub), path)
+    read = torch.load(path, weights_only=True)
+    assert isinstance(read['log_scalars'], OrderedDict)
+    assert read['runtime_info']['best'] == 0.5
+    buffer = restore_plain(read['log_scalars'])['train/loss']
+    original = message_hub['log_scalars']['train/loss']
+    for a, b in zip(buffer.data, original.data):
+        assert np.array_equal(a, b)
+    hub = MessageHub('test_checkpoint_restored')
+    hub.load_state_dict(dict(read, log_scalars=restore_plain(read['log_scalars'])))
+    assert hub.get_scalar('train/loss').mean() == original.mean()
+
+
+def test_other_bad_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='checkpoint not found: /nowhere.pth'):
+        load_checkpoint('/nowhere.pth')
+    path = tmp_path / 'cut.pth'
+    torch.save(dict(w=torch.zeros(1000)), path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=f'not a readable checkpoint: {path}'):
+        load_checkpoint(str(path))
+    path.write_bytes(b'')
+    with pytest.raises(ValueError, match=f'not a readable checkpoint: {path}'):
+        load_checkpoint(str(path))
+    path.write_bytes(b'<html>not found</html>')
+    with pytest.raises(ValueError, match=f'{path}'):
+        load_checkpoint(str(path))
