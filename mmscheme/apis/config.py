@@ -106,16 +106,16 @@ def fit_to_machine(cfg: Config) -> None:
         loader = cfg.get(f'{split}_dataloader')
         if loader and not loader.get('num_workers'):
             loader['persistent_workers'] = False  # torch refuses it without workers
-    if torch.cuda.is_available():
-        return
-    # Between processes SyncBN works on GPUs only; in one process it is BN.
-    if _replace_sync_bn(cfg.model):
-        print_log('no GPU: SyncBN is built as BN', logger='current')
-    if cfg.get('launcher', 'none') == 'pytorch':
-        # mmengine's own start would choose a GPU first.
+    if not torch.cuda.is_available() and cfg.get('launcher', 'none') == 'pytorch':
+        # Several processes on a CPU. mmengine's own start would choose a GPU first, and
+        # SyncBN has no CPU form; in one process mmengine replaces it itself.
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
-        cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel'))
+        cfg.setdefault('model_wrapper_cfg', dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
+        if _replace_sync_bn(cfg.model):
+            print_log('no GPU: SyncBN is built as BN, statistics are those of each process',
+                      logger='current')
 
 
 def _replace_sync_bn(node: Any) -> bool:

@@ -1,0 +1,168 @@
+"""The installed package: a wheel, a project outside the clone, the README."""
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine import Config
+from mmengine.registry import MODELS, init_default_scope
+
+import mmscheme
+from mmscheme.datasets.scenes import write_scenes
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / 'README.md').read_text()
+# What makes a run of the flagship short: crop, batch, iterations, workers.
+SHORT = ['train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
+         'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0',
+         'model.data_preprocessor.size=(64,64)',
+         'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+         'val_dataloader.dataset.pipeline.1.scale=(80,64)',
+         'test_dataloader.dataset.pipeline.1.scale=(80,64)',
+         'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+
+
+def blocks(language):
+    """The README's code of a language, in order."""
+    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+
+
+def call(command, cwd, **environment):
+    result = subprocess.run([str(c) for c in command], cwd=cwd, text=True, capture_output=True,
+                            env={**os.environ, **environment})
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """A folder with nothing but what a wheel of mmscheme installs."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = shutil.copytree(REPOSITORY, folder / 'source', ignore=shutil.ignore_patterns(
+        '.*', 'work_dirs', 'data', 'build', '*.egg-info', '__pycache__'))
+    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
+    call([*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source], folder)
+    wheel, = folder.glob('mmscheme-*.whl')
+    call([*pip, 'install', '--no-deps', '--target', folder / 'site', wheel], folder)
+    shutil.rmtree(source)
+    return folder / 'site'
+
+
+@pytest.fixture(scope='module')
+def ade20k(tmp_path_factory):
+    """Scenes with the ids of ADE20K's classes."""
+    return write_scenes(tmp_path_factory.mktemp('ade') / 'scenes', 4, 2, (64, 80), ids='ade20k')
+
+
+def test_wheel_has_configs_and_tools(installed):
+    mim = installed / 'mmscheme' / '.mim'
+    for folder in ('configs', 'tools'):
+        names = {str(p.relative_to(REPOSITORY / folder)) for p in (REPOSITORY / folder).rglob('*')
+                 if p.is_file() and '__pycache__' not in p.parts}
+        assert names == {str(p.relative_to(mim / folder)) for p in (mim / folder).rglob('*')
+                         if p.is_file() and p.suffix != '.pyc'}
+    assert (installed / 'mmscheme' / 'py.typed').exists()
+    assert f'mmscheme-{mmscheme.__version__}.dist-info' in {p.name for p in installed.iterdir()}
+
+
+def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
+    config, = (b for b in blocks('python') if 'get_config_path' in b)
+    code = [line for line in config.splitlines() if line.strip() and not line.startswith('#')]
+    assert len(code) <= 10
+    (tmp_path / 'my_config.py').write_text(config)
+    # The README's project has 3 classes of its own: reduce the masks to that many.
+    root = write_scenes(tmp_path / 'data' / 'mine', 4, 2, (64, 80))
+    for path in root.glob('annotations/*/*.png'):
+        cv2.imwrite(str(path), np.minimum(cv2.imread(str(path), -1), 3))
+    environment = dict(PYTHONPATH=str(installed))
+    where = call([sys.executable, '-c', 'import mmscheme; print(mmscheme.__file__)'], tmp_path,
+                 **environment)
+    assert where.startswith(str(installed))
+    command, = (line for b in blocks('bash') for line in b.splitlines() if 'my_config.py' in line)
+    log = call([sys.executable, *shlex.split(command)[1:], '--cfg-options', *SHORT], tmp_path,
+               **environment)
+    assert 'mIoU' in log and (tmp_path / 'work_dirs' / 'my_config' / 'iter_1.pth').exists()
+    state = torch.load(tmp_path / 'work_dirs' / 'my_config' / 'iter_1.pth',
+                       weights_only=True)['state_dict']
+    assert state['decode_head.conv_seg.weight'].shape[0] == 3
+
+
+def test_readme_commands(ade20k, tmp_path):
+    work_dir = tmp_path / 'w'
+    commands = [line for b in blocks('bash') for line in b.splitlines()
+                if 'tools/train.py' in line or 'tools/test.py' in line]
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command)
+        assert words[0] == 'python'
+        words[0] = sys.executable
+        for i, word in enumerate(words):
+            if word.endswith('ADEChallengeData2016'):
+                words[i] = str(ade20k)
+            elif word.endswith('.pth'):
+                words[i] = str(work_dir / 'iter_1.pth')
+            elif words[i - 1] == '--show-dir':
+                words[i] = str(tmp_path / 'pictures')
+        log = call([*words, '--work-dir', work_dir, '--cfg-options', *SHORT], REPOSITORY)
+        assert 'mIoU' in log
+    assert len(list((tmp_path / 'pictures').iterdir())) == 2
+
+
+def test_readme_python(capsys):
+    ran = 0
+    for block in blocks('python'):
+        if 'import ' in block:
+            exec(compile(block, 'README.md', 'exec'), {})
+            ran += 1
+    assert ran >= 2
+
+
+def test_readme_names_what_exists():
+    for path in re.findall(r'(?:configs|tools|docs|requirements)/[\w./-]+\w', README):
+        assert (REPOSITORY / path).exists() or '{' in path, path
+    for name in ('demo', 'test'):
+        assert f'python3 tools/dev.py {name}' in README
+
+
+def test_readme_parameters():
+    rows = re.findall(r'`(configs/\S+)` \| .* \| ([\d.]+) M \| ([\d.]+) M', README)
+    assert len(rows) == len(list((REPOSITORY / 'configs').glob('*.py')))
+    init_default_scope('mmseg')
+    for path, *expected in rows:
+        with torch.device('meta'):
+            model = MODELS.build(Config.fromfile(REPOSITORY / path).model)
+        found = [sum(p.numel() for p in m.parameters()) for m in (model, model.backbone)]
+        assert [f'{n / 1e6:.1f}' for n in found] == expected, path
+
+
+def test_config_paths():
+    path = Path(mmscheme.get_config_path('upernet_scheme_s_ade20k.py'))
+    assert Config.fromfile(path).model.backbone.type == 'mmscheme.SCHEMEformer'
+    with pytest.raises(FileNotFoundError, match="no config 'x.py' .* upernet_scheme_s_demo.py"):
+        mmscheme.get_config_path('x.py')
+
+
+def test_register_all_modules():
+    code = ('import mmscheme; mmscheme.register_all_modules({})\n'
+            'from mmengine.registry import MODELS, HOOKS, DATASETS, DefaultScope\n'
+            'print(DefaultScope.get_current_instance() and "scope",\n'
+            '      all(r._search_child("mmscheme").module_dict for r in (MODELS, HOOKS, DATASETS)))')
+    run = [sys.executable, '-W', 'ignore', '-c']
+    assert 'None True' in call([*run, code.format('')], REPOSITORY)
+    assert 'scope True' in call([*run, code.format('True')], REPOSITORY)
+
+
+def test_module_command():
+    result = subprocess.run([sys.executable, '-m', 'mmscheme', 'trian'], capture_output=True,
+                            text=True)
+    assert result.returncode == 2 and '{train,test,make_scenes}' in result.stderr
+    assert 'usage: python -m mmscheme train' in call(
+        [sys.executable, '-m', 'mmscheme', 'train', '--help'], REPOSITORY)
+
