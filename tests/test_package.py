@@ -152,8 +152,9 @@ def test_config_paths():
 def test_register_all_modules():
     code = ('import mmscheme; mmscheme.register_all_modules({})\n'
             'from mmengine.registry import MODELS, HOOKS, DATASETS, DefaultScope\n'
+            'children = [r._search_child("mmscheme") for r in (MODELS, HOOKS, DATASETS)]\n'
             'print(DefaultScope.get_current_instance() and "scope",\n'
-            '      all(r._search_child("mmscheme").module_dict for r in (MODELS, HOOKS, DATASETS)))')
+            '      all(c.module_dict for c in children))')
     run = [sys.executable, '-W', 'ignore', '-c']
     assert 'None True' in call([*run, code.format('')], REPOSITORY)
     assert 'scope True' in call([*run, code.format('True')], REPOSITORY)

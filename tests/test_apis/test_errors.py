@@ -128,13 +128,9 @@ def test_missing_files_and_wrong_uses(tmp_path, capsys):
     assert 'expected a file *.pkl' in error_of(
         test_api.main, capsys, DEMO, 'x.pth', '--out', 'x.txt', '--cfg-options',
         'default_scope=mmdet')
-    assert '--tta needs' in error_of(test_api.main, capsys, _without_tta(tmp_path), 'x.pth', '--tta')
-
-
-def _without_tta(tmp_path):
-    path = tmp_path / 'no_tta.py'
-    path.write_text('model = dict()\ntest_dataloader = dict()\n')
-    return path
+    (tmp_path / 'no_tta.py').write_text('model = dict()\ntest_dataloader = dict()\n')
+    assert '--tta needs' in error_of(test_api.main, capsys, tmp_path / 'no_tta.py', 'x.pth',
+                                     '--tta')
 
 
 def test_checkpoints_that_run_code_are_refused(scenes, tmp_path, capsys):
