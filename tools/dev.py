@@ -140,7 +140,7 @@ def build_mmcv(python: Path, requirement: str, toolkit: Optional[Path], torch: s
     part = folder.with_name(folder.name + f'.part{os.getpid()}')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    log = folder.parent / 'build.log'
+    log = folder.parent / f'build-{os.getpid()}.log'
     say(f'building {requirement} for torch {torch} ({"CUDA " + cuda if toolkit else "CPU"}), '
         f'about 10 minutes on 2 cores; log: {log}')
     # pip's own cache does not know that a wheel belongs to one torch.
