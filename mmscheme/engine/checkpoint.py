@@ -10,17 +10,17 @@ things more into a training checkpoint, which this module deals with:
   executes. It is dropped on reading.
 """
 import os
-import os.path as osp
 import pickle
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Union
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Callable, Dict, Iterator, List, Union
 
 import numpy as np
 import torch
-from mmengine.dist import barrier as dist_barrier
-from mmengine.dist import get_dist_info, master_only
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as stock
 
 __all__ = ['load_checkpoint', 'make_plain', 'register_safe_loaders', 'restore_plain']
 
@@ -47,7 +47,54 @@ def _safe_globals() -> List[Any]:
     return aliases
 
 
-def load_checkpoint(filename: str, map_location: Any = None) -> Dict[str, Any]:
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Makes every ``torch.load`` weights-only, whatever its caller asks for."""
+    switches = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
+    before = {name: os.environ.pop(name, None) for name in switches}
+    os.environ[switches[0]] = '1'
+    try:
+        with torch.serialization.safe_globals(_safe_globals()):
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """One of mmengine's loaders, reading weights only and with errors of one line."""
+
+    @wraps(loader)
+    def load(filename: str, map_location: Any = None) -> Any:
+        try:
+            with _weights_only():
+                checkpoint = loader(filename, map_location=map_location)
+        except FileNotFoundError:
+            raise FileNotFoundError(f'checkpoint not found: {filename}') from None
+        except pickle.UnpicklingError as e:
+            raise ValueError(
+                f'checkpoint refused: {filename} holds more than weights and could run code '
+                f'when read ({_cause(e)})') from None
+        except (RuntimeError, EOFError, OSError, KeyError, ValueError) as e:
+            raise ValueError(f'not a readable checkpoint: {filename} ({_cause(e)})') from None
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+            checkpoint['meta'].pop('config', None)
+        return checkpoint
+
+    return load
+
+
+def _cause(error: BaseException) -> str:
+    """The sentence of torch's long explanations that names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    marker = 'WeightsUnpickler error:'
+    text = next((line.split(marker)[1] for line in lines if marker in line), lines[0])
+    return text.strip().split('. ')[0].rstrip('.')
+
+
+def load_checkpoint(filename: str, map_location: Any = None) -> Any:
     """Reads a checkpoint file without running code from it.
 
     Args:
@@ -62,57 +109,25 @@ def load_checkpoint(filename: str, map_location: Any = None) -> Dict[str, Any]:
         ValueError: The file is not a checkpoint, or holds objects other than tensors,
             numbers, text, containers of them and mmengine's log history.
     """
-    filename = osp.expanduser(filename)
-    if not osp.isfile(filename):
-        raise FileNotFoundError(f'checkpoint not found: {filename}')
-    try:
-        with torch.serialization.safe_globals(_safe_globals()):
-            checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as e:
-        reason = _first_sentence(e)
-        raise ValueError(
-            f'checkpoint refused: {filename} holds more than weights and could run code when '
-            f'read ({reason})') from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as e:
-        raise ValueError(f'not a readable checkpoint: {filename} ({_first_sentence(e)})') from None
-    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
-        checkpoint['meta'].pop('config', None)
-    return checkpoint
-
-
-def _first_sentence(error: BaseException) -> str:
-    """The part of torch's long explanations that names the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = next((line for line in lines if 'WeightsUnpickler error' in line), None)
-    text = cause.split('WeightsUnpickler error:')[-1] if cause else (lines or [repr(error)])[0]
-    return text.strip().split('. ')[0].rstrip('.')
-
-
-def _load_from_url(filename: str, map_location: Any = None) -> Dict[str, Any]:
-    """Downloads into torch's hub cache, once, and reads the file from there."""
-    folder = osp.join(torch.hub.get_dir(), 'checkpoints')
-    path = osp.join(folder, osp.basename(filename.split('?')[0]))
-
-    @master_only
-    def download() -> None:
-        os.makedirs(folder, exist_ok=True)
-        if not osp.exists(path):
-            torch.hub.download_url_to_file(filename, path, progress=True)
-
-    download()
-    if get_dist_info()[1] > 1:
-        dist_barrier()
-    return load_checkpoint(path, map_location)
+    return _guarded(stock.load_from_local)(filename, map_location)
 
 
 def register_safe_loaders() -> None:
-    """Makes mmengine read local files and URLs through :func:`load_checkpoint`.
+    """Makes mmengine read all checkpoints as :func:`load_checkpoint` does.
 
-    Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers, in every
-    framework on mmengine.
+    Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
+    framework on mmengine, for files, URLs and mmengine's other sources.
     """
-    CheckpointLoader.register_scheme('', load_checkpoint, force=True)
-    CheckpointLoader.register_scheme(('http://', 'https://'), _load_from_url, force=True)
+    for loader, prefixes in (
+        ('load_from_local', ('', )),
+        ('load_from_http', ('http://', 'https://')),
+        ('load_from_pavi', ('pavi://', )),
+        ('load_from_ceph', (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')),
+        ('load_from_torchvision', ('modelzoo://', 'torchvision://')),
+        ('load_from_openmmlab', ('open-mmlab://', 'openmmlab://')),
+        ('load_from_mmcls', ('mmcls://', )),
+    ):
+        CheckpointLoader.register_scheme(prefixes, _guarded(getattr(stock, loader)), force=True)
 
 
 def make_plain(value: Any) -> Any:

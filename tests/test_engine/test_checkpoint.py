@@ -65,14 +65,35 @@ def test_a_checkpoint_that_would_run_code_is_refused(attack, tmp_path):
         assert trace.exists()
 
 
-def test_downloads_are_refused_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize('source', ['https://example.org/weights/bad.pth', 'torchvision://bad',
+                                    'open-mmlab://bad', 'mmcls://bad'])
+def test_downloads_are_refused_too(source, tmp_path, monkeypatch):
     trace, bad = tmp_path / 'trace', tmp_path / 'bad.pth'
     torch.save(dict(x=RunsCode(trace)), bad)
+    cached = tmp_path / 'hub' / 'checkpoints' / 'bad.pth'
+    cached.parent.mkdir(parents=True)
+    bad.rename(cached)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file',
-                        lambda url, path, progress: os.link(bad, path))
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    from mmengine.runner import checkpoint as stock
+    for name in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
+        monkeypatch.setattr(stock, name, lambda: dict(bad='https://example.org/weights/bad.pth'))
+    monkeypatch.setattr(stock, 'get_deprecated_model_names', dict)
     with pytest.raises(ValueError, match='checkpoint refused'):
-        CheckpointLoader.load_checkpoint('https://example.org/weights/bad.pth')
+        CheckpointLoader.load_checkpoint(source)
+    assert not trace.exists()
+    assert os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] == '1'
+
+
+@pytest.mark.parametrize('pickled', [False, True])
+def test_old_formats_are_refused_too(pickled, tmp_path):
+    path, trace = tmp_path / 'bad.pkl', tmp_path / 'trace'
+    if pickled:
+        path.write_bytes(pickle.dumps(RunsCode(trace)))
+    else:
+        torch.save(dict(x=RunsCode(trace)), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match='checkpoint refused'):
+        CheckpointLoader.load_checkpoint(str(path))
     assert not trace.exists()
 
 
