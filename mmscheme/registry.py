@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from mmscheme.engine.checkpoint import register_safe_loaders
+from mmscheme.checkpoint import register_safe_loaders
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscheme',
                   locations=['mmscheme.models'])

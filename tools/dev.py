@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 from typing import Dict, List, NoReturn, Optional, Tuple
@@ -46,11 +47,8 @@ def requirement_of(requirements: List[str], suffix: str) -> str:
     return next(r for r in requirements if re.split('[=<>]', r)[0].split('-')[-1] == suffix)
 
 
-def check_machine() -> None:
-    """What must be there before anything is installed."""
-    if sys.version_info < (3, 10):  # noqa: UP036 - this runs before anything is installed
-        fail(f'Python 3.10 or newer is needed, this is {platform.python_version()}; '
-             'call this file with a newer one')
+def check_compiler() -> None:
+    """What building mmcv needs beyond Python."""
     if not (shutil.which(os.environ.get('CXX', 'c++')) or shutil.which('g++')):
         fail('a C++ compiler is needed to build mmcv, found neither c++ nor g++ '
              '(Debian, Ubuntu: apt install g++)')
@@ -59,23 +57,31 @@ def check_machine() -> None:
              '(Debian, Ubuntu: apt install python3-dev)')
 
 
-def make_venv(folder: Path) -> Path:
-    """The interpreter of the environment, which is made if need be."""
-    python = folder / 'bin' / 'python'
-    if not python.exists():
-        say(f'making the environment {folder}')
-        result = subprocess.run([sys.executable, '-m', 'venv', '--clear', str(folder)],
-                                capture_output=True, text=True)
-        if result.returncode:
-            shutil.rmtree(folder, ignore_errors=True)
-            fail('Python could not make an environment (Debian, Ubuntu: apt install '
-                 f'python3-venv): {(result.stdout + result.stderr).strip().splitlines()[-1]}')
+def make_venv(folder: Path, stack: str) -> Path:
+    """The interpreter of the environment, made anew unless one for this stack works."""
+    python, marker = folder / 'bin' / 'python', folder / 'mmscheme-stack'
+    wanted = f'{stack} {sys.version_info[0]}.{sys.version_info[1]}'
+    # One environment never holds both stacks: they install the same packages.
+    if marker.exists() and marker.read_text() == wanted and ask(
+            python, 'import pip, sys; print("%d.%d" % sys.version_info[:2])') == wanted.split()[1]:
+        return python
+    say(f'making the environment {folder}')
+    result = subprocess.run([sys.executable, '-m', 'venv', '--clear', str(folder)],
+                            capture_output=True, text=True)
+    if result.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        fail('Python could not make an environment (Debian, Ubuntu: apt install python3-venv): '
+             + ' '.join((result.stdout + result.stderr).split())[-300:])
+    marker.write_text(wanted)
     return python
 
 
 def ask(python: Path, code: str) -> str:
     """What a line of Python prints in the environment; empty when it fails."""
-    result = subprocess.run([str(python), '-c', code], capture_output=True, text=True)
+    try:
+        result = subprocess.run([str(python), '-c', code], capture_output=True, text=True)
+    except OSError:
+        return ''
     return result.stdout.strip() if result.returncode == 0 else ''
 
 
@@ -124,35 +130,45 @@ def build_mmcv(python: Path, requirement: str, toolkit: Optional[Path], torch: s
     """A wheel of mmcv for this torch, from the cache or built."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmscheme'
     tag = ask(python, 'import sys; print("cp%d%d" % sys.version_info[:2])')
-    key = f'torch{torch}-{tag}-{"cuda" + cuda if toolkit else "cpu"}-{platform.machine()}'
-    folder = cache / 'wheels' / key / requirement.replace('==', '-')
+    gpu = ask(python, 'import torch; print("sm%d%d" % torch.cuda.get_device_capability())')
+    target = f'cuda{cuda}-{gpu}' if toolkit else 'cpu'
+    folder = (cache / 'wheels' / f'torch{torch}-{tag}-{target}-{platform.machine()}' /
+              requirement.replace('==', '-'))
     found = sorted(folder.glob('*.whl'))
     if found:
         say(f'mmcv was built before: {found[0]}')
         return found[0]
-    pip(python, 'install', '-q', *read_requirements('build'))
-    env = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=os.environ.get(
-        'MAX_JOBS', str(os.cpu_count() or 1)))
+    check_compiler()
+    pip(python, 'install', *read_requirements('build'))
+    jobs = len(os.sched_getaffinity(0))
+    env = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=os.environ.get('MAX_JOBS', str(jobs)))
     if toolkit:
         env.update(FORCE_CUDA='1', CUDA_HOME=str(toolkit))
     else:
         env.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
-    part = folder.with_name(folder.name + f'.part{os.getpid()}')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    log = folder.parent / f'build-{os.getpid()}.log'
-    say(f'building {requirement} for torch {torch} ({"CUDA " + cuda if toolkit else "CPU"}), '
-        f'about 10 minutes on 2 cores; log: {log}')
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix='build-', dir=folder.parent))
+    except OSError as e:
+        fail(f'the built mmcv cannot be kept: {e} (XDG_CACHE_HOME names another folder)')
+    log = part / 'build.log'
+    say(f'building {requirement} for torch {torch} ({target}) with {jobs} processes, about 10 '
+        f'minutes with 2; log: {log}')
     # pip's own cache does not know that a wheel belongs to one torch.
     command = [str(python), '-m', 'pip', 'wheel', '-v', '--no-cache-dir', '--no-deps',
                '--no-build-isolation', '-w', str(part), requirement]
     if run_with_progress(command, env, log):
-        tail = ''.join(f'  {line}\n' for line in log.read_text(errors='replace').splitlines()[-15:])
-        shutil.rmtree(part, ignore_errors=True)
-        print(tail, file=sys.stderr)
+        lines = log.read_text(errors='replace').splitlines()
+        print(''.join(f'  {line}\n' for line in lines[-15:]), file=sys.stderr)
+        if toolkit:
+            say(f'the GPU operators of mmcv could not be built (log: {log}); without them '
+                'segmentation works on the GPU, Mask R-CNN does not')
+            return build_mmcv(python, requirement, None, torch, cuda)
         fail(f'mmcv could not be built; the whole log: {log}')
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except OSError:  # another set-up was faster; its wheel is as good
+        shutil.rmtree(part)
     return next(folder.glob('*.whl'))
 
 
@@ -178,37 +194,50 @@ def run_with_progress(command: List[str], env: Dict[str, str], log: Path) -> int
     return process.returncode
 
 
-def fingerprint(stack: str) -> str:
-    """Changes when anything that set-up depends on does."""
+def fingerprint(python: Path, stack: str) -> str:
+    """Changes when anything does that the installed environment depends on."""
     digest = hashlib.sha256()
     for path in (*sorted(REQUIREMENTS.glob('*.txt')), ROOT / 'setup.py',
                  ROOT / 'mmscheme' / 'version.py', Path(__file__)):
         digest.update(path.read_bytes())
-    digest.update(f'{stack} {sys.version} {ROOT}'.encode())
+    here = ask(python, 'import sys; from importlib.metadata import version; '
+                       'print(sys.version, sys.prefix, version("torch"))')
+    tools = [shutil.which('nvcc'), shutil.which('nvidia-smi'), os.environ.get('CUDA_HOME')]
+    digest.update(f'{stack} {ROOT} {here} {tools}'.encode())
     return digest.hexdigest()
+
+
+def own_torch(python: Path) -> List[str]:
+    """The torch and torchvision of an environment, as requirements that change nothing."""
+    found = {name: ask(python, f'import {name}; print({name}.__version__)')
+             for name in ('torch', 'torchvision')}
+    for name, version in found.items():
+        if not version:
+            fail(f'--in-place uses the {name} of {python}, found none that can be imported')
+    release = tuple(int(n) for n in re.findall(r'\d+', found['torch'])[:2])
+    # weights-only loading as it is used here; mmcv's build says C++17.
+    if not (2, 6) <= release < (2, 15):
+        fail(f'torch from 2.6 to 2.14 works here, found {found["torch"]}')
+    return [f'{name}=={version}' for name, version in found.items()]
 
 
 def set_up(in_place: bool, stack: Optional[str]) -> Path:
     """Installs what is missing; returns the interpreter to work with."""
-    check_machine()
+    if sys.version_info < (3, 10):  # noqa: UP036 - this runs before anything is installed
+        fail(f'Python 3.10 or newer is needed, this is {platform.python_version()}; '
+             'call this file with a newer one')
     stack = stack or ('upstream' if sys.version_info < (3, 13) else 'forks')
-    python = Path(sys.executable) if in_place else make_venv(ROOT / '.venv')
-    if in_place and not probe_torch(python)[0]:
-        fail(f'--in-place uses the torch of {python}, found none there')
-    site = ask(python, 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-    stamp = Path(site) / 'mmscheme-set-up'
-    wanted = fingerprint(stack)
-    if stamp.exists() and stamp.read_text() == wanted:
+    folder = ROOT / '.venv'
+    python = Path(sys.executable) if in_place else make_venv(folder, stack)
+    stamp = ROOT / '.in-place' if in_place else folder / 'mmscheme-set-up'
+    if stamp.exists() and stamp.read_text() == fingerprint(python, stack):
         return python
     requirements = read_requirements(stack)
-    torches = [requirement_of(requirements, name) for name in ('torch', 'torchvision')]
     if in_place:
-        torches = [f'{name}=={version}' for name in ('torch', 'torchvision') if (
-            version := ask(python, f'import {name}; print({name}.__version__)'))]
-        if len(torches) < 2:
-            fail(f'{python} has torch but no torchvision that works with it')
+        torches = own_torch(python)
         say(f'using {" and ".join(torches)} as they are')
     else:
+        torches = [requirement_of(requirements, name) for name in ('torch', 'torchvision')]
         say(f'installing {" and ".join(torches)} (1 of 3)')
         pip(python, 'install', *torches)
     torch, cuda, gpu = probe_torch(python)
@@ -220,10 +249,12 @@ def set_up(in_place: bool, stack: Optional[str]) -> Path:
     wheel = build_mmcv(python, mmcv, toolkit, torch, cuda)
     rest = [r for r in requirements if r != mmcv and not r.startswith('torch')]
     say(f'installing {", ".join(rest)} and mmscheme (3 of 3)')
-    pip(python, 'install', '-q', *read_requirements('build'))
-    pip(python, 'install', '-q', str(wheel), *torches, *rest, *read_requirements('dev'))
-    pip(python, 'install', '-q', '--no-build-isolation', '--no-deps', '-e', str(ROOT))
-    stamp.write_text(wanted)
+    pip(python, 'install', str(wheel), *torches, *rest, *read_requirements('build'),
+        *read_requirements('dev'))
+    # pip leaves a wheel of the same version alone, whatever torch it was built for.
+    pip(python, 'install', '--force-reinstall', '--no-deps', str(wheel))
+    pip(python, 'install', '--no-build-isolation', '--no-deps', '-e', str(ROOT))
+    stamp.write_text(fingerprint(python, stack))
     say('done')
     return python
 
@@ -233,8 +264,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--in-place', action='store_true',
-                        help='no environment of its own: use the Python that runs this and its '
-                        'torch and torchvision as they are')
+                        help='no environment of its own: install into that of the Python that '
+                        'runs this, leaving its torch and torchvision as they are')
     parser.add_argument('--stack', choices=['upstream', 'forks'],
                         help='releases of OpenMMLab, or their maintained forks (the default from '
                         'Python 3.13 on)')

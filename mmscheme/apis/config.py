@@ -1,16 +1,19 @@
 """Reading a config and fitting it to the command line and the machine."""
+import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from mmengine import Config
 from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
 
-__all__ = ['fit_to_machine', 'iter_datasets', 'load_config', 'set_data_root']
+from mmscheme.checkpoint import register_safe_loaders
 
-SPLITS = ('train', 'val', 'test')
+from .preflight import SPLITS, check_data, iter_datasets
 
+__all__ = ['load_config', 'prepare_run', 'set_data_root']
 
 def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
                 cfg_options: Optional[Dict[str, Any]] = None,
@@ -21,7 +24,8 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
         path: Of the config file.
         work_dir: Replaces the config's; ``work_dirs/<name of the config>`` where
             neither says one.
-        cfg_options: Values by dotted key, merged into the config.
+        cfg_options: Values by dotted key, merged into the config. Where they change
+            the length of training and not the schedulers, these are scaled with it.
         data_root: See :func:`set_data_root`.
 
     Returns:
@@ -36,7 +40,10 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
         raise FileNotFoundError(f'config not found: {path}')
     cfg = Config.fromfile(path)
     if cfg_options:
+        length = _length(cfg)
         cfg.merge_from_dict(cfg_options)
+        if not any(key.startswith('param_scheduler') for key in cfg_options):
+            _scale_schedulers(cfg, length)
     if 'model' not in cfg:
         raise ValueError(f'{path}: expected a config with a `model`, found the keys {sorted(cfg)}')
     if work_dir is not None:
@@ -48,29 +55,33 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
     return cfg
 
 
-def iter_datasets(cfg: Config, splits: Any = SPLITS) -> Iterator[Dict[str, Any]]:
-    """The data set dicts that name files, from inside all wrappers.
+def _length(cfg: Config) -> Dict[str, int]:
+    """How long a config trains: ``max_iters`` or ``max_epochs``."""
+    train_cfg = cfg.get('train_cfg') or {}
+    return {k: train_cfg[k] for k in ('max_iters', 'max_epochs') if train_cfg.get(k)}
 
-    Args:
-        cfg: A config.
-        splits: Which of ``'train'``, ``'val'`` and ``'test'`` to visit.
 
-    Yields:
-        The dicts in the config themselves, not copies.
+def _scale_schedulers(cfg: Config, before: Dict[str, int]) -> None:
+    """Scales warm-up and decay to a length that the command line changed.
+
+    A warm-up of 1500 iterations in a run of 240 would never end.
     """
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if loader and 'dataset' in loader:
-            yield from _unwrap(loader['dataset'])
-
-
-def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
-    inner = dataset.get('datasets', dataset.get('dataset'))
-    if inner is None:
-        yield dataset
-    else:
-        for child in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from _unwrap(child)
+    after = _length(cfg)
+    schedulers = cfg.get('param_scheduler') or []
+    for key in before:
+        if after.get(key, before[key]) == before[key]:
+            continue
+        ratio = after[key] / before[key]
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            # Iterations in a run of epochs scale too; where a schedule begins stays.
+            for name in ('begin', 'end', 'T_max'):
+                if scheduler.get(name):
+                    scheduler[name] = max(1, round(scheduler[name] * ratio))
+            if scheduler.get('milestones'):
+                scheduler['milestones'] = [max(1, round(m * ratio))
+                                           for m in scheduler['milestones']]
+        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled with it; set '
+                  'param_scheduler to choose them', logger='current', level=logging.WARNING)
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -96,12 +107,29 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                         evaluator[key] = os.path.join(data_root, value[len(prefix):])
 
 
-def fit_to_machine(cfg: Config) -> None:
-    """Changes what would fail on this machine; says what in the log.
+def prepare_run(cfg: Config, splits: Sequence[str]) -> None:
+    """What training and testing share before a runner is built.
+
+    Checkpoints are read safely and written plainly, also with a config that is not
+    ours; the data are checked; what would fail on this machine is changed, and the
+    log says so.
 
     Args:
         cfg: Changed in place.
+        splits: The data that will be used, of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`mmscheme.apis.preflight.check_data`.
     """
+    register_safe_loaders()
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    check_data(cfg, splits)
+    _fit_to_machine(cfg)
+
+
+def _fit_to_machine(cfg: Config) -> None:
     for split in SPLITS:
         loader = cfg.get(f'{split}_dataloader')
         if loader and not loader.get('num_workers'):

@@ -60,6 +60,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument('--work-dir', default='work_dirs/upernet_scheme_s_demo')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
                         help='passed on to training and testing')
+    parser.add_argument('--min-miou', type=float, default=0., metavar='PERCENT',
+                        help='fail below this mIoU, or below 3 times the constant prediction\'s')
     args = parser.parse_args(argv)
     start = time.perf_counter()
     root, work_dir = Path(args.data_root), Path(args.work_dir)
@@ -78,6 +80,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     miou = json.loads(newest.read_text())['mIoU']
     constant = 100 * constant_miou(_masks(root / 'annotations' / 'training'),
                                    _masks(root / 'annotations' / 'validation'), len(CLASSES))
-    print(f'\nmIoU {miou:.2f} after {(time.perf_counter() - start) / 60:.1f} minutes; predicting '
-          f'the most frequent class everywhere: {constant:.2f}\n'
-          f'pictures (image, ground truth, prediction): {pictures.resolve()}')
+    summary = (f'mIoU {miou:.2f} after {(time.perf_counter() - start) / 60:.1f} minutes; predicting '
+               f'the most frequent class everywhere: {constant:.2f}\n'
+               f'pictures (image, ground truth, prediction): {pictures.resolve()}')
+    print(f'\n{summary}')
+    if args.min_miou and miou < max(args.min_miou, 3 * constant):
+        print(f'error: mIoU {miou:.2f}, expected at least {max(args.min_miou, 3 * constant):.2f}',
+              file=sys.stderr)
+        sys.exit(1)

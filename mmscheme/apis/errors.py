@@ -9,7 +9,8 @@ from mmengine.hooks import Hook
 __all__ = ['StartedHook', 'user_errors']
 
 # What wrong input raises in mmengine, the frameworks and here.
-_USER_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, SyntaxError, OSError)
+_USER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError,
+                OSError, AssertionError, RuntimeError)
 
 
 class StartedHook(Hook):
@@ -30,9 +31,10 @@ class StartedHook(Hook):
 def _one_line(error: BaseException) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = ' '.join(text.split()) or repr(error)
-    if isinstance(error, (KeyError, AttributeError, ImportError, SyntaxError)):
-        text = f'{type(error).__name__}: {text}'
-    return text
+    if isinstance(error, (ValueError, TypeError, OSError)):
+        return text
+    # Not made for people: the kind of error helps, and so does the place.
+    return f'{type(error).__name__}: {text} (--debug shows where)'
 
 
 @contextmanager

@@ -1,18 +1,46 @@
 """Checks of the data before a run, for what would fail late or never."""
+import inspect
+import logging
 import os.path as osp
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, Iterator, List, Set
 
 import numpy as np
 from mmengine import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.utils import scandir
 
-from mmscheme.apis.config import iter_datasets
+__all__ = ['SPLITS', 'check_data', 'iter_datasets']
 
-__all__ = ['check_data']
+SPLITS = ('train', 'val', 'test')
 
-# Reading a mask takes milliseconds; so many are looked at, spread over the data set.
+# Reading a mask takes milliseconds, and a data set may have tens of thousands.
 _MAX_MASKS = 400
+
+
+def iter_datasets(cfg: Config, splits: Any = SPLITS) -> Iterator[Dict[str, Any]]:
+    """The data set dicts that name files, from inside all wrappers.
+
+    Args:
+        cfg: A config.
+        splits: Which of ``'train'``, ``'val'`` and ``'test'`` to visit.
+
+    Yields:
+        The dicts in the config themselves, not copies.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader and 'dataset' in loader:
+            yield from _unwrap(loader['dataset'])
+
+
+def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    inner = dataset.get('datasets', dataset.get('dataset'))
+    if inner is None:
+        yield dataset
+    else:
+        for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from _unwrap(child)
 
 
 def check_data(cfg: Config, splits: Any) -> None:
@@ -25,7 +53,8 @@ def check_data(cfg: Config, splits: Any) -> None:
     Raises:
         FileNotFoundError: A root, a folder or an annotation file is missing, a
             folder has no images, an image has no mask or a mask no image.
-        ValueError: A mask holds a class id that the model has no output for.
+        ValueError: A mask holds a class id that the model has no output for. Of more
+            than 400 masks so many are looked at, spread over the data set.
     """
     seen: Set[str] = set()
     for dataset in iter_datasets(cfg, splits):
@@ -33,7 +62,8 @@ def check_data(cfg: Config, splits: Any) -> None:
         if fingerprint not in seen:
             seen.add(fingerprint)
             _check_files(dataset)
-            if 'seg_map_path' in dataset.get('data_prefix', {}):
+            if 'seg_map_path' in (dataset.get('data_prefix') or {}) and '://' not in str(
+                    dataset.get('data_root')):
                 _check_masks(dataset, cfg.model)
 
 
@@ -43,6 +73,8 @@ def _join(root: str, path: str) -> str:
 
 def _check_files(dataset: Dict[str, Any]) -> None:
     root = dataset.get('data_root') or ''
+    if '://' in root or _downloads(dataset):
+        return
     if root and not osp.isdir(root):
         hint = (f'`python tools/make_scenes.py {root}` writes it'
                 if str(dataset['type']).endswith('ScenesDataset') else
@@ -56,6 +88,15 @@ def _check_files(dataset: Dict[str, Any]) -> None:
         if folder is not None and not osp.isdir(_join(root, folder)):
             raise FileNotFoundError(f'folder not found: {_join(root, folder)} '
                                     f'(data_prefix {key} of {dataset["type"]})')
+
+
+def _downloads(dataset: Dict[str, Any]) -> bool:
+    """Whether a data set fetches itself, as CIFAR does in mmpretrain."""
+    cls = dataset['type']
+    if isinstance(cls, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            cls = registry.get(cls)
+    return cls is not None and 'download' in inspect.signature(cls).parameters
 
 
 def _check_masks(cfg: Dict[str, Any], model: Dict[str, Any]) -> None:
@@ -86,21 +127,26 @@ def _check_masks(cfg: Dict[str, Any], model: Dict[str, Any]) -> None:
 
 
 def _num_classes(model: Dict[str, Any]) -> int:
-    """Classes of a segmenter's main head, or 0 where the config does not say."""
-    if 'module' in model:  # test-time augmentation wraps the model
-        model = model['module']
-    head = model.get('decode_head') or {}
-    head = head[-1] if isinstance(head, (list, tuple)) else head
-    return head.get('num_classes', 0)
+    """Classes that all heads of a segmenter have an output for, or 0 where it is not said."""
+    model = model.get('module', model)  # test-time augmentation wraps the model
+    heads: List[Dict[str, Any]] = []
+    for key in ('decode_head', 'auxiliary_head'):
+        head = model.get(key) or []
+        heads += head if isinstance(head, (list, tuple)) else [head]
+    return min((head['num_classes'] for head in heads if head.get('num_classes')), default=0)
 
 
 def _check_class_ids(samples: List[Dict[str, Any]], num_classes: int, cfg: Dict[str, Any],
                      dataset: Any) -> None:
-    loaders = [t for t in cfg.get('pipeline', []) if str(t['type']).endswith('LoadAnnotations')]
+    loaders = [t for t in cfg.get('pipeline', [])
+               if getattr(t['type'], '__name__', str(t['type'])).endswith('LoadAnnotations')]
     if not loaders:
         return
     load = TRANSFORMS.build(loaders[0])
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(_MAX_MASKS, len(samples)), dtype=int))
+    if len(chosen) < len(samples):
+        print_log(f'class ids are checked in {len(chosen)} of the {len(samples)} masks of '
+                  f'{dataset.data_prefix["seg_map_path"]}', logger='current', level=logging.INFO)
     for i in chosen:
         path = samples[i]['seg_map_path']
         try:

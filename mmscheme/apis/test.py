@@ -6,13 +6,12 @@ from copy import deepcopy
 from typing import Any, Dict, List, Optional
 
 from mmengine import Config, ConfigDict
-from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .arguments import add_common_arguments, set_local_rank
-from .config import fit_to_machine, load_config
+from .config import load_config, prepare_run
 from .errors import user_errors
-from .preflight import check_data
 
 __all__ = ['build_test_runner', 'main']
 
@@ -64,9 +63,7 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         _augment(cfg)
     if out:
         _store_predictions(cfg, out)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    check_data(cfg, ('test', ))
-    fit_to_machine(cfg)
+    prepare_run(cfg, ('test', ))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

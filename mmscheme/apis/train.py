@@ -1,5 +1,6 @@
 """Training any model from its config."""
 import argparse
+import logging
 import warnings
 from typing import List, Optional
 
@@ -7,13 +8,12 @@ import torch
 from mmengine import Config
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .arguments import add_common_arguments, set_local_rank
-from .config import fit_to_machine, load_config
+from .config import load_config, prepare_run
 from .errors import user_errors
-from .preflight import check_data
 
 __all__ = ['build_train_runner', 'main']
 
@@ -62,9 +62,7 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    check_data(cfg, ('train', 'val') if cfg.get('val_dataloader') else ('train', ))
-    fit_to_machine(cfg)
+    prepare_run(cfg, ('train', 'val'))
     # A config may name a runner of its own, as in OpenMMLab's tools.
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     _compare_batch_size(cfg)
@@ -78,7 +76,7 @@ def _compare_batch_size(cfg: Config) -> None:
         print_log(
             f'This run has {here} images an iteration, its recipe {recipe["base_batch_size"]}: '
             'set train_dataloader.batch_size, or --auto-scale-lr to scale the learning rate.',
-            logger='current', level=30)
+            logger='current', level=logging.WARNING)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

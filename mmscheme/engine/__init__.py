@@ -1,1 +1,1 @@
-"""What runs around the model: checkpoints, hooks, checks before a run."""
+"""What runs around the model: hooks for mmengine's Runner."""

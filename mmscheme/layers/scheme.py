@@ -58,13 +58,18 @@ class SCHEMEMixer(nn.Module):
             return self.ffn.fc1.weight.new_ones(())
         return 1 - self.cca_factor[0] * torch.sigmoid(-self.alpha_logit[0])
 
-    @torch.no_grad()
-    def set_cca_factor(self, factor: float) -> None:
-        """Sets the factor of ``1 - alpha``, in [0, 1]; nothing happens without CCA."""
-        if not 0 <= factor <= 1:
-            raise ValueError(f'factor: expected a number in [0, 1], found {factor}')
-        if self.cca is not None:
-            self.cca_factor.fill_(factor)
+    def lower_cca_factor(self, limit: float) -> None:
+        """Lowers the factor of ``1 - alpha`` to ``limit`` in [0, 1]; it never rises.
+
+        Raises:
+            ValueError: ``limit`` is outside, or there is no CCA.
+        """
+        if self.cca is None:
+            raise ValueError('a mixer without CCA has no factor')
+        if not 0 <= limit <= 1:
+            raise ValueError(f'limit: expected a number in [0, 1], found {limit}')
+        # In place on the device: comparing here would wait for the GPU.
+        self.cca_factor.clamp_(max=limit)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes channels.

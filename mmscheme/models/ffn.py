@@ -85,6 +85,9 @@ class SCHEMEFFN(_ResidualFFN):
             :class:`mmcv.cnn.bricks.transformer.FFN`; ``num_fcs`` must be 2.
         groups, cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance: See
             :class:`mmscheme.layers.SCHEMEMixer`. CCA covers all tokens it is given.
+        batch_first: Tokens are ``(B, N, C)``; False for ``(N, B, C)``, which mmcv's
+            ``BaseTransformerLayer`` has unless it is told otherwise. CCA must know
+            which axis holds the positions of one sample.
 
     Raises:
         ValueError: The channels do not divide by the groups.
@@ -97,9 +100,17 @@ class SCHEMEFFN(_ResidualFFN):
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
                  cca_tau: Optional[float] = None, init_std: float = 0.02,
-                 match_variance: bool = True) -> None:
+                 match_variance: bool = True, batch_first: bool = True) -> None:
         mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca, keep_cca, cca_scaling,
                             cca_tau, lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
                             match_variance)
         super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
+        self.batch_first = batch_first
+
+    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+        """See :meth:`BlockDiagonalFFN.forward`; the layout is that of ``batch_first``."""
+        if self.batch_first or x.dim() != 3:
+            return super().forward(x, identity)
+        identity = None if identity is None else identity.transpose(0, 1)
+        return super().forward(x.transpose(0, 1), identity).transpose(0, 1)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmscheme.apis import demo
 from mmscheme.apis.demo import constant_miou
 from mmscheme.datasets.scenes import PALETTE
 from tests.conftest import REPOSITORY
@@ -175,3 +176,17 @@ def test_demo_command(scenes, tmp_path):
     folder = Path(re.search(r'pictures \(.*\): (.*)', log).group(1))
     assert folder == tmp_path / 'pictures' and len(list(folder.glob('*.png'))) == 4
     assert '$ python tools/train.py configs/upernet_scheme_s_demo.py' in log
+
+
+def test_demo_fails_below_a_wanted_score(scenes, tmp_path, monkeypatch, capsys):
+    def pretend(tool, *arguments):
+        (tmp_path / 'run').mkdir(exist_ok=True)
+        (tmp_path / 'last_checkpoint').write_text('x.pth')
+        (tmp_path / 'run' / 'x.json').write_text('{"mIoU": 40.0}')
+
+    monkeypatch.setattr(demo, '_run', pretend)
+    arguments = ['--data-root', str(scenes), '--work-dir', str(tmp_path)]
+    demo.main([*arguments, '--min-miou', '39'])
+    with pytest.raises(SystemExit):
+        demo.main([*arguments, '--min-miou', '41'])
+    assert 'error: mIoU 40.00, expected at least 41.00' in capsys.readouterr().err

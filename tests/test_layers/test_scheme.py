@@ -44,25 +44,23 @@ def test_cca_has_the_right_gradient():
         assert torch.autograd.gradcheck(ChannelCovarianceAttention(4, 8, scaling), (x, ))
 
 
-def test_gram_matrix_is_float32_under_amp():
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_gram_matrix_is_float32_in_half_precision(dtype, autocast, monkeypatch):
     torch.manual_seed(0)
-    # Positions enough that a bfloat16 sum would be off by far more than float32's.
-    x = torch.randn(1, 6, 64, 64)
+    # Entries of the Gram matrix near 4e5: beyond float16.
+    x = 10 * torch.randn(1, 6, 64, 64)
     x[:, 1] = x[:, 0] + 0.01 * x[:, 1]
-    cca = ChannelCovarianceAttention(6, 8, tau=0.05)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        out = cca(x)
-    assert out.dtype == torch.bfloat16
-    # Rounding of the inputs to the second product is all that autocast may add.
-    assert (out.double() - cca_by_loop(x, 0.05)).abs().max() < 0.05
-    seen = []
-    original = torch.softmax
-    torch.softmax = lambda g, dim: seen.append(g.dtype) or original(g, dim=dim)
-    try:
-        cca(x.bfloat16())
-    finally:
-        torch.softmax = original
-    assert seen == [torch.float32]
+    x = x if autocast else x.to(dtype)
+    products, matmul = [], torch.matmul
+    monkeypatch.setattr(torch, 'matmul', lambda a, b: products.append(matmul(a, b)) or products[-1])
+    tau = 1e-4
+    with torch.autocast('cpu', dtype=dtype, enabled=autocast):
+        out = ChannelCovarianceAttention(6, 8, tau=tau)(x)
+    assert [p.dtype for p in products] == [torch.float32, dtype]
+    assert products[0].max() > torch.finfo(torch.float16).max and out.isfinite().all()
+    # What is left is the rounding of the second product's operands.
+    assert (out.double() - cca_by_loop(x, tau)).abs().max() < 0.02 * x.abs().max()
 
 
 def test_covariance_does_not_depend_on_the_resolution():
@@ -82,7 +80,7 @@ def test_mixer_equals_its_definition(factor, dtype):
     mixer = SCHEMEMixer(12, 96, groups=(4, 3)).to(dtype)
     with torch.no_grad():
         mixer.alpha_logit.fill_(0.4)
-    mixer.set_cca_factor(factor)
+    mixer.lower_cca_factor(factor)
     alpha = 1 - factor * (1 - 1 / (1 + math.exp(-0.4)))
     x = torch.randn(2, 12, 5, 3).to(dtype)
     ffn, cca = mixer.ffn(x).double(), cca_by_loop(x, (8 * 12)**-0.5)
@@ -102,7 +100,7 @@ def test_training_and_evaluation_agree_at_the_end_of_the_schedule():
     mixer = SCHEMEMixer(16).double()
     x = torch.randn(2, 16, 3, 5, dtype=torch.float64)
     assert not torch.allclose(mixer.train()(x), mixer.eval()(x))
-    mixer.set_cca_factor(0)
+    mixer.lower_cca_factor(0)
     assert torch.equal(mixer.train()(x), mixer.eval()(x))
 
 
@@ -112,7 +110,8 @@ def test_without_cca_it_is_the_ffn_alone():
     x = torch.randn(2, 16, 3, 5)
     assert torch.equal(mixer(x), mixer.ffn(x)) and mixer.alpha == 1
     assert not [name for name, _ in mixer.named_parameters() if 'alpha' in name]
-    mixer.set_cca_factor(0.5)  # nothing to set, nothing happens
+    with pytest.raises(ValueError, match='without CCA'):
+        mixer.lower_cca_factor(0.5)
 
 
 def test_every_parameter_gets_a_gradient():
@@ -124,7 +123,8 @@ def test_every_parameter_gets_a_gradient():
 
 def test_the_factor_is_in_the_checkpoint():
     mixer = SCHEMEMixer(16)
-    mixer.set_cca_factor(0.25)
+    mixer.lower_cca_factor(0.25)
+    mixer.lower_cca_factor(0.5)  # it never rises
     other = SCHEMEMixer(16)
     other.load_state_dict(mixer.state_dict())
     assert other.alpha == mixer.alpha == 1 - 0.25 * 0.5
@@ -133,7 +133,7 @@ def test_the_factor_is_in_the_checkpoint():
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"scaling: expected .*'covariance', 'gram'.* 'gramm'"):
         ChannelCovarianceAttention(8, scaling='gramm')
-    with pytest.raises(ValueError, match=r'factor: expected a number in \[0, 1\], found 2'):
-        SCHEMEMixer(8).set_cca_factor(2)
+    with pytest.raises(ValueError, match=r'limit: expected a number in \[0, 1\], found 2'):
+        SCHEMEMixer(8).lower_cca_factor(2)
     with pytest.raises(ValueError, match=r'tokens \(B, N, C\)'):
         ChannelCovarianceAttention(8)(torch.zeros(3, 8))

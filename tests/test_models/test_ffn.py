@@ -40,6 +40,25 @@ def test_built_through_ffn_cfgs(name):
     assert all(p.grad is not None for p in layer.parameters())
 
 
+@pytest.mark.parametrize('batch_first', [True, False])
+def test_samples_of_a_batch_do_not_see_each_other(batch_first):
+    torch.manual_seed(0)
+    layer = build_transformer_layer(dict(
+        type='BaseTransformerLayer', batch_first=batch_first,
+        attn_cfgs=dict(type='MultiheadAttention', embed_dims=16, num_heads=2),
+        ffn_cfgs=dict(type='mmscheme.SCHEMEFFN', embed_dims=16, feedforward_channels=64,
+                      batch_first=batch_first),
+        operation_order=('self_attn', 'norm', 'ffn', 'norm')))
+    x = torch.randn(3, 7, 16)  # (B, N, C)
+    y = x.clone()
+    y[1] = torch.randn(7, 16)
+    outs = [layer(t if batch_first else t.transpose(0, 1)) for t in (x, y)]
+    a, b = (out if batch_first else out.transpose(0, 1) for out in outs)
+    assert torch.allclose(a[[0, 2]], b[[0, 2]], atol=1e-6) and not torch.allclose(a[1], b[1])
+    assert torch.allclose(a[:1], (lambda t: t if batch_first else t.transpose(0, 1))(
+        layer(x[:1] if batch_first else x[:1].transpose(0, 1))), atol=1e-6)
+
+
 def test_scheme_ffn_is_the_mixer_with_identity():
     torch.manual_seed(0)
     ffn = build_feedforward_network(dict(type='mmscheme.SCHEMEFFN', embed_dims=16,

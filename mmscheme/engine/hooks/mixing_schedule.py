@@ -1,5 +1,5 @@
 """The schedule that takes CCA out of training."""
-from typing import Any, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -35,6 +35,7 @@ class MixingScheduleHook(Hook):
             raise ValueError('decay: expected (start, end) with 0 <= start <= end <= 1, '
                              f'found {decay!r}')
         self.start, self.end = decay
+        self._mixers: List[SCHEMEMixer] = []
 
     def factor(self, progress: float) -> float:
         """The factor at a fraction of training, both in [0, 1]."""
@@ -44,13 +45,17 @@ class MixingScheduleHook(Hook):
             return 1.
         return (self.end - progress) / (self.end - self.start)
 
+    def before_train(self, runner: Any) -> None:
+        """Finds the SCHEME mixers of the model."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._mixers = [m for m in model.modules()
+                        if isinstance(m, SCHEMEMixer) and m.cca is not None]
+
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
-        """Sets the factor in all SCHEME mixers of the model."""
+        """Lowers the factor of all mixers to where the schedule is."""
         # The last iteration counts as the end of training, so that decay[1] = 1 is reached.
-        target = self.factor((runner.iter + 1) / runner.max_iters)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for module in model.modules():
-            if isinstance(module, SCHEMEMixer) and module.cca is not None:
-                # In place on the device: reading the factor would wait for the GPU.
-                module.cca_factor.clamp_(max=target)
+        limit = self.factor((runner.iter + 1) / runner.max_iters)
+        if limit < 1:
+            for mixer in self._mixers:
+                mixer.lower_cca_factor(limit)

@@ -3,7 +3,7 @@ from typing import Any, Dict
 
 from mmengine.hooks import Hook
 
-from mmscheme.engine.checkpoint import make_plain, restore_plain
+from mmscheme.checkpoint import make_plain, restore_plain
 from mmscheme.registry import HOOKS
 
 __all__ = ['PlainCheckpointHook']
@@ -19,7 +19,7 @@ class PlainCheckpointHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
         """Makes everything but weights and optimizer plain."""
-        for key in ('meta', 'message_hub'):
+        for key in ('meta', 'message_hub', 'param_schedulers'):
             if key in checkpoint:
                 checkpoint[key] = make_plain(checkpoint[key])
 

@@ -1,4 +1,4 @@
-"""Checkpoints: nothing in them is ever executed, and what training needs is kept."""
+"""Checkpoints: no code in them is executed, and what training needs is kept."""
 import os
 import pickle
 from collections import OrderedDict
@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load_checkpoint
 
-from mmscheme.engine.checkpoint import load_checkpoint, make_plain, restore_plain
+from mmscheme.checkpoint import load_checkpoint, make_plain, restore_plain
 from mmscheme.models import SCHEMEformer
 
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
@@ -26,14 +26,33 @@ class RunsCode:
         return os.mkdir, (str(self.path), )
 
 
-class AsksForAttribute:
-    """Its pickle reaches for os.mkdir through getattr, as a HistoryBuffer does for its methods."""
+class ObjectArray:
+    """Its pickle makes an array of pointers to wherever it likes."""
+
+    def __init__(self, path):
+        pass
+
+    def __reduce__(self):
+        return np.ndarray, ((1, ), np.dtype('O'), b'A' * 8)
+
+
+class CallsWhatGetattrGives:
+    """Its pickle calls an attribute that it gets from an allowed name."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return getattr, (HistoryBuffer, '__init__')
+        return _Call(), (str(self.path), )
+
+
+class _Call:
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, 'register_statistics')
+
+    def __call__(self):
+        """So that pickle takes it for a function."""
 
 
 @pytest.fixture
@@ -47,17 +66,21 @@ def message_hub():
     return hub.state_dict()
 
 
-@pytest.mark.parametrize('attack', [RunsCode, AsksForAttribute])
+def refused(path):
+    return rf'(checkpoint refused|not a readable checkpoint): {path}'
+
+
+@pytest.mark.parametrize('attack', [RunsCode, ObjectArray, CallsWhatGetattrGives])
 def test_a_checkpoint_that_would_run_code_is_refused(attack, tmp_path):
     path, trace = tmp_path / 'bad.pth', tmp_path / 'trace'
     torch.save(dict(state_dict=SCHEMEformer(TINY).state_dict(), extra=attack(trace)), path)
     for load in (load_checkpoint, CheckpointLoader.load_checkpoint,
                  lambda p: mmengine_load_checkpoint(SCHEMEformer(TINY), p)):
-        with pytest.raises(ValueError, match=rf'checkpoint refused: {path} holds more') as error:
+        with pytest.raises(ValueError, match=refused(path)) as error:
             load(str(path))
         assert len(str(error.value).splitlines()) == 1
     model = SCHEMEformer(TINY, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
-    with pytest.raises(ValueError, match='checkpoint refused'):
+    with pytest.raises(ValueError, match=refused(path)):
         model.init_weights()
     assert not trace.exists()
     if attack is RunsCode:  # the file is as bad as it claims to be
@@ -98,10 +121,36 @@ def test_old_formats_are_refused_too(pickled, tmp_path):
 
 
 def test_code_in_the_stored_config_is_dropped(tmp_path):
-    """Runner.resume executes meta['config'] as Python."""
-    path = tmp_path / 'config.pth'
-    torch.save(dict(meta=dict(config='import os; os.abort()', iter=3)), path)
-    assert load_checkpoint(str(path))['meta'] == dict(iter=3)
+    """Runner.resume and the inferencers execute these texts as Python."""
+    path, code = tmp_path / 'config.pth', 'import os; os.abort()'
+    torch.save(dict(meta=dict(config=code, cfg=code, iter=3),
+                    message_hub=dict(runtime_info=dict(cfg=code, iter=3))), path)
+    checkpoint = load_checkpoint(str(path))
+    assert checkpoint == dict(meta=dict(iter=3), message_hub=dict(runtime_info=dict(iter=3)))
+
+
+def test_a_history_does_not_change_the_class(tmp_path, message_hub):
+    path, methods = tmp_path / 'x.pth', dict(HistoryBuffer._statistics_methods)
+    buffer = message_hub['log_scalars']['train/loss']
+    buffer._statistics_methods = dict(methods, mean='x')
+    torch.save(dict(h=buffer), path)
+    assert load_checkpoint(str(path))['h'].mean() == 1.5
+    assert HistoryBuffer._statistics_methods == methods
+
+
+def test_arrays_and_numbers_of_numpy_come_back(tmp_path):
+    path = tmp_path / 'numpy.pth'
+    saved = dict(a=np.arange(6, dtype='>i2').reshape(2, 3), b=[np.asfortranarray(np.eye(3)[:2])],
+                 c=(np.float32(1.5), np.bool_(True)), d=np.array(['x', 'yz']), e=np.zeros((0, 3)))
+    torch.save(saved, path)
+    read = load_checkpoint(str(path))
+    for a, b in ((read['a'], saved['a']), (read['b'][0], saved['b'][0]), (read['d'], saved['d']),
+                 (read['e'], saved['e'])):
+        assert np.array_equal(a, b) and a.dtype == b.dtype and a.shape == b.shape
+    assert read['c'] == saved['c'] and type(read['c'][0]) is np.float32
+    torch.save(dict(a=np.array([object()])), path)
+    with pytest.raises(ValueError, match=refused(path)):
+        load_checkpoint(str(path))
 
 
 def test_mmengine_training_checkpoints_can_be_read(tmp_path, message_hub):
@@ -126,6 +175,7 @@ def test_plain_form_is_read_by_torch_and_comes_back(tmp_path, message_hub):
     original = message_hub['log_scalars']['train/loss']
     for a, b in zip(buffer.data, original.data):
         assert np.array_equal(a, b)
+    assert make_plain(dict(f=print, g=[np.int64(2)])) == dict(g=[2])
     hub = MessageHub('test_checkpoint_restored')
     hub.load_state_dict(dict(read, log_scalars=restore_plain(read['log_scalars'])))
     assert hub.get_scalar('train/loss').mean() == original.mean()
@@ -140,6 +190,9 @@ def test_other_bad_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=f'not a readable checkpoint: {path}'):
         load_checkpoint(str(path))
     path.write_bytes(b'')
+    with pytest.raises(ValueError, match=f'not a readable checkpoint: {path}'):
+        load_checkpoint(str(path))
+    path.write_bytes(b'\x80\x02.')
     with pytest.raises(ValueError, match=f'not a readable checkpoint: {path}'):
         load_checkpoint(str(path))
     path.write_bytes(b'<html>not found</html>')

@@ -1,0 +1,252 @@
+"""Reading and writing checkpoints without running code from them.
+
+torch's weights-only loading knows tensors and plain containers. A training checkpoint
+of mmengine holds more, which this module deals with:
+
+* Objects: ``HistoryBuffer``, whose pickle calls ``getattr``, and numpy arrays. They are
+  read into inert stand-ins, checked, and then built anew. :func:`make_plain` turns
+  them into tensors and numbers before a checkpoint is written.
+* Python code as text, the config. ``Runner.resume`` and the inferencers execute it
+  when it is there. It is dropped on reading: a config is given by its path.
+"""
+import os
+import pickle
+from collections import OrderedDict
+from contextlib import contextmanager
+from functools import wraps
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as stock
+
+__all__ = ['load_checkpoint', 'make_plain', 'register_safe_loaders', 'restore_plain']
+
+_HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
+
+
+class _StandIn:
+    """What a pickle gets instead of a class or function it names: it keeps what it is given."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def build(self) -> Any:
+        """The object that was meant, from checked parts."""
+        raise ValueError(f'{type(self).__name__[1:]} out of place')
+
+
+class _DType(_StandIn):
+
+    def build(self) -> np.dtype:
+        dtype = np.dtype(str(self.args[0]))
+        if dtype.kind not in 'biufcSU':
+            raise ValueError(f'array of {dtype}')
+        order = self.state[1] if self.state else '='
+        return dtype.newbyteorder('>') if order == '>' else dtype
+
+
+class _Array(_StandIn):
+
+    def build(self) -> np.ndarray:
+        _, shape, dtype, fortran, data = self.state
+        data = data.encode('latin1') if isinstance(data, str) else data
+        flat = np.frombuffer(data, dtype.build())
+        return flat.reshape(shape, order='F' if fortran else 'C').copy()
+
+
+class _Scalar(_StandIn):
+
+    def build(self) -> np.generic:
+        dtype, data = self.args
+        data = data.encode('latin1') if isinstance(data, str) else data
+        return np.frombuffer(data, dtype.build(), count=1)[0]
+
+
+class _History(_StandIn):
+
+    def build(self) -> HistoryBuffer:
+        return HistoryBuffer(_build(self.state['_log_history']),
+                             _build(self.state['_count_history']), int(self.state['max_length']))
+
+
+class _Attribute(_StandIn):
+    """``getattr(HistoryBuffer, 'mean')``: part of a history, never used."""
+
+
+def _empty_bytes() -> bytes:
+    """``bytes()``, as empty data is pickled."""
+    return b''
+
+
+def _stand_ins() -> List[Tuple[Callable[..., Any], str]]:
+    """The names beyond torch's own list that a pickle may hold, and what it gets for them."""
+    names: List[Tuple[Callable[..., Any], str]] = [
+        (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_Array, 'numpy.ndarray'),
+        (_DType, 'numpy.dtype'), (_Attribute, 'builtins.getattr'), (_empty_bytes, 'builtins.bytes')]
+    # numpy 2 moved numpy.core to numpy._core; files of both versions are around.
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        names += [(_Array, f'{module}._reconstruct'), (_Scalar, f'{module}.scalar')]
+    return names
+
+
+def _build(value: Any) -> Any:
+    """Replaces the stand-ins in nested containers; dicts and lists are changed in place."""
+    if isinstance(value, _StandIn):
+        return value.build()
+    if isinstance(value, dict):
+        for key in value:
+            value[key] = _build(value[key])
+    elif isinstance(value, list):
+        value[:] = [_build(v) for v in value]
+    elif type(value) is tuple:
+        return tuple(_build(v) for v in value)
+    return value
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Makes every ``torch.load`` weights-only, whatever its caller asks for."""
+    switches = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
+    before = {name: os.environ.pop(name, None) for name in switches}
+    os.environ[switches[0]] = '1'
+    try:
+        with torch.serialization.safe_globals(_stand_ins()):
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _drop_config(checkpoint: Any) -> None:
+    """Takes out the config's text, wherever mmengine would execute it."""
+    if not isinstance(checkpoint, dict):
+        return
+    hub = checkpoint.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, dict) else None
+    for holder, keys in ((checkpoint.get('meta'), ('config', 'cfg')), (info, ('cfg', ))):
+        for key in keys:
+            if isinstance(holder, dict):
+                holder.pop(key, None)
+
+
+def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """One of mmengine's loaders, reading weights only and with errors of one line."""
+
+    @wraps(loader)
+    def load(filename: str, map_location: Any = None) -> Any:
+        try:
+            with _weights_only():
+                checkpoint = loader(filename, map_location=map_location)
+            checkpoint = _build(checkpoint)
+        except FileNotFoundError:
+            raise FileNotFoundError(f'checkpoint not found: {filename}') from None
+        except pickle.UnpicklingError as e:
+            raise ValueError(
+                f'checkpoint refused: {filename} holds more than weights and could run code '
+                f'when read ({_cause(e)})') from None
+        except Exception as e:  # whatever a damaged file makes a reader raise
+            raise ValueError(f'not a readable checkpoint: {filename} ({_cause(e)})') from None
+        _drop_config(checkpoint)
+        return checkpoint
+
+    return load
+
+
+def _cause(error: BaseException) -> str:
+    """The sentence of torch's long explanations that names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    marker = 'WeightsUnpickler error:'
+    text = next((line.split(marker)[1] for line in lines if marker in line), lines[0])
+    return text.strip().split('. ')[0].rstrip('.')
+
+
+def load_checkpoint(filename: str, map_location: Any = None) -> Any:
+    """Reads a checkpoint file without running code from it.
+
+    Args:
+        filename: Path of the file.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        What the file holds, without the text of a config.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a checkpoint, or holds objects other than tensors,
+            numbers, text, arrays, containers of them and mmengine's log history.
+    """
+    return _guarded(stock.load_from_local)(filename, map_location)
+
+
+def register_safe_loaders() -> None:
+    """Makes mmengine read all checkpoints as :func:`load_checkpoint` does.
+
+    Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
+    framework on mmengine, for files, URLs and mmengine's other sources.
+    """
+    for loader, prefixes in (
+        ('load_from_local', ('', )),
+        ('load_from_http', ('http://', 'https://')),
+        ('load_from_pavi', ('pavi://', )),
+        ('load_from_ceph', (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')),
+        ('load_from_torchvision', ('modelzoo://', 'torchvision://')),
+        ('load_from_openmmlab', ('open-mmlab://', 'openmmlab://')),
+        ('load_from_mmcls', ('mmcls://', )),
+    ):
+        CheckpointLoader.register_scheme(prefixes, _guarded(getattr(stock, loader)), force=True)
+
+
+def make_plain(value: Any) -> Any:
+    """Copies containers, turning what weights-only loading refuses into what it reads.
+
+    Args:
+        value: Nested dicts, lists and tuples.
+
+    Returns:
+        The same with ``HistoryBuffer`` as a dict of tensors, numpy arrays as tensors,
+        numpy numbers as Python's and without functions in dicts (the state of some
+        schedulers holds one, which its owner has anyway). The rest stays as it is.
+    """
+    if isinstance(value, HistoryBuffer):
+        log, count = value.data
+        return dict(log_history=torch.as_tensor(np.asarray(log, dtype=np.float64)),
+                    count_history=torch.as_tensor(np.asarray(count, dtype=np.float64)),
+                    max_length=value.max_length)
+    if isinstance(value, dict):
+        plain = ((k, make_plain(v)) for k, v in value.items()
+                 if not isinstance(v, (FunctionType, MethodType, BuiltinFunctionType)))
+        return OrderedDict(plain) if isinstance(value, OrderedDict) else dict(plain)
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(make_plain(v) for v in value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
+        return torch.as_tensor(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def restore_plain(log_scalars: Dict[str, Any]) -> Dict[str, Union[HistoryBuffer, Any]]:
+    """Rebuilds the ``HistoryBuffer`` objects that :func:`make_plain` took apart.
+
+    Args:
+        log_scalars: ``checkpoint['message_hub']['log_scalars']``.
+
+    Returns:
+        A new dict; entries of another form stay as they are.
+    """
+    return {
+        name: HistoryBuffer(v['log_history'].cpu().numpy(), v['count_history'].cpu().numpy(),
+                            v['max_length'])
+        if isinstance(v, dict) and set(v) == _HISTORY_KEYS else v
+        for name, v in log_scalars.items()
+    }

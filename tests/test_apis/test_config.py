@@ -1,0 +1,112 @@
+"""What the command line does to a config."""
+import mmdet
+import mmseg
+import pytest
+import torch
+from mmengine import Config
+from mmengine.runner import Runner
+
+from mmscheme.apis.config import load_config, set_data_root
+from mmscheme.apis.preflight import check_data
+from mmscheme.apis.test import build_test_runner
+from mmscheme.apis.train import build_train_runner
+from tests.conftest import REPOSITORY
+from tests.test_stock_configs import stock
+
+FLAGSHIP = REPOSITORY / 'configs' / 'upernet_scheme_s_ade20k.py'
+DEMO = REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py'
+
+
+def test_data_root_reaches_every_data_set_and_evaluator():
+    cfg = Config.fromfile(stock(mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
+    dataset = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[
+        dataset, dict(type='RepeatDataset', times=2, dataset=dataset)])
+    set_data_root(cfg, '/new')
+    first, second = cfg.train_dataloader.dataset.datasets
+    assert first.data_root == second.dataset.data_root == '/new'
+    assert cfg.val_dataloader.dataset.data_root == '/new'
+    assert cfg.test_evaluator.ann_file == '/new/annotations/instances_val2017.json'
+
+
+def test_schedulers_follow_a_length_given_on_the_command_line():
+    warm_up, decay = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240}
+                                 ).param_scheduler
+    assert (warm_up.begin, warm_up.end, decay.begin, decay.end) == (0, 2, 2, 240)
+    own = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240,
+                                             'param_scheduler.0.end': 20})
+    assert own.param_scheduler[1].end == 160000
+    same = load_config(FLAGSHIP, cfg_options={'train_cfg.val_interval': 10})
+    assert same.param_scheduler[0].end == 1500
+    epochs = load_config(stock(mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
+                         cfg_options={'train_cfg.max_epochs': 24}).param_scheduler
+    assert epochs[1].end == 24 and epochs[1].milestones == [16, 22]
+
+
+def test_work_dir_comes_from_the_command_line_the_config_or_its_name(tmp_path):
+    assert load_config(FLAGSHIP).work_dir == 'work_dirs/upernet_scheme_s_ade20k'
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = '{FLAGSHIP}'\nwork_dir = 'there'\n")
+    assert load_config(path).work_dir == 'there'
+    assert load_config(path, work_dir='here').work_dir == 'here'
+
+
+def test_learning_rate_scales_with_the_batch(scenes, tmp_path, caplog):
+    for scale, expected in ((False, 1e-3), (True, 1e-3 * 2 / 8)):
+        cfg = load_config(DEMO, str(tmp_path), {'train_dataloader.batch_size': 2}, str(scenes))
+        runner = build_train_runner(cfg, auto_scale_lr=scale)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+        assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(expected)
+
+
+def test_stock_configs_get_safe_checkpoints(scenes, tmp_path):
+    """A config that names nothing of ours trains and tests through our tools."""
+    path = tmp_path / 'stock.py'
+    path.write_text(f"""_base_ = '{stock(mmseg, '_base_/default_runtime.py')}'
+norm = dict(type='BN')
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+    backbone=dict(type='ResNetV1c', depth=18, norm_cfg=norm),
+    decode_head=dict(type='FCNHead', in_channels=512, in_index=3, channels=8, num_convs=1,
+                     num_classes=9, norm_cfg=norm),
+    test_cfg=dict(mode='whole'))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='RandomCrop', crop_size=(64, 64)), dict(type='PackSegInputs')]
+train_dataloader = dict(
+    batch_size=2, sampler=dict(type='InfiniteSampler'),
+    dataset=dict(type='BaseSegDataset', data_root='{scenes}', reduce_zero_label=True,
+                 metainfo=dict(classes=tuple('abcdefghi')), pipeline=pipeline,
+                 data_prefix=dict(img_path='images/training',
+                                  seg_map_path='annotations/training')))
+test_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=False),
+                       dataset=dict(train_dataloader['dataset'], pipeline=[
+                           p for p in pipeline if p['type'] != 'RandomCrop']))
+test_evaluator = dict(type='IoUMetric')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+param_scheduler = dict(type='OneCycleLR', eta_max=0.1, total_steps=4, by_epoch=False)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2)
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
+""")
+    build_train_runner(load_config(path, str(tmp_path / 'w'))).train()
+    checkpoint = str(tmp_path / 'w' / 'iter_2.pth')
+    assert 'message_hub' in torch.load(checkpoint, weights_only=True)
+    assert 'mIoU' in build_test_runner(load_config(path, str(tmp_path / 't')), checkpoint).test()
+    more = load_config(path, str(tmp_path / 'w'), {'train_cfg.max_iters': 3})
+    runner = build_train_runner(more, resume='auto')
+    assert isinstance(runner, Runner)
+    runner.train()
+    assert runner.iter == 3
+
+
+def test_data_sets_that_are_elsewhere_are_not_looked_for():
+    cfg = Config(dict(default_scope='mmpretrain', model=dict(), train_dataloader=dict(
+        dataset=dict(type='mmpretrain.CIFAR10', data_root='/no', split='train', pipeline=[]))))
+    check_data(cfg, ('train', ))
+    cfg.train_dataloader.dataset = dict(type='mmseg.ADE20KDataset', data_root='s3://bucket/ade')
+    check_data(cfg, ('train', ))
+    cfg.train_dataloader.dataset.data_root = '/no'
+    with pytest.raises(FileNotFoundError, match='data root not found: /no'):
+        check_data(cfg, ('train', ))
