@@ -8,7 +8,7 @@ default_hooks = dict(
     # Checkpoints that torch >= 2.6 reads with its safe default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
     # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
-    # fractions of training; `default_hooks.mixing_schedule=None` leaves alpha alone.
+    # fractions of training; `decay=None` leaves alpha to itself.
     mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)))
 env_cfg = dict(
     cudnn_benchmark=True,

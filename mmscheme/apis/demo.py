@@ -80,8 +80,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     miou = json.loads(newest.read_text())['mIoU']
     constant = 100 * constant_miou(_masks(root / 'annotations' / 'training'),
                                    _masks(root / 'annotations' / 'validation'), len(CLASSES))
-    summary = (f'mIoU {miou:.2f} after {(time.perf_counter() - start) / 60:.1f} minutes; predicting '
-               f'the most frequent class everywhere: {constant:.2f}\n'
+    minutes = (time.perf_counter() - start) / 60
+    summary = (f'mIoU {miou:.2f} after {minutes:.1f} minutes; predicting the most '
+               f'frequent class everywhere: {constant:.2f}\n'
                f'pictures (image, ground truth, prediction): {pictures.resolve()}')
     print(f'\n{summary}')
     if args.min_miou and miou < max(args.min_miou, 3 * constant):

@@ -23,6 +23,7 @@ def test_factor_falls_linearly_between_the_two_points():
     assert [hook.factor(p) for p in (0, 0.2, 0.7, 1)] == [1, 1, 0, 0]
     assert hook.factor(0.45) == pytest.approx(0.5) and hook.factor(0.6) == pytest.approx(0.2)
     assert MixingScheduleHook((0.5, 0.5)).factor(0.5) == 0
+    assert MixingScheduleHook(None).factor(1) == 1
     assert MixingScheduleHook((0, 0)).factor(0) == 0
 
 

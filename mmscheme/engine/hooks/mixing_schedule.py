@@ -1,4 +1,5 @@
 """The schedule that takes CCA out of training."""
+import math
 from typing import Any, List, Optional, Sequence
 
 from mmengine.hooks import Hook
@@ -24,14 +25,16 @@ class MixingScheduleHook(Hook):
 
     Args:
         decay: Where the factor starts to fall and where it is 0, as fractions of
-            training, ``0 <= decay[0] <= decay[1] <= 1``.
+            training, ``0 <= decay[0] <= decay[1] <= 1``; None leaves alpha to itself.
 
     Raises:
         ValueError: ``decay`` is not such a pair.
     """
 
-    def __init__(self, decay: Sequence[float] = (0.5, 0.9)) -> None:
-        if len(decay) != 2 or not 0 <= decay[0] <= decay[1] <= 1:
+    def __init__(self, decay: Optional[Sequence[float]] = (0.5, 0.9)) -> None:
+        if decay is None:
+            decay = (math.inf, math.inf)
+        elif len(decay) != 2 or not 0 <= decay[0] <= decay[1] <= 1:
             raise ValueError('decay: expected (start, end) with 0 <= start <= end <= 1, '
                              f'found {decay!r}')
         self.start, self.end = decay
