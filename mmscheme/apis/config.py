@@ -73,8 +73,10 @@ def _scale_schedulers(cfg: Config, before: Dict[str, int]) -> None:
             continue
         ratio = after[key] / before[key]
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            # Iterations in a run of epochs scale too; where a schedule begins stays.
-            for name in ('begin', 'end', 'T_max'):
+            # A warm-up counted in iterations stays as it is when the epochs change.
+            if scheduler.get('by_epoch', True) != (key == 'max_epochs'):
+                continue
+            for name in ('begin', 'end', 'T_max', 'total_steps'):
                 if scheduler.get(name):
                     scheduler[name] = max(1, round(scheduler[name] * ratio))
             if scheduler.get('milestones'):
@@ -130,6 +132,7 @@ def prepare_run(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def _fit_to_machine(cfg: Config) -> None:
+    """Changes what torch or mmengine refuse here."""
     for split in SPLITS:
         loader = cfg.get(f'{split}_dataloader')
         if loader and not loader.get('num_workers'):

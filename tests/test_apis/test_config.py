@@ -40,7 +40,7 @@ def test_schedulers_follow_a_length_given_on_the_command_line():
     assert same.param_scheduler[0].end == 1500
     epochs = load_config(stock(mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
                          cfg_options={'train_cfg.max_epochs': 24}).param_scheduler
-    assert epochs[1].end == 24 and epochs[1].milestones == [16, 22]
+    assert epochs[1].end == 24 and epochs[1].milestones == [16, 22] and epochs[0].end == 500
 
 
 def test_work_dir_comes_from_the_command_line_the_config_or_its_name(tmp_path):
