@@ -76,12 +76,15 @@ def _scale_schedulers(cfg: Config, before: Dict[str, int]) -> None:
             # A warm-up counted in iterations stays as it is when the epochs change.
             if scheduler.get('by_epoch', True) != (key == 'max_epochs'):
                 continue
-            for name in ('begin', 'end', 'T_max', 'total_steps'):
+            # Rounded down alike, so that one still begins where the one before it ends.
+            begin = scheduler['begin'] = int(scheduler.get('begin', 0) * ratio)
+            if scheduler.get('end'):
+                scheduler['end'] = max(begin + 1, int(scheduler['end'] * ratio))
+            for name in ('T_max', 'total_steps'):
                 if scheduler.get(name):
-                    scheduler[name] = max(1, round(scheduler[name] * ratio))
+                    scheduler[name] = max(1, int(scheduler[name] * ratio))
             if scheduler.get('milestones'):
-                scheduler['milestones'] = [max(1, round(m * ratio))
-                                           for m in scheduler['milestones']]
+                scheduler['milestones'] = [int(m * ratio) for m in scheduler['milestones']]
         print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled with it; set '
                   'param_scheduler to choose them', logger='current', level=logging.WARNING)
 

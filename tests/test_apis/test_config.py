@@ -33,6 +33,11 @@ def test_schedulers_follow_a_length_given_on_the_command_line():
     warm_up, decay = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240}
                                  ).param_scheduler
     assert (warm_up.begin, warm_up.end, decay.begin, decay.end) == (0, 2, 2, 240)
+    for iterations in (1, 2, 107, 320000):
+        warm_up, decay = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': iterations}
+                                     ).param_scheduler
+        assert 0 == warm_up.begin < warm_up.end and decay.begin < decay.end == iterations
+        assert decay.begin <= warm_up.end <= decay.begin + 1
     own = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240,
                                              'param_scheduler.0.end': 20})
     assert own.param_scheduler[1].end == 160000
