@@ -120,6 +120,22 @@ def test_old_formats_are_refused_too(pickled, tmp_path):
     assert not trace.exists()
 
 
+def test_what_others_allowed_does_not_count(tmp_path):
+    path, trace = tmp_path / 'bad.pth', tmp_path / 'trace'
+    torch.save(dict(x=RunsCode(trace)), path)
+    before = torch.serialization.get_safe_globals()
+    allowed = [getattr, HistoryBuffer, (os.mkdir, 'posix.mkdir')]
+    torch.serialization.add_safe_globals(allowed)
+    try:
+        with pytest.raises(ValueError, match=refused(path)):
+            load_checkpoint(str(path))
+        assert set(torch.serialization.get_safe_globals()) == {*before, *allowed}
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    assert not trace.exists()
+
+
 def test_code_in_the_stored_config_is_dropped(tmp_path):
     """Runner.resume and the inferencers execute these texts as Python."""
     path, code = tmp_path / 'config.pth', 'import os; os.abort()'
