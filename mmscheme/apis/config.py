@@ -79,7 +79,8 @@ def _scale_schedulers(cfg: Config, before: Dict[str, int]) -> None:
             # Rounded down alike, so that one still begins where the one before it ends.
             begin = scheduler['begin'] = int(scheduler.get('begin', 0) * ratio)
             if scheduler.get('end'):
-                scheduler['end'] = max(begin + 1, int(scheduler['end'] * ratio))
+                # A warm-up of one step would never leave its first value.
+                scheduler['end'] = max(begin + 2, int(scheduler['end'] * ratio))
             for name in ('T_max', 'total_steps'):
                 if scheduler.get(name):
                     scheduler[name] = max(1, int(scheduler[name] * ratio))

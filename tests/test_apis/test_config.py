@@ -4,6 +4,7 @@ import mmseg
 import pytest
 import torch
 from mmengine import Config
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 
 from mmscheme.apis.config import load_config, set_data_root
@@ -33,11 +34,18 @@ def test_schedulers_follow_a_length_given_on_the_command_line():
     warm_up, decay = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240}
                                  ).param_scheduler
     assert (warm_up.begin, warm_up.end, decay.begin, decay.end) == (0, 2, 2, 240)
-    for iterations in (1, 2, 107, 320000):
-        warm_up, decay = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': iterations}
-                                     ).param_scheduler
-        assert 0 == warm_up.begin < warm_up.end and decay.begin < decay.end == iterations
-        assert decay.begin <= warm_up.end <= decay.begin + 1
+    for iterations in (8, 24, 107, 700):
+        cfg = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': iterations})
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.)
+        schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer))
+                      for s in cfg.param_scheduler]
+        rates = []
+        for _ in range(iterations):
+            rates.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            for scheduler in schedulers:
+                scheduler.step()
+        assert max(rates[:4 + iterations // 20]) > 0.6 and rates[-1] < 0.2
     own = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240,
                                              'param_scheduler.0.end': 20})
     assert own.param_scheduler[1].end == 160000
