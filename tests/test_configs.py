@@ -4,30 +4,48 @@ import torch
 from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 
+from mmscheme.analysis.random_batch import random_batch
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
+SIZE = (64, 64)
 
-
-def segmentation_batch(num_classes, size=(64, 64), batch=2):
-    samples = []
-    for _ in range(batch):
-        labels = torch.randint(0, num_classes, (1, *size))
-        labels[:, :3] = 255
-        samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels),
-                                     metainfo=dict(img_shape=size, ori_shape=size)))
-    return dict(inputs=[torch.randint(0, 256, (3, *size)).to(torch.uint8) for _ in range(batch)],
-                data_samples=samples)
 
 
 def build(cfg):
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    cfg.model.data_preprocessor.size = (64, 64)
+    if 'size' in cfg.model.data_preprocessor:
+        cfg.model.data_preprocessor.size = SIZE
     return MODELS.build(cfg.model)
+
+
+def check_step_and_prediction(model, cfg, module=None):
+    """A training step and a prediction on random input; every parameter gets a gradient."""
+    model.init_weights()
+    batch = random_batch(cfg, SIZE, 2)
+    losses = model.train()(**model.data_preprocessor(batch, training=True), mode='loss')
+    total, _ = model.parse_losses(losses)
+    assert total.isfinite()
+    total.backward()
+    assert not [n for n, p in (module or model).named_parameters()
+                if p.requires_grad and p.grad is None]
+    assert all(p.grad.isfinite().all() for p in (module or model).parameters()
+               if p.grad is not None)
+    with torch.no_grad():
+        results = model.eval().test_step(batch)
+    assert len(results) == 2
+    for result in results:
+        if cfg.default_scope == 'mmseg':
+            assert result.pred_sem_seg.data.shape == (1, *SIZE)
+            assert result.seg_logits.data.isfinite().all()
+        else:
+            found = result.pred_instances
+            assert found.bboxes.shape == (len(found.scores), 4)
+            assert found.bboxes.isfinite().all() and found.scores.isfinite().all()
+            assert 'masks' not in found or found.masks.shape[1:] == SIZE
+    return results
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -35,21 +53,20 @@ def test_config_trains_a_step_and_predicts(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    rcnn = (cfg.model.get('test_cfg') or {}).get('rcnn')
+    if rcnn:
+        rcnn.score_thr = 0.  # random weights are sure of nothing, and masks want a box
+    elif cfg.default_scope == 'mmdet':
+        cfg.model.test_cfg.score_thr = 0.
     model = build(cfg)
-    model.init_weights()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    batch = segmentation_batch(cfg.model.decode_head.num_classes)
-    data = model.data_preprocessor(batch, training=True)
-    losses = model.train()(**data, mode='loss')
-    total, _ = model.parse_losses(losses)
-    assert total.isfinite()
-    total.backward()
-    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    results = check_step_and_prediction(model, cfg)
+    if cfg.default_scope == 'mmdet':
+        assert all(len(r.pred_instances) for r in results)
+        assert all(('masks' in r.pred_instances) == (cfg.model.type == 'MaskRCNN')
+                   for r in results)
     optim_wrapper.optimizer.step()
-    with torch.no_grad():
-        results = model.eval().test_step(batch)
-    assert all(r.pred_sem_seg.data.shape == (1, 64, 64) for r in results)
-    assert all(r.seg_logits.data.isfinite().all() for r in results)
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_no_weight_decay_on_norms_alpha_layer_scale_and_position_embedding():
@@ -70,22 +87,68 @@ def test_no_weight_decay_on_norms_alpha_layer_scale_and_position_embedding():
         n for n in names.values() if n.endswith('weight') and ('norm' in n or '.bn.' in n)}
 
 
-def test_sizes_and_the_flagship_recipe():
-    widths = {}
-    for name, arch in (('s', 's12'), ('s24', 's24'), ('s36', 's36'), ('m36', 'm36')):
-        cfg = Config.fromfile(REPOSITORY / 'configs' / f'upernet_scheme_{name}_ade20k.py')
-        backbone = cfg.model.backbone
-        assert (backbone.arch, backbone.groups, backbone.expansion) == (arch, (4, 4), 8)
-        assert backbone.cca and backbone.drop_path_rate == 0.3
+@pytest.mark.parametrize('task, dataset', [
+    ('mask_rcnn', 'coco'), ('retinanet', 'coco'), ('semantic_fpn', 'ade20k'),
+    ('upernet', 'ade20k')])
+def test_sizes_share_the_recipe_and_the_baseline_is_three_values(task, dataset):
+
+    def differences(name, other):
+        """The keys of two configs with different values, and the values of the second."""
+        a, b = (Config.fromfile(REPOSITORY / 'configs' / n)._cfg_dict.to_dict()
+                for n in (name, other))
+        return dict(_differences(a, b))
+
+    flagship = f'{task}_scheme_s_{dataset}.py'
+    for size in ('s24', 's36', 'm36')[:2 if task == 'retinanet' else 3]:
+        changed = differences(flagship, f'{task}_scheme_{size}_{dataset}.py')
+        assert changed.pop('model.backbone.arch') == size
+        assert all(key.endswith('in_channels') for key in changed)
+        assert bool(changed) == (size == 'm36')
+    assert differences(flagship, f'{task}_ppaa_s_{dataset}.py') == {
+        'model.backbone.groups': (1, 1), 'model.backbone.expansion': 4,
+        'model.backbone.cca': False}
+
+
+def _differences(a, b, path=''):
+    if isinstance(a, dict) and isinstance(b, dict) and set(a) == set(b):
+        for key in a:
+            yield from _differences(a[key], b[key], f'{path}.{key}' if path else key)
+    elif a != b:
+        yield path, b
+
+
+def test_recipes():
+    """What was published for each task (PoolFormer's and Swin's recipes)."""
+    def recipe(name):
+        cfg = Config.fromfile(REPOSITORY / 'configs' / name)
+        optimizer = cfg.optim_wrapper.optimizer
         assert cfg.default_hooks.mixing_schedule.decay[1] < 1
-        assert cfg.train_cfg.max_iters == 160000 == cfg.param_scheduler[1].end
-        assert cfg.auto_scale_lr.base_batch_size == 16
-        widths[name] = cfg.model.decode_head.in_channels
-    assert widths['s'] == widths['s36'] != widths['m36']
+        backbone = cfg.model.backbone
+        assert (backbone.arch, backbone.groups, backbone.expansion) == ('s12', (4, 4), 8)
+        assert backbone.cca
+        return cfg, (optimizer.lr, optimizer.weight_decay, cfg.auto_scale_lr.base_batch_size,
+                     backbone.get('drop_path_rate', 0))
+
+    cfg, numbers = recipe('upernet_scheme_s_ade20k.py')
+    assert numbers == (6e-5, 0.01, 16, 0.3)
+    assert cfg.train_cfg.max_iters == 160000 == cfg.param_scheduler[1].end
+    cfg, numbers = recipe('semantic_fpn_scheme_s_ade20k.py')
+    assert numbers == (2e-4, 1e-4, 32, 0)
+    assert cfg.train_cfg.max_iters == 40000 == cfg.param_scheduler.end
+    assert cfg.param_scheduler.power == 0.9
+    assert [step.type for step in cfg.test_dataloader.dataset.pipeline][1:3] == [
+        'Resize', 'ResizeToMultiple']
+    for name, rate in (('mask_rcnn_scheme_s_coco.py', 2e-4), ('retinanet_scheme_s_coco.py', 1e-4)):
+        cfg, numbers = recipe(name)
+        assert numbers == (rate, 1e-4, 16, 0)
+        assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
+        assert cfg.param_scheduler[0].end == 500
+    longer = Config.fromfile(REPOSITORY / 'configs' / 'mask_rcnn_scheme_s_3x_coco.py')
+    assert longer.train_cfg.max_epochs == 36 == longer.param_scheduler[1].end
+    scales = longer.train_dataloader.dataset.pipeline[2].scales
+    assert scales[0] == (1333, 480) and scales[-1] == (1333, 800)
 
 
-def test_dense_baseline_is_three_values():
-    cfg = Config.fromfile(REPOSITORY / 'configs' / 'upernet_scheme_s_ade20k.py')
-    cfg.merge_from_dict({'model.backbone.groups': (1, 1), 'model.backbone.expansion': 4,
-                         'model.backbone.cca': False})
+def test_dense_baseline_has_the_published_count():
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'upernet_ppaa_s_ade20k.py')
     assert sum(p.numel() for p in build(cfg).backbone.parameters()) == 16535592 - 574696

@@ -1,10 +1,9 @@
 """The command-line arguments that training and testing share."""
 import argparse
-import os
 
 from mmengine.config import DictAction
 
-__all__ = ['add_common_arguments', 'set_local_rank']
+__all__ = ['add_common_arguments']
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +22,3 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     # torchrun and its predecessor pass one or the other.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
-
-
-def set_local_rank(args: argparse.Namespace) -> None:
-    """Puts the launcher's rank where mmengine looks for it."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

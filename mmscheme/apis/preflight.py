@@ -77,7 +77,7 @@ def _check_files(dataset: Dict[str, Any]) -> None:
         return
     if root and not osp.isdir(root):
         hint = (f'`python tools/make_scenes.py {root}` writes it'
-                if str(dataset['type']).endswith('ScenesDataset') else
+                if str(dataset['type']).startswith('mmscheme.Scenes') else
                 'set it with --data-root DIR or data_root in the config')
         raise FileNotFoundError(f'data root not found: {root} ({hint})')
     ann_file = dataset.get('ann_file')

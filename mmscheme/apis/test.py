@@ -9,9 +9,10 @@ from mmengine import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .arguments import add_common_arguments, set_local_rank
+from .arguments import add_common_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
+from .processes import leave_process_group, set_local_rank
 
 __all__ = ['build_test_runner', 'main']
 
@@ -124,3 +125,4 @@ def main(argv: Optional[List[str]] = None) -> None:
                                    args.wait_time, args.tta, args.launcher)
         runner.register_hook(started)
         runner.test()
+        leave_process_group()

@@ -11,9 +11,10 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .arguments import add_common_arguments, set_local_rank
+from .arguments import add_common_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
+from .processes import leave_process_group, set_local_rank
 
 __all__ = ['build_train_runner', 'main']
 
@@ -89,3 +90,4 @@ def main(argv: Optional[List[str]] = None) -> None:
         runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher)
         runner.register_hook(started)
         runner.train()
+        leave_process_group()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-__all__ = ['CLASSES', 'PALETTE', 'Scene', 'draw_scene', 'write_scenes']
+__all__ = ['CLASSES', 'PALETTE', 'THINGS', 'Scene', 'draw_scene', 'write_scenes']
 
 Array = NDArray[Any]
 
@@ -43,6 +43,8 @@ _TABLE = (
 )
 CLASSES: Tuple[str, ...] = tuple(c.name for c in _TABLE)
 PALETTE: Tuple[Tuple[int, int, int], ...] = tuple(c.colour for c in _TABLE)
+#: Index in ``CLASSES`` by name, of the countable classes.
+THINGS: Dict[str, int] = {c.name: i for i, c in enumerate(_TABLE) if c.thing}
 _ID = {name: i + 1 for i, name in enumerate(CLASSES)}  # 0 is unlabelled
 
 
@@ -317,8 +319,7 @@ def _write_split(root: Path, ade: str, coco: str, count: int, size: Tuple[int, i
         _link_or_copy(images / f'{name}.jpg', coco_images / f'{name}.jpg')
         records.append(dict(id=i + 1, file_name=f'{name}.jpg', height=size[0], width=size[1]))
         annotations += _coco_entries(scene, i + 1, len(annotations) + 1)
-    categories = [dict(id=_ID[c.name], name=c.name, supercategory='thing') for c in _TABLE
-                  if c.thing]
+    categories = [dict(id=_ID[name], name=name, supercategory='thing') for name in THINGS]
     with open(root / 'annotations' / f'instances_{coco}.json', 'w') as f:
         json.dump(dict(info=dict(description='generated scenes'), licenses=[], images=records,
                        annotations=annotations, categories=categories), f)

@@ -1,5 +1,5 @@
-# UPerNet on SCHEMEformer-S12 in 44-e8. The dense MetaFormer-PPAA with the same stages is
-# backbone=dict(groups=(1, 1), expansion=4, cca=False).
+# UPerNet on SCHEMEformer-S12 in 44-e8.
+_base_ = 'scheme_s12.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 data_preprocessor = dict(
     type='SegDataPreProcessor',
@@ -12,9 +12,7 @@ data_preprocessor = dict(
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
-    backbone=dict(
-        type='mmscheme.SCHEMEformer', arch='s12', groups=(4, 4), expansion=8, cca=True,
-        drop_path_rate=0.3),
+    backbone=dict(drop_path_rate=0.3),
     decode_head=dict(
         type='UPerHead',
         in_channels=[64, 128, 320, 512],

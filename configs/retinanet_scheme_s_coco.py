@@ -1,0 +1,5 @@
+# RetinaNet, SCHEMEformer-S12 (44-e8), COCO, 12 epochs of 16 images an iteration.
+_base_ = [
+    '_base_/models/retinanet_scheme.py', '_base_/datasets/coco_detection.py',
+    '_base_/schedules/detection_1x.py'
+]

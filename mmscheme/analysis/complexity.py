@@ -1,0 +1,212 @@
+"""Parameters and multiply-adds of a config's model."""
+import argparse
+import json
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from mmengine import Config
+from mmengine.config import DictAction
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmscheme.apis.config import load_config
+from mmscheme.apis.errors import user_errors
+
+from .random_batch import input_shape, random_batch
+
+__all__ = ['COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module', 'main']
+
+COUNTER = (
+    'Multiply-adds (half the FLOPs of torch.utils.flop_counter) of one image: convolutions, '
+    'linear layers, matrix products and attention. Not counted: norms, activations, pooling, '
+    'resizing, additions, RoIAlign, NMS.')
+
+# What backbones call their mixers.
+_TOKEN_MIXERS = ('token_mixer', 'attn')
+_CHANNEL_MIXERS = ('channel_mixer', 'ffn', 'mlp')
+
+
+class Cost(NamedTuple):
+    """Parameters and multiply-adds of a part of a model."""
+    params: int
+    macs: int
+
+
+class Complexity(NamedTuple):
+    """What a model costs.
+
+    Attributes:
+        shape: Height and width of the input.
+        training: Whether it was counted in training mode.
+        parts: Costs by part: ``total``, ``backbone``, in it ``token mixers``, ``channel
+            mixers`` and ``other``, then ``neck`` and ``heads``.
+    """
+    shape: Tuple[int, int]
+    training: bool
+    parts: Dict[str, Cost]
+
+
+def _attention_on_cpu(query: Sequence[int], key: Sequence[int], value: Sequence[int],
+                      *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """FLOPs of fused attention; shapes ``(B, heads, tokens, channels)``."""
+    batch, heads, tokens, dims = query
+    return 2 * batch * heads * tokens * key[2] * (dims + value[3])
+
+
+def _counter() -> FlopCounterMode:
+    # torch has formulas for the attention kernels of GPUs only.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={fused: _attention_on_cpu})
+
+
+def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
+    """Multiply-adds of each part of a module during a call.
+
+    Args:
+        module: The module.
+        run: Runs it, without gradients.
+
+    Returns:
+        Multiply-adds by the name of the submodule as in ``named_modules()``, each
+        with its children; ``''`` is everything.
+    """
+    with torch.no_grad(), _counter() as counter:
+        run()
+    root = type(module).__name__
+    counts = {name[len(root) + 1:]: sum(flops.values()) // 2
+              for name, flops in counter.get_flop_counts().items()
+              if name.startswith(root + '.')}
+    return {**counts, '': counter.get_total_flops() // 2}
+
+
+def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
+                 training: bool = False) -> Complexity:
+    """What the model of a config costs, on random input; no data set is needed.
+
+    In evaluation mode a two-stage detector is counted with the most proposals that
+    its config allows and 100 masks. In training mode the forward pass is counted, CCA
+    and auxiliary heads with it, on random ground truth.
+
+    Args:
+        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
+        shape: Height and width; by default :func:`input_shape`.
+        training: Counts in training mode.
+
+    Returns:
+        The costs, for one image.
+
+    Raises:
+        ValueError: The config's task is not known.
+    """
+    shape = shape or input_shape(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model_cfg = cfg.model.copy()
+    rpn = (model_cfg.get('test_cfg') or {}).get('rpn')
+    if rpn:
+        # Random weights overlap at random; no proposal is suppressed.
+        rpn['nms'] = dict(rpn['nms'], iou_threshold=1.)
+    if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
+        model_cfg['data_preprocessor'] = cfg.data_preprocessor
+    if (model_cfg.get('data_preprocessor') or {}).get('size'):
+        model_cfg['data_preprocessor']['size'] = shape  # mmseg pads to it
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    model.train(training)
+    # Batch norm over one pooled value fails in training.
+    batch_size = 2 if training else 1
+    data = model.data_preprocessor(random_batch(cfg, shape, batch_size), training)
+    mode = 'loss' if training else 'tensor'
+    counts = count_module(model, lambda: model(data['inputs'], data['data_samples'], mode=mode))
+    return Complexity(shape, training, _split(model, counts, batch_size))
+
+
+def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[str, Cost]:
+
+    def cost(*names: str) -> Cost:
+        params = sum(p.numel() for name in names for p in model.get_submodule(name).parameters())
+        return Cost(params, sum(counts.get(name, 0) for name in names) // batch_size)
+
+    def minus(whole: Cost, *parts: Cost) -> Cost:
+        return Cost(whole.params - sum(p.params for p in parts),
+                    whole.macs - sum(p.macs for p in parts))
+
+    total, backbone = cost(''), cost('backbone')
+    neck = cost('neck') if getattr(model, 'neck', None) is not None else Cost(0, 0)
+    tokens = cost(*_find(model, _TOKEN_MIXERS))
+    channels = cost(*_find(model, _CHANNEL_MIXERS))
+    parts = {'backbone': backbone, 'token mixers': tokens, 'channel mixers': channels,
+             'other': minus(backbone, tokens, channels), 'neck': neck,
+             'heads': minus(total, backbone, neck), 'total': total}
+    return parts
+
+
+def _find(model: nn.Module, names: Sequence[str]) -> List[str]:
+    """The outermost modules of the backbone that have one of these names."""
+    found: List[str] = []
+    for name, _ in model.named_modules():
+        if name.startswith('backbone.') and name.rsplit('.', 1)[-1] in names:
+            if not (found and name.startswith(found[-1] + '.')):
+                found.append(name)
+    return found
+
+
+def _text(complexity: Complexity) -> str:
+    indented = ('token mixers', 'channel mixers', 'other')
+    lines = [f'{"":18}{"parameters":>14}{"multiply-adds":>16}']
+    for name, (params, macs) in complexity.parts.items():
+        label = f'  {name}' if name in indented else name
+        lines.append(f'{label:18}{params / 1e6:>12.3f} M{macs / 1e9:>14.3f} G')
+    return '\n'.join(lines)
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Reads the command line of ``tools/analysis_tools/get_flops.py``."""
+    parser = argparse.ArgumentParser(
+        description='Parameters and multiply-adds of a config\'s model, on random input.',
+        epilog=COUNTER)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
+                        help='height and width of the input, or one number for both (default: '
+                        'what the config trains or tests with)')
+    parser.add_argument('--training', action='store_true',
+                        help='count the forward pass of training, with CCA')
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='values to change in the config')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    return parser.parse_args(argv)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices of registries that a result does not need."""
+    import logging
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line: prints the table, or JSON."""
+    args = parse_args(argv)
+    with user_errors(args.debug), _quiet():
+        shape = None
+        if args.shape:
+            if len(args.shape) > 2 or min(args.shape) < 1:
+                raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
+            shape = (args.shape[0], args.shape[-1])
+        cfg = load_config(args.config, cfg_options=args.cfg_options)
+        complexity = count_config(cfg, shape, args.training)
+    height, width = complexity.shape
+    if args.json:
+        print(json.dumps(dict(
+            config=args.config, height=height, width=width, training=args.training,
+            parts={name: cost._asdict() for name, cost in complexity.parts.items()})))
+        return
+    mode = 'training, forward pass' if args.training else 'evaluation: CCA is not computed'
+    print(f'{args.config}: input {height}x{width} (height x width), {mode}\n\n'
+          f'{_text(complexity)}\n\n{COUNTER}')
