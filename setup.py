@@ -1,4 +1,4 @@
-"""Packaging: the package, with configs and tools in it as OpenMMLab's ``mim`` expects."""
+"""Packaging: the package, with configs, tools and index in it as OpenMMLab's ``mim`` expects."""
 import os
 import shutil
 from pathlib import Path
@@ -7,11 +7,11 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-SHIPPED = ('configs', 'tools')
+SHIPPED = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithConfigs(build_py):
-    """Puts ``configs`` and ``tools`` into ``mmscheme/.mim``: copies, or links when editable."""
+    """Puts what ``mim`` looks for into ``mmscheme/.mim``: copies, or links when editable."""
 
     def run(self):
         super().run()
@@ -29,8 +29,12 @@ class BuildWithConfigs(build_py):
             folder = Path(self.build_lib) / 'mmscheme' / '.mim'
             shutil.rmtree(folder, ignore_errors=True)
             for name in SHIPPED:
-                shutil.copytree(ROOT / name, folder / name,
-                                ignore=shutil.ignore_patterns('__pycache__'))
+                if (ROOT / name).is_file():
+                    folder.mkdir(exist_ok=True)
+                    shutil.copy(ROOT / name, folder)
+                else:
+                    shutil.copytree(ROOT / name, folder / name,
+                                    ignore=shutil.ignore_patterns('__pycache__'))
 
 
 def read_version():

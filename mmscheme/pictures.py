@@ -34,7 +34,7 @@ def compose_label_maps(image: NDArray[Any], maps: Sequence[Tuple[str, NDArray[An
         panel[labels == _IGNORED] = 0
         panels.append(_titled(title, cv2.resize(panel, size, interpolation=cv2.INTER_NEAREST)))
     row = np.hstack(panels)
-    shown = np.unique(np.concatenate([labels.ravel() for _, labels in maps] or [[]])).astype(int)
+    shown = sorted({int(i) for _, labels in maps for i in np.unique(labels)})
     legend = _legend([(classes[i], colours[i]) for i in shown if i < len(classes)], row.shape[1])
     return np.vstack([row, legend])
 

@@ -1,5 +1,6 @@
 """Shared fixtures: small data sets, and the real ones where they are named."""
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from mmscheme.datasets.scenes import write_scenes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / 'README.md').read_text()
+
+
+def blocks(language):
+    """The README's code of a language, in order."""
+    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
 
 
 @pytest.fixture(scope='session')

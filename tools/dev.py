@@ -277,7 +277,8 @@ def main() -> None:
     jobs = dict(
         demo=[[python, str(ROOT / 'tools' / 'demo.py'), *rest]],
         test=[[python, '-m', 'pytest', *rest]],
-        lint=[[python, '-m', 'ruff', 'check', '.'], [python, '-m', 'mypy']],
+        lint=[[python, '-m', 'ruff', 'check', '.'], [python, '-m', 'mypy'],
+              [python, str(ROOT / 'tools' / 'analysis_tools' / 'config_table.py'), '--check']],
         setup=[])
     for command in jobs[args.job]:
         code = subprocess.run(command, cwd=ROOT).returncode

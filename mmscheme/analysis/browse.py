@@ -50,7 +50,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
     for dataset_cfg in iter_datasets(cfg, (split, )):
         _load_annotations_first(dataset_cfg)
     dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse', vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo
     set_random_seed(seed)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(number, len(dataset)), dtype=int))
@@ -96,8 +96,8 @@ def _draw_det(visualizer: Any, image: Any, sample: Any, path: str) -> None:
 
 
 def _draw_cls(visualizer: Any, image: Any, sample: Any, path: str) -> None:
-    visualizer.visualize_cls(image, sample, classes=visualizer.dataset_meta.get('classes'),
-                             draw_pred=False, channel_order='BGR', out_file=path)
+    visualizer.visualize_cls(image[..., ::-1], sample, draw_pred=False, out_file=path,
+                             classes=visualizer.dataset_meta.get('classes'))
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:

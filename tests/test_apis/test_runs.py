@@ -17,7 +17,7 @@ import torch
 from mmscheme.apis import demo
 from mmscheme.apis.demo import constant_miou
 from mmscheme.datasets.scenes import PALETTE
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, blocks
 
 DEMO = 'configs/upernet_scheme_s_demo.py'
 # A network that shows the same behaviour in a tenth of the time.
@@ -85,6 +85,28 @@ def test_test_reports_miou_and_draws_and_stores(trained, scenes, tmp_path):
     colours = np.array([(0, 0, 0), *PALETTE])[:, ::-1][truth]
     expected = np.where(truth[..., None] > 0, 0.25 * image + 0.75 * colours, 0)
     assert np.abs(panel - expected).max() <= 1
+
+
+def test_readme_inferencer(trained, scenes, tmp_path):
+    config, image = tmp_path / 'mine.py', scenes / 'images' / 'validation' / 'scene_00001.jpg'
+    config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\nmodel = dict(\n"
+                      '    decode_head=dict(channels=16), auxiliary_head=dict(channels=16))\n')
+    code, = (b for b in blocks('python') if 'MMSegInferencer' in b)
+    for old, new in (('configs/upernet_scheme_s_demo.py', config), ('image.jpg', image),
+                     ('work_dirs/upernet_scheme_s_demo/iter_300.pth', trained / 'iter_4.pth'),
+                     ('pictures', tmp_path)):
+        assert f"'{old}'" in code
+        code = code.replace(f"'{old}'", f"'{new}'")
+    names = {}
+    exec(code, names)
+    labels = names['labels']
+    assert labels.shape == (64, 80) and labels.max() < 9
+    assert cv2.imread(str(tmp_path / 'vis' / image.name)).shape == (64, 80, 3)
+    # The same labels as testing stores.
+    run(sys.executable, 'tools/test.py', config, trained / 'iter_4.pth', '--data-root', scenes,
+        '--work-dir', tmp_path / 'w', '--out', tmp_path / 'masks')
+    stored = cv2.imread(str(tmp_path / 'masks' / 'scene_00001.png'), -1).astype(int)
+    assert (stored - 1 == labels).mean() > 0.999 or (stored == labels).mean() > 0.999
 
 
 def test_test_time_augmentation(trained, scenes, tmp_path):

@@ -1,0 +1,110 @@
+"""Multiply-adds against formulas, mmengine's counter and published counts."""
+import json
+import subprocess
+import sys
+
+import mmdet
+import pytest
+import torch
+from mmengine import Config
+from mmengine.analysis import FlopAnalyzer
+
+from mmscheme.analysis.complexity import count_config, count_module
+from mmscheme.apis.config import load_config
+from mmscheme.layers import BlockDiagonalMLP, SelfAttention
+from mmscheme.models import SCHEMEformer
+from tests.conftest import REPOSITORY
+from tests.test_stock_configs import stock
+
+DENSE = dict(groups=(1, 1), expansion=4, cca=False)
+
+
+def count(module, *inputs):
+    return count_module(module, lambda: module(*inputs))
+
+
+@pytest.mark.parametrize('groups, expansion', [((4, 4), 8), ((1, 2), 3), ((1, 1), 4)])
+@pytest.mark.parametrize('shape', [(2, 32, 5, 7), (2, 35, 32)])
+def test_ffn_equals_its_formula(groups, expansion, shape):
+    ffn = BlockDiagonalMLP(32, 32 * expansion, groups)
+    assert count(ffn, torch.zeros(shape))[''] == 70 * 32 * 32 * expansion * sum(
+        1 / g for g in groups)
+
+
+def test_attention_equals_its_formula():
+    attention = SelfAttention(64).eval()
+    tokens, dims = 5 * 9, 64
+    counts = count(attention, torch.zeros(3, dims, 5, 9))
+    assert counts[''] == 3 * (4 * tokens * dims**2 + 2 * tokens**2 * dims)
+
+
+@pytest.mark.parametrize('arguments, published', [({}, 1.76e9), (DENSE, 2.55e9)])
+def test_backbone_agrees_with_mmengine_and_the_published_counts(arguments, published):
+    backbone = SCHEMEformer(**arguments).eval()
+    image = torch.zeros(1, 3, 224, 224)
+    macs = count(backbone, image)['']
+    assert macs == pytest.approx(published, rel=0.02)
+    # mmengine's counter traces the graph; it has no formula for fused attention.
+    operators = FlopAnalyzer(backbone, image).unsupported_ops_warnings(False).by_operator()
+    attention = sum(depth * 2 * (size * size)**2 * dims
+                    for depth, size, dims in ((6, 14, 320), (2, 7, 512)))
+    assert macs == operators['conv'] + operators['linear'] + attention
+
+
+def test_training_counts_cca_as_published():
+    backbone = SCHEMEformer()
+    image = torch.zeros(1, 3, 224, 224)
+    in_evaluation = count(backbone.eval(), image)['']
+    assert count(backbone.train(), image)[''] - in_evaluation == pytest.approx(0.39e9, rel=0.02)
+
+
+def test_parts_of_a_segmenter():
+    cfg = load_config(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
+    parts = count_config(cfg).parts
+    assert parts['total'] == tuple(
+        sum(parts[k][i] for k in ('backbone', 'neck', 'heads')) for i in range(2))
+    assert parts['backbone'] == tuple(
+        sum(parts[k][i] for k in ('token mixers', 'channel mixers', 'other')) for i in range(2))
+    # 44-e8: 4 C^2 a position, and the convolutions of stem and steps, at 128x128.
+    stages = [(2, 64, 32), (2, 128, 16), (6, 320, 8), (2, 512, 4)]
+    assert parts['channel mixers'].macs == sum(d * 4 * c * c * s * s for d, c, s in stages)
+    widths = [3, 64, 128, 320, 512]
+    assert parts['other'].macs == sum(
+        (49 if i == 0 else 9) * widths[i] * c * s * s for i, (_, c, s) in enumerate(stages))
+    training = count_config(cfg, training=True).parts
+    assert training['channel mixers'].macs > parts['channel mixers'].macs
+    assert training['token mixers'] == parts['token mixers']
+    auxiliary = training['heads'].macs - parts['heads'].macs
+    assert auxiliary == 8 * 8 * (320 * 64 * 9 + 64 * 9)
+    larger = count_config(cfg, (256, 128)).parts
+    assert larger['other'].macs == 2 * parts['other'].macs
+
+
+def test_detector_of_another_project_is_counted_with_all_proposals():
+    cfg = Config.fromfile(stock(mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
+    parts = count_config(cfg, (96, 128)).parts
+    # ResNet-50 without its classifier: 4.09 G at 224x224 (He et al.: 3.8 G without shortcuts).
+    assert parts['backbone'].macs == pytest.approx(4.087e9 * 96 * 128 / 224**2, rel=0.01)
+    anchors = 3 * sum((96 // s) * (128 // s) for s in (4, 8, 16, 32)) + 3 * 2 * 2
+    proposals = min(1000, anchors)
+    box_head = proposals * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    mask_head = 100 * (196 * 4 * 9 * 256 * 256 + 196 * 4 * 256 * 256 + 784 * 256 * 80)
+    positions = sum((96 // s) * (128 // s) for s in (4, 8, 16, 32)) + 4
+    rpn = positions * (9 * 256 * 256 + 256 * 15)
+    assert parts['heads'].macs == pytest.approx(box_head + mask_head + rpn, rel=1e-3)
+    trained = count_config(cfg, (96, 128), training=True).parts
+    assert trained['backbone'] == parts['backbone'] and trained['heads'].macs > 0
+
+
+def test_command():
+    config = 'configs/upernet_scheme_s_demo.py'
+    tool = [sys.executable, 'tools/analysis_tools/get_flops.py', config]
+    result = subprocess.run([*tool, '--json', '--shape', '64'], cwd=REPOSITORY,
+                            capture_output=True, text=True)
+    found = json.loads(result.stdout.splitlines()[-1])
+    expected = count_config(load_config(REPOSITORY / config), (64, 64)).parts
+    assert found['parts']['backbone'] == expected['backbone']._asdict()
+    assert (found['height'], found['width']) == (64, 64)
+    result = subprocess.run([*tool, '--shape', '1', '2', '3'], cwd=REPOSITORY,
+                            capture_output=True, text=True)
+    assert result.returncode == 2 and '--shape: expected one or two sizes' in result.stderr

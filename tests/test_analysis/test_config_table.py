@@ -1,0 +1,55 @@
+"""The table of configs and OpenMMLab's index."""
+import shutil
+
+import pytest
+import yaml
+
+from mmscheme.analysis import config_table
+from mmscheme.analysis.config_table import main, make_files
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of two small configs."""
+    folder = tmp_path / 'configs'
+    shutil.copytree(REPOSITORY / 'configs' / '_base_', folder / '_base_')
+    for name in ('upernet_scheme_s_ade20k.py', 'upernet_scheme_s_demo.py'):
+        text = (REPOSITORY / 'configs' / name).read_text()
+        (folder / name).write_text(text + "model = dict(data_preprocessor=dict(size=(64, 64)))\n"
+                                   if 'ade20k' in name else text)
+    monkeypatch.setattr(config_table, 'get_config_path', lambda: str(folder))
+    return tmp_path
+
+
+def test_table_and_index_name_every_config(project):
+    files = {path.name: text for path, text in make_files(project / 'configs').items()}
+    rows = [line for line in files['README.md'].splitlines() if line.startswith('| [upernet')]
+    assert [r.split(']')[0] for r in rows] == ['| [upernet_scheme_s_ade20k',
+                                               '| [upernet_scheme_s_demo']
+    assert '41.7 M | 11.3 M | 64x64' in rows[0] and rows[0].endswith('not trained here |')
+    models = yaml.safe_load(files['metafile.yml'])['Models']
+    assert [m['Name'] for m in models] == ['upernet_scheme_s_ade20k', 'upernet_scheme_s_demo']
+    assert models[0]['Metadata']['Parameters'] == 11255640 - 12 + 30487852
+    index = yaml.safe_load(files['model-index.yml'])
+    assert index == {'Import': ['configs/metafile.yml']}
+
+
+def test_check_notices_a_changed_config(project, capsys):
+    main([])
+    main(['--check'])
+    with open(project / 'configs' / 'upernet_scheme_s_demo.py', 'a') as f:
+        f.write('model["decode_head"]["channels"] = 64\n')
+    with pytest.raises(SystemExit):
+        main(['--check'])
+    assert 'error: not current:' in capsys.readouterr().err
+
+
+def test_shipped_files_name_every_config():
+    names = {p.stem for p in (REPOSITORY / 'configs').glob('*.py')}
+    models = yaml.safe_load((REPOSITORY / 'configs' / 'metafile.yml').read_text())['Models']
+    assert {m['Name'] for m in models} == names
+    text = (REPOSITORY / 'configs' / 'README.md').read_text()
+    assert all(f'[{name}]({name}.py)' in text for name in names)
+    imported, = yaml.safe_load((REPOSITORY / 'model-index.yml').read_text())['Import']
+    assert (REPOSITORY / imported).is_file()
