@@ -40,6 +40,9 @@ def check_step_and_prediction(model, cfg, module=None):
         if cfg.default_scope == 'mmseg':
             assert result.pred_sem_seg.data.shape == (1, *SIZE)
             assert result.seg_logits.data.isfinite().all()
+        elif cfg.default_scope == 'mmpretrain':
+            assert result.pred_score.shape == (cfg.model.head.num_classes, )
+            assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)
         else:
             found = result.pred_instances
             assert found.bboxes.shape == (len(found.scores), 4)
@@ -89,7 +92,7 @@ def test_no_weight_decay_on_norms_alpha_layer_scale_and_position_embedding():
 
 @pytest.mark.parametrize('task, dataset', [
     ('mask_rcnn', 'coco'), ('retinanet', 'coco'), ('semantic_fpn', 'ade20k'),
-    ('upernet', 'ade20k')])
+    ('upernet', 'ade20k'), ('cls', 'in1k')])
 def test_sizes_share_the_recipe_and_the_baseline_is_three_values(task, dataset):
 
     def differences(name, other):
@@ -102,6 +105,9 @@ def test_sizes_share_the_recipe_and_the_baseline_is_three_values(task, dataset):
     for size in ('s24', 's36', 'm36')[:2 if task == 'retinanet' else 3]:
         changed = differences(flagship, f'{task}_scheme_{size}_{dataset}.py')
         assert changed.pop('model.backbone.arch') == size
+        if task == 'cls':  # more stochastic depth in the larger ones, as published
+            rates = dict(s24=None, s36=0.2, m36=0.3)
+            assert changed.pop('model.backbone.drop_path_rate', None) == rates[size]
         assert all(key.endswith('in_channels') for key in changed)
         assert bool(changed) == (size == 'm36')
     assert differences(flagship, f'{task}_ppaa_s_{dataset}.py') == {
@@ -122,7 +128,8 @@ def test_recipes():
     def recipe(name):
         cfg = Config.fromfile(REPOSITORY / 'configs' / name)
         optimizer = cfg.optim_wrapper.optimizer
-        assert cfg.default_hooks.mixing_schedule.decay[1] < 1
+        decay = cfg.default_hooks.mixing_schedule.decay
+        assert decay is None if name.endswith('in1k.py') else decay[1] < 1
         backbone = cfg.model.backbone
         assert (backbone.arch, backbone.groups, backbone.expansion) == ('s12', (4, 4), 8)
         assert backbone.cca
@@ -138,6 +145,13 @@ def test_recipes():
     assert cfg.param_scheduler.power == 0.9
     assert [step.type for step in cfg.test_dataloader.dataset.pipeline][1:3] == [
         'Resize', 'ResizeToMultiple']
+    cfg, numbers = recipe('cls_scheme_s_in1k.py')
+    assert numbers == (1e-3, 0.05, 1024, 0.1)
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.end, cosine.begin, cosine.end, cosine.eta_min) == (5, 5, 300, 1e-5)
+    assert cfg.train_cfg.max_epochs == 300
+    assert [(a.type, a.alpha) for a in cfg.model.train_cfg.augments] == [('Mixup', 0.8),
+                                                                         ('CutMix', 1.0)]
     for name, rate in (('mask_rcnn_scheme_s_coco.py', 2e-4), ('retinanet_scheme_s_coco.py', 1e-4)):
         cfg, numbers = recipe(name)
         assert numbers == (rate, 1e-4, 16, 0)
@@ -147,6 +161,17 @@ def test_recipes():
     assert longer.train_cfg.max_epochs == 36 == longer.param_scheduler[1].end
     scales = longer.train_dataloader.dataset.pipeline[2].scales
     assert scales[0] == (1333, 480) and scales[-1] == (1333, 800)
+
+
+@pytest.mark.parametrize('size, published', [
+    ('s', 11830336 - 12), ('s24', 21156568 - 24), ('s36', 30482800 - 36), ('m36', 55206448 - 36)])
+def test_classifiers_have_the_published_counts(size, published):
+    """Less one: the authors mix by two scalars a block."""
+    cfg = Config.fromfile(REPOSITORY / 'configs' / f'cls_scheme_{size}_in1k.py')
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) == published
 
 
 def test_dense_baseline_has_the_published_count():

@@ -30,6 +30,12 @@ class Task(NamedTuple):
 
 
 _TASKS = (
+    Task('cls', 'Classification', 'Image Classification', 'ImageNet-1K', ('top-1', ), (
+        ('PoolFormer-S12, 300 epochs', '11.9', ('77.2', )),
+        ('PoolFormer-S24, 300 epochs', '21.4', ('80.3', )),
+        ('PoolFormer-S36, 300 epochs', '30.9', ('81.4', )),
+        ('SCHEMEformer-S12 44-e8, 300 epochs', '', ('79.7', )),
+        ('SCHEMEformer-S24 44-e8, 300 epochs', '', ('81.9', )))),
     Task('mask_rcnn', 'Mask R-CNN', 'Instance Segmentation', 'COCO', ('box AP', 'mask AP'), (
         ('PoolFormer-S12, 1x', '31.6', ('37.3', '34.6')),
         ('PoolFormer-S24, 1x', '41.0', ('40.1', '37.0')),

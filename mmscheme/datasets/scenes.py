@@ -43,6 +43,7 @@ _TABLE = (
 )
 CLASSES: Tuple[str, ...] = tuple(c.name for c in _TABLE)
 PALETTE: Tuple[Tuple[int, int, int], ...] = tuple(c.colour for c in _TABLE)
+_MIN_OBJECT = 8  # pixels
 #: Index in ``CLASSES`` by name, of the countable classes.
 THINGS: Dict[str, int] = {c.name: i for i, c in enumerate(_TABLE) if c.thing}
 _ID = {name: i + 1 for i, name in enumerate(CLASSES)}  # 0 is unlabelled
@@ -267,7 +268,8 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
     The files are those of ADE20K (``images/{training,validation}``,
     ``annotations/{training,validation}``) and of COCO (``{train,val}2017``,
     ``annotations/instances_{train,val}2017.json``, countable classes only), of the
-    same scenes. Scene ``i`` of a split depends on ``seed`` and ``i`` alone.
+    same scenes, and of ImageNet: ``objects/{train,val}/<class>``, each object of at least
+    8 pixels a side with what is around it. Scene ``i`` of a split depends on ``seed`` and ``i`` alone.
 
     Args:
         root: A folder that does not exist yet.
@@ -294,9 +296,9 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
         table[1:len(_TABLE) + 1] = [c.ade20k_id for c in _TABLE]
     part = root.with_name(f'{root.name}.part{os.getpid()}')
     try:
-        for k, (ade, coco, count) in enumerate((('training', 'train2017', num_train),
-                                                ('validation', 'val2017', num_val))):
-            _write_split(part, ade, coco, count, size, (seed, k), table)
+        for k, (ade, short, count) in enumerate((('training', 'train', num_train),
+                                                 ('validation', 'val', num_val))):
+            _write_split(part, ade, short, count, size, (seed, k), table)
         root.parent.mkdir(parents=True, exist_ok=True)
         part.rename(root)
     finally:
@@ -304,10 +306,20 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
     return root
 
 
-def _write_split(root: Path, ade: str, coco: str, count: int, size: Tuple[int, int],
+def _surroundings(image: Array, box: List[int]) -> Array:
+    """A square around a box, twice its longer side where the image is large enough."""
+    x, y, w, h = box
+    side = max(w, h)
+    left, top = max(0, x + w // 2 - side), max(0, y + h // 2 - side)
+    return image[top:y + h // 2 + side, left:x + w // 2 + side]
+
+
+def _write_split(root: Path, ade: str, short: str, count: int, size: Tuple[int, int],
                  seed: Tuple[int, int], table: Array) -> None:
-    images, masks, coco_images = root / 'images' / ade, root / 'annotations' / ade, root / coco
-    for folder in (images, masks, coco_images):
+    images, masks, coco_images = (root / 'images' / ade, root / 'annotations' / ade,
+                                  root / f'{short}2017')
+    objects = {name: root / 'objects' / short / name for name in THINGS}
+    for folder in (images, masks, coco_images, *objects.values()):
         folder.mkdir(parents=True)
     records: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
@@ -318,9 +330,16 @@ def _write_split(root: Path, ade: str, coco: str, count: int, size: Tuple[int, i
         _write_image(masks / f'{name}.png', table[scene.labels])
         _link_or_copy(images / f'{name}.jpg', coco_images / f'{name}.jpg')
         records.append(dict(id=i + 1, file_name=f'{name}.jpg', height=size[0], width=size[1]))
-        annotations += _coco_entries(scene, i + 1, len(annotations) + 1)
+        entries = _coco_entries(scene, i + 1, len(annotations) + 1)
+        annotations += entries
+        for k, entry in enumerate(entries):
+            if min(entry['bbox'][2:]) >= _MIN_OBJECT:
+                folder = objects[CLASSES[entry['category_id'] - 1]]
+                _write_image(folder / f'{name}_{k}.jpg',
+                             _surroundings(scene.image, entry['bbox']),
+                             [cv2.IMWRITE_JPEG_QUALITY, 95])
     categories = [dict(id=_ID[name], name=name, supercategory='thing') for name in THINGS]
-    with open(root / 'annotations' / f'instances_{coco}.json', 'w') as f:
+    with open(root / 'annotations' / f'instances_{short}2017.json', 'w') as f:
         json.dump(dict(info=dict(description='generated scenes'), licenses=[], images=records,
                        annotations=annotations, categories=categories), f)
 
