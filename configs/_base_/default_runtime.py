@@ -7,6 +7,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Checkpoints that torch >= 2.6 reads with its safe default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
+    # Weights for the backbone from this checkpoint (tools/train.py --pretrained), or None.
+    pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
     # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
     # fractions of training; `decay=None` leaves alpha to itself.
     mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)))

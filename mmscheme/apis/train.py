@@ -25,6 +25,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from this checkpoint, or from the last in the work folder')
+    parser.add_argument('--pretrained', metavar='CHECKPOINT',
+                        help='load the backbone from this checkpoint, usually of a classifier')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate from the recipe\'s batch size to this run\'s')
@@ -33,7 +35,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = False,
-                       auto_scale_lr: bool = False, launcher: str = 'none') -> Runner:
+                       auto_scale_lr: bool = False, launcher: str = 'none',
+                       pretrained: Optional[str] = None) -> Runner:
     """Checks a run and builds its runner.
 
     Args:
@@ -43,6 +46,8 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         amp: Trains in mixed precision.
         auto_scale_lr: Scales the learning rate with the batch size.
         launcher: As in mmengine.
+        pretrained: Path or URL of a checkpoint for the backbone; see
+            :class:`mmscheme.engine.hooks.PretrainedBackboneHook`.
 
     Returns:
         The runner, nothing trained yet.
@@ -60,6 +65,10 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
+    if pretrained:
+        hook = cfg.setdefault('default_hooks', {}).setdefault(
+            'pretrained_backbone', dict(type='mmscheme.PretrainedBackboneHook'))
+        hook['checkpoint'] = pretrained
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
@@ -87,7 +96,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
     with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
-        runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher)
+        runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher,
+                                    args.pretrained)
         runner.register_hook(started)
         runner.train()
         leave_process_group()

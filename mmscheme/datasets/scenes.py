@@ -269,7 +269,8 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
     ``annotations/{training,validation}``) and of COCO (``{train,val}2017``,
     ``annotations/instances_{train,val}2017.json``, countable classes only), of the
     same scenes, and of ImageNet: ``objects/{train,val}/<class>``, each object of at least
-    8 pixels a side with what is around it. Scene ``i`` of a split depends on ``seed`` and ``i`` alone.
+    8 pixels a side with what is around it. Scene ``i`` of a split depends on ``seed`` and
+    ``i`` alone.
 
     Args:
         root: A folder that does not exist yet.

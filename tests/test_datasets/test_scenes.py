@@ -42,8 +42,8 @@ def test_objects_are_cut_out_with_their_surroundings(scenes):
             name = coco.loadCats(ann['category_id'])[0]['name']
             image = coco.loadImgs(ann['image_id'])[0]['file_name']
             first = min(coco.getAnnIds(ann['image_id']))
-            expected[f'{name}/{image[:-4]}_{ann["id"] - first}.jpg'] = (x + w // 2, y + h // 2, max(w, h),
-                                                                image)
+            path = f'{name}/{image[:-4]}_{ann["id"] - first}.jpg'
+            expected[path] = (x + w // 2, y + h // 2, max(w, h), image)
     folder = scenes / 'objects' / 'val'
     assert {p.name for p in folder.iterdir()} == set(THINGS)
     assert {str(p.relative_to(folder)) for p in folder.rglob('*.jpg')} == set(expected)

@@ -1,0 +1,119 @@
+"""Weights of a classifier in the backbone of a dense predictor."""
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmscheme.engine.hooks import PretrainedBackboneHook
+from mmscheme.engine.hooks.pretrained_backbone import load_matching
+from mmscheme.models import SCHEMEformer
+from tests.conftest import REPOSITORY
+
+UPERNET = 'configs/upernet_scheme_s_demo.py'
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """A checkpoint of the shipped classifier, and its weights."""
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'cls_scheme_s_demo.py')
+    init_default_scope('mmpretrain')
+    torch.manual_seed(1)
+    model = MODELS.build(cfg.model)
+    nn.init.normal_(model.backbone.pos_embed)
+    path = tmp_path_factory.mktemp('classifier') / 'epoch_1.pth'
+    torch.save(dict(meta={}, state_dict=model.state_dict()), path)
+    return path, model.backbone
+
+
+def load(backbone, checkpoint, **settings):
+    runner = SimpleNamespace(model=nn.ModuleDict(dict(backbone=backbone)), iter=0)
+    runner.model.backbone = backbone
+    PretrainedBackboneHook(str(checkpoint), **settings).before_train(runner)
+
+
+@pytest.mark.parametrize('pos_embed', [False, True])
+def test_the_maps_are_those_of_the_classifier(classifier, pos_embed):
+    path, source = classifier
+    backbone = SCHEMEformer(pos_embed=pos_embed).eval()
+    load(backbone, path)
+    without = SCHEMEformer(out_indices=(3, ), pos_embed=True).eval()
+    without.load_state_dict(source.state_dict())
+    if not pos_embed:
+        nn.init.zeros_(without.pos_embed)
+    image = torch.randn(1, 3, 96, 64)  # another size than the embedding's 14x14
+    assert torch.equal(backbone(image)[3], without.eval()(image)[0])
+
+
+def test_a_resumed_run_is_left_alone(classifier):
+    backbone = SCHEMEformer()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    runner = SimpleNamespace(model=backbone, iter=7)
+    PretrainedBackboneHook(str(classifier[0])).before_train(runner)
+    PretrainedBackboneHook(None).before_train(SimpleNamespace(model=backbone, iter=0))
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+
+
+def test_report_names_everything():
+    module = nn.ModuleDict(dict(a=nn.Linear(2, 3), b=nn.Linear(3, 1)))
+    weights = {'a.weight': torch.ones(3, 2), 'a.bias': torch.ones(4), 'c': torch.ones(1)}
+    report = load_matching(module, weights)
+    assert report.loaded == ['a.weight'] and report.missing == ['b.weight', 'b.bias']
+    assert report.unexpected == ['c'] and report.mismatched == ['a.bias (4,) for (3,)']
+    assert report.fraction == pytest.approx(6 / 13)
+    assert (module['a'].weight == 1).all()
+    assert report.lines() == [
+        '46.2% of the parameters; keys: 1 loaded, 2 missing, 1 unexpected, 1 mismatched',
+        'missing: b.weight, b.bias', 'unexpected: c', 'mismatched: a.bias (4,) for (3,)']
+
+
+def test_the_wrong_checkpoint_is_an_error_unless_asked_for(classifier):
+    other = SCHEMEformer('m36')
+    with pytest.raises(ValueError, match=r'0% of the parameters .* expected at least 90% .*'
+                                         r'first keys missing: .*weight'):
+        load(other, classifier[0])
+    load(other, classifier[0], min_loaded=0)
+    with pytest.raises(ValueError, match='min_loaded: expected a number in'):
+        PretrainedBackboneHook(min_loaded=90)
+
+
+def test_a_backbone_alone_and_a_wrapped_model(classifier, tmp_path):
+    _, source = classifier
+    for name, weights in (
+            ('alone', source.state_dict()),
+            ('wrapped', {f'module.backbone.{k}': v for k, v in source.state_dict().items()})):
+        torch.save(weights if name == 'alone' else dict(model=weights), tmp_path / name)
+        backbone = SCHEMEformer()
+        load(backbone, tmp_path / name)
+        assert torch.equal(backbone.stages[3][1].layer_scale2, source.stages[3][1].layer_scale2)
+        assert torch.equal(backbone.downsamples[0].weight, source.downsamples[0].weight)
+
+
+def test_command_line(classifier, scenes, tmp_path):
+
+    def train(checkpoint, fails=False):
+        result = subprocess.run(
+            [sys.executable, 'tools/train.py', UPERNET, '--data-root', str(scenes), '--work-dir',
+             str(tmp_path / 'w'), '--pretrained', str(checkpoint), '--cfg-options',
+             'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
+             'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+             'model.decode_head.channels=16', 'optim_wrapper.optimizer.lr=0.0'],
+            cwd=REPOSITORY, capture_output=True, text=True)
+        assert bool(result.returncode) == fails, result.stderr
+        return result.stdout + result.stderr
+
+    log = train(classifier[0])
+    assert 'missing: norm0.weight, norm0.bias' in log and 'unexpected: pos_embed' in log
+    assert 'backbone.pos_embed=True takes it' in log
+    trained = torch.load(tmp_path / 'w' / 'iter_1.pth', weights_only=True)['state_dict']
+    expected = classifier[1].state_dict()
+    assert torch.equal(trained['backbone.stages.2.3.channel_mixer.ffn.fc1.weight'],
+                       expected['stages.2.3.channel_mixer.ffn.fc1.weight'])
+    torch.save(dict(state_dict={'features.0.weight': torch.ones(3)}), tmp_path / 'other.pth')
+    last = train(tmp_path / 'other.pth', fails=True).strip().splitlines()[-1]
+    assert last.startswith('error: ') and '0% of the parameters of SCHEMEformer' in last
+    assert 'first keys in the file: features.0.weight' in last
