@@ -128,6 +128,7 @@ def test_recipes():
     def recipe(name):
         cfg = Config.fromfile(REPOSITORY / 'configs' / name)
         optimizer = cfg.optim_wrapper.optimizer
+        assert optimizer.type == 'AdamW'
         decay = cfg.default_hooks.mixing_schedule.decay
         assert decay is None if name.endswith('in1k.py') else decay[1] < 1
         backbone = cfg.model.backbone
@@ -145,6 +146,9 @@ def test_recipes():
     assert cfg.param_scheduler.power == 0.9
     assert [step.type for step in cfg.test_dataloader.dataset.pipeline][1:3] == [
         'Resize', 'ResizeToMultiple']
+    _, aligned, *_ = cfg.tta_pipeline[1].transforms
+    assert aligned == [cfg.test_dataloader.dataset.pipeline[2]]
+    assert aligned[0].size_divisor == 32
     cfg, numbers = recipe('cls_scheme_s_in1k.py')
     assert numbers == (1e-3, 0.05, 1024, 0.1)
     warm_up, cosine = cfg.param_scheduler
@@ -156,7 +160,8 @@ def test_recipes():
         cfg, numbers = recipe(name)
         assert numbers == (rate, 1e-4, 16, 0)
         assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
-        assert cfg.param_scheduler[0].end == 500
+        assert (cfg.param_scheduler[0].begin, cfg.param_scheduler[0].end) == (0, 500)
+        assert cfg.param_scheduler[1].gamma == 0.1
     longer = Config.fromfile(REPOSITORY / 'configs' / 'mask_rcnn_scheme_s_3x_coco.py')
     assert longer.train_cfg.max_epochs == 36 == longer.param_scheduler[1].end
     scales = longer.train_dataloader.dataset.pipeline[2].scales

@@ -1,6 +1,7 @@
 """Pictures of what a data loader gives to the model."""
 import argparse
 import os.path as osp
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -36,7 +37,8 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         The files written.
 
     Raises:
-        FileNotFoundError, ValueError: The data are not as the config says.
+        FileNotFoundError, ValueError: The data are not as the config says, or it has no
+            visualizer.
     """
     scope = cfg.get('default_scope')
     drawers = dict(mmseg=_draw_seg, mmdet=_draw_det, mmpretrain=_draw_cls)
@@ -50,6 +52,8 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
     for dataset_cfg in iter_datasets(cfg, (split, )):
         _load_annotations_first(dataset_cfg)
     dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+    if not cfg.get('visualizer'):
+        raise ValueError('the config has no visualizer')
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse', vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo
     set_random_seed(seed)
@@ -60,7 +64,8 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         sample = item['data_samples']
         name = osp.splitext(osp.basename(sample.get('img_path') or 'sample'))[0]
         path = Path(out_dir) / f'{i:06d}_{name}.png'
-        image = np.ascontiguousarray(item['inputs'].permute(1, 2, 0).numpy())
+        # Some augmentation makes floats beyond the range of pixels.
+        image = np.clip(item['inputs'].permute(1, 2, 0).numpy(), 0, 255).astype(np.uint8)
         drawers[scope](visualizer, image, sample, str(path))
         written.append(path)
     return written
@@ -69,10 +74,11 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
 def _load_annotations_first(dataset: Dict[str, Any]) -> None:
     """Lets the labels of a test pipeline, loaded after the resize, follow the image."""
     pipeline = dataset.get('pipeline') or []
-    for i, step in enumerate(pipeline):
-        if str(step['type']).endswith('LoadAnnotations'):
-            first = next((k for k, s in enumerate(pipeline) if 'LoadImage' in str(s['type'])), -1)
-            pipeline.insert(first + 1, pipeline.pop(i))
+    names = [getattr(step['type'], '__name__', str(step['type'])) for step in pipeline]
+    annotations = [i for i, n in enumerate(names) if re.search(r'Load\w*Annotations$', n)]
+    images = [i for i, n in enumerate(names) if 'LoadImage' in n]
+    if annotations and images:
+        pipeline.insert(images[0] + 1, pipeline.pop(annotations[0]))
 
 
 def _draw_seg(visualizer: Any, image: Any, sample: Any, path: str) -> None:

@@ -2,6 +2,7 @@
 import argparse
 import json
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -22,11 +23,11 @@ __all__ = ['COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module', 'mai
 COUNTER = (
     'Multiply-adds (half the FLOPs of torch.utils.flop_counter) of one image: convolutions, '
     'linear layers, matrix products and attention. Not counted: norms, activations, pooling, '
-    'resizing, additions, RoIAlign, NMS.')
+    'resizing, additions, RoIAlign, NMS, and operators of mmcv such as deformable convolutions.')
 
 # What backbones call their mixers.
-_TOKEN_MIXERS = ('token_mixer', 'attn')
-_CHANNEL_MIXERS = ('channel_mixer', 'ffn', 'mlp')
+_TOKEN_MIXERS = ('token_mixer', 'token_mix', 'attn')
+_CHANNEL_MIXERS = ('channel_mixer', 'channel_mix', 'ffn', 'mlp')
 
 
 class Cost(NamedTuple):
@@ -86,9 +87,10 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
                  training: bool = False) -> Complexity:
     """What the model of a config costs, on random input; no data set is needed.
 
-    In evaluation mode a two-stage detector is counted with the most proposals that
-    its config allows and 100 masks. In training mode the forward pass is counted, CCA
-    and auxiliary heads with it, on random ground truth.
+    In evaluation mode a prediction is counted; of a two-stage detector with the most
+    proposals and detections that its config allows. In training mode the forward pass is
+    counted, CCA and auxiliary heads with it, on random ground truth; how many proposals
+    of random weights are positive decides over the cost of a mask head.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -99,27 +101,45 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
         The costs, for one image.
 
     Raises:
-        ValueError: The config's task is not known.
+        ValueError: The config's task is not known, or the size of its input.
     """
-    shape = shape or input_shape(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model_cfg = cfg.model.copy()
-    rpn = (model_cfg.get('test_cfg') or {}).get('rpn')
-    if rpn:
-        # Random weights overlap at random; no proposal is suppressed.
-        rpn['nms'] = dict(rpn['nms'], iou_threshold=1.)
-    if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
-        model_cfg['data_preprocessor'] = cfg.data_preprocessor
-    if (model_cfg.get('data_preprocessor') or {}).get('size'):
-        model_cfg['data_preprocessor']['size'] = shape  # mmseg pads to it
-    model = revert_sync_batchnorm(MODELS.build(model_cfg))
-    model.train(training)
     # Batch norm over one pooled value fails in training.
     batch_size = 2 if training else 1
-    data = model.data_preprocessor(random_batch(cfg, shape, batch_size), training)
-    mode = 'loss' if training else 'tensor'
-    counts = count_module(model, lambda: model(data['inputs'], data['data_samples'], mode=mode))
+    shape = shape or input_shape(cfg)
+    batch = random_batch(cfg, shape, batch_size)
+    init_default_scope(cfg.default_scope)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
+        # torch's counter wants parameters without history.
+        model.train(training).requires_grad_(False)
+        data = model.data_preprocessor(batch, training)
+        mode = 'loss' if training else 'predict'
+        counts = count_module(model, lambda: model(data['inputs'], data['data_samples'],
+                                                   mode=mode))
     return Complexity(shape, training, _split(model, counts, batch_size))
+
+
+def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
+    """The model's config, changed such that its input has that shape and NMS keeps all."""
+    model = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') and not model.get('data_preprocessor'):
+        model['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
+    preprocessor = model.get('data_preprocessor') or {}
+    if preprocessor.get('size'):
+        preprocessor['size'] = shape  # mmseg pads to it
+    preprocessor.pop('batch_augments', None)  # mmdet's resize the images
+    test_cfg = model.get('test_cfg') or {}
+    if cfg.default_scope == 'mmseg':
+        test_cfg['mode'] = 'whole'
+    rpn, rcnn = test_cfg.get('rpn'), test_cfg.get('rcnn')
+    if rpn and rcnn:
+        # Random weights overlap at random and are sure of nothing.
+        for stage in (rpn, rcnn):
+            if stage.get('nms'):
+                stage['nms']['iou_threshold'] = 1.
+        rcnn['score_thr'] = 0.
+    return model
 
 
 def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[str, Cost]:
@@ -207,6 +227,6 @@ def main(argv: Optional[List[str]] = None) -> None:
             config=args.config, height=height, width=width, training=args.training,
             parts={name: cost._asdict() for name, cost in complexity.parts.items()})))
         return
-    mode = 'training, forward pass' if args.training else 'evaluation: CCA is not computed'
+    mode = 'forward pass of training' if args.training else 'evaluation'
     print(f'{args.config}: input {height}x{width} (height x width), {mode}\n\n'
           f'{_text(complexity)}\n\n{COUNTER}')

@@ -25,7 +25,7 @@ class Task(NamedTuple):
     task: str
     dataset: str
     metrics: Tuple[str, ...]
-    #: Published by the authors of each backbone: name, parameters in M, metrics.
+    #: Published by others: backbone and schedule, parameters in M, metrics.
     published: Tuple[Tuple[str, str, Tuple[str, ...]], ...]
 
 
@@ -80,11 +80,11 @@ def _readme(rows: Dict[Task, List[_Row]]) -> str:
     lines = [
         '# Configs', '',
         'Written by `python tools/analysis_tools/config_table.py`; do not edit. Nothing here has',
-        'been trained on COCO or ADE20K by us, so the metric columns of our configs are empty.',
-        'Rows marked † are what the authors of those backbones published, for comparison.', '',
+        'been trained on ImageNet, COCO or ADE20K, so there are no metrics of our configs. Rows',
+        'marked † are published figures of other trainings, for comparison.', '',
         COUNTER, '',
-        'A two-stage detector is counted with 1000 proposals (the demo with 200) and 100 masks.',
-        'The numbers are those of evaluation: CCA is trained with and not computed.', '']
+        'A two-stage detector is counted with all the proposals (1000, in the demo 200) and',
+        'detections (100) that it allows. The numbers are those of evaluation, without CCA.', '']
     for task, found in rows.items():
         lines += [f'## {task.title} ({task.dataset})', '']
         header = ['config', 'backbone', 'schedule', 'parameters', 'of them backbone', 'input',
@@ -97,7 +97,7 @@ def _readme(rows: Dict[Task, List[_Row]]) -> str:
                      f'{total.params / 1e6:.1f} M', f'{backbone.params / 1e6:.1f} M',
                      f'{height}x{width}', f'{total.macs / 1e9:.1f} G',
                      f'{backbone.macs / 1e9:.1f} G', *[
-                         'generated scenes' if row.name.endswith('_demo') else _NOT_TRAINED
+                         '' if row.name.endswith('_demo') else _NOT_TRAINED
                      ] * len(task.metrics)]
             lines.append(f'| {" | ".join(cells)} |')
         for name, params, metrics in task.published:

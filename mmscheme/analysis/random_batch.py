@@ -6,6 +6,8 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
+from mmscheme.apis.preflight import iter_datasets
+
 __all__ = ['input_shape', 'num_classes', 'random_batch']
 
 _OBJECTS = 3
@@ -16,42 +18,67 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
 
     Args:
         cfg: A config of mmsegmentation (its crop), of mmdetection (the size that its
-            test images are resized to, with their padding) or of mmpretrain (its crop).
+            test images are resized to, with their padding) or of mmpretrain (the size of
+            its test images, or else of its training images).
 
     Returns:
-        Height and width in pixels; 224x224 where the config does not say.
+        Height and width in pixels.
+
+    Raises:
+        ValueError: The config does not say.
     """
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    if cfg.get('default_scope') == 'mmdet':
-        for step in _pipeline(cfg, 'test'):
-            if str(step['type']).endswith('Resize') and 'scale' in step:
-                width, height = sorted(step['scale'], reverse=True)
-                divisor = preprocessor.get('pad_size_divisor') or 1
-                return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-    if preprocessor.get('size'):
+    preprocessor = _preprocessor(cfg)
+    if cfg.get('default_scope') == 'mmseg' and preprocessor.get('size'):
         height, width = preprocessor['size']
         return height, width
-    for step in _pipeline(cfg, 'test'):
-        if str(step['type']).endswith('Crop'):
-            size = step['crop_size']
-            return (size, size) if isinstance(size, int) else tuple(size)
-    return 224, 224
+    for split in ('test', 'train'):
+        size = None
+        for step in _pipeline(cfg, split):
+            name = _name(step)
+            if name.endswith('Crop') and step.get('crop_size', step.get('scale')):
+                size = _pair(step.get('crop_size', step.get('scale')))
+            elif name.endswith('Resize') and step.get('scale'):
+                width, height = _pair(step['scale'])
+                if step.get('keep_ratio'):
+                    width, height = max(width, height), min(width, height)
+                size = height, width
+        if size:
+            divisor = preprocessor.get('pad_size_divisor') or 1
+            height, width = (-(-side // divisor) * divisor for side in size)
+            return height, width
+    raise ValueError('the config does not say the size of its input; give one (--shape)')
+
+
+def _name(step: Dict[str, Any]) -> str:
+    return getattr(step['type'], '__name__', str(step['type']))
+
+
+def _pair(size: Any) -> Tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _preprocessor(cfg: Config) -> Dict[str, Any]:
+    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
-    dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset.get('pipeline') or []
+    """The steps of the first data set of a split."""
+    for dataset in iter_datasets(cfg, (split, )):
+        if dataset.get('pipeline'):
+            return dataset['pipeline']
+    return []
 
 
 def num_classes(node: Any) -> int:
-    """The smallest ``num_classes`` of all parts of a model's config; 0 when none says one."""
+    """The smallest ``num_classes`` of all parts of a model's config; 0 when none says one.
+
+    ``num_things_classes`` of mmdetection's panoptic heads counts as such.
+    """
     found: List[int] = []
     if isinstance(node, dict):
         found = [num_classes(child) for child in node.values()]
-        if isinstance(node.get('num_classes'), int):
-            found.append(node['num_classes'])
+        found += [node[k] for k in ('num_classes', 'num_things_classes')
+                  if isinstance(node.get(k), int)]
     elif isinstance(node, (list, tuple)):
         found = [num_classes(child) for child in node]
     return min((n for n in found if n > 0), default=0)
@@ -78,42 +105,61 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
     if scope not in makers:
         raise ValueError(f'default_scope: expected one of {sorted(makers)}, found {scope!r}')
     rng = np.random.default_rng(seed)
-    classes = num_classes(cfg.model)
-    samples = [makers[scope](rng, shape, classes) for _ in range(batch_size)]
+    classes = max(1, num_classes(cfg.model))
+    samples = [makers[scope](rng, shape, classes, cfg) for _ in range(batch_size)]
     inputs = [torch.from_numpy(rng.integers(0, 256, (3, *shape), np.uint8))
               for _ in range(batch_size)]
     return dict(inputs=inputs, data_samples=samples)
 
 
-def _seg_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int) -> Any:
-    from mmseg.structures import SegDataSample
+def _label_map(rng: np.random.Generator, shape: Tuple[int, int], classes: int) -> PixelData:
     labels = torch.from_numpy(rng.integers(0, classes, (1, *shape)))
     labels[:, :3] = 255
-    return SegDataSample(gt_sem_seg=PixelData(data=labels),
+    return PixelData(data=labels)
+
+
+def _seg_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, cfg: Config
+                ) -> Any:
+    from mmseg.structures import SegDataSample
+    return SegDataSample(gt_sem_seg=_label_map(rng, shape, classes),
                          metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
 
 
-def _det_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int) -> Any:
+def _det_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, cfg: Config
+                ) -> Any:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     height, width = shape
     masks = np.zeros((_OBJECTS, height, width), np.uint8)
     boxes = []
     for mask in masks:
-        x, y = rng.integers(0, width // 2), rng.integers(0, height // 2)
-        w, h = rng.integers(width // 4, width // 2), rng.integers(height // 4, height // 2)
+        x, y = rng.integers(0, (width + 1) // 2), rng.integers(0, (height + 1) // 2)
+        w, h = (rng.integers(max(1, side // 4), side // 2 + 1) if side > 1 else 1
+                for side in (width, height))
         mask[y:y + h, x:x + w] = 1
         boxes.append([x, y, x + w, y + h])
     truth = InstanceData(
         bboxes=torch.tensor(boxes, dtype=torch.float32),
-        labels=torch.from_numpy(rng.integers(0, classes, _OBJECTS)),
-        masks=BitmapMasks(masks, height, width))
+        labels=torch.from_numpy(rng.integers(0, classes, _OBJECTS)))
     meta = dict(img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape,
                 batch_input_shape=shape, scale_factor=(1., 1.))
-    return DetDataSample(gt_instances=truth, metainfo=meta)
+    sample = DetDataSample(gt_instances=truth, metainfo=meta)
+    # What the data set of this config would load; some models refuse more.
+    pipeline = _pipeline(cfg, 'train')
+    if not pipeline or _loads(pipeline, 'with_mask'):
+        truth.masks = BitmapMasks(masks, height, width)
+    if _loads(pipeline, 'with_seg'):
+        sample.gt_sem_seg = _label_map(rng, shape, classes)
+    return sample
 
 
-def _cls_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int) -> Any:
+def _loads(pipeline: List[Dict[str, Any]], what: str) -> bool:
+    # mmdet's panoptic annotations come with masks and maps unless told otherwise.
+    return any(step.get(what, 'Panoptic' in _name(step)) for step in pipeline)
+
+
+def _cls_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, cfg: Config
+                ) -> Any:
     from mmpretrain.structures import DataSample
     sample = DataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
-    return sample.set_gt_label(int(rng.integers(0, max(1, classes))))
+    return sample.set_gt_label(int(rng.integers(0, classes)))

@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import mmdet
+import mmpretrain
+import mmseg
 import pytest
 import torch
 from mmengine import Config
 from mmengine.analysis import FlopAnalyzer
 
 from mmscheme.analysis.complexity import count_config, count_module
+from mmscheme.analysis.random_batch import input_shape
 from mmscheme.apis.config import load_config
 from mmscheme.layers import BlockDiagonalMLP, SelfAttention
 from mmscheme.models import SCHEMEformer
@@ -92,8 +95,50 @@ def test_detector_of_another_project_is_counted_with_all_proposals():
     positions = sum((96 // s) * (128 // s) for s in (4, 8, 16, 32)) + 4
     rpn = positions * (9 * 256 * 256 + 256 * 15)
     assert parts['heads'].macs == pytest.approx(box_head + mask_head + rpn, rel=1e-3)
-    trained = count_config(cfg, (96, 128), training=True).parts
-    assert trained['backbone'] == parts['backbone'] and trained['heads'].macs > 0
+    # In training as many as random weights give, the same in every call.
+    trained = [count_config(cfg, (96, 128), training=True).parts for _ in range(2)]
+    assert trained[0] == trained[1] and trained[0]['backbone'] == parts['backbone']
+    sampled = 512 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    assert rpn < trained[0]['heads'].macs < rpn + sampled + 1.28 * mask_head
+    # Counting leaves the config as it was.
+    assert cfg.to_dict() == Config.fromfile(cfg.filename).to_dict()
+
+
+@pytest.mark.parametrize('package, name, shape', [
+    (mmdet, 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', (64, 96)),
+    (mmdet, 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', (64, 96)),
+    (mmdet, 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (64, 96)),
+    (mmdet, 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', (64, 96)),
+    (mmseg, 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py', (64, 96)),
+    (mmseg, 'point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py', (64, 96)),
+    (mmpretrain, 'resnet/resnet18_8xb16_cifar10.py', None)])
+def test_models_of_other_projects(package, name, shape):
+    cfg = Config.fromfile(stock(package, name))
+    for training in (False, True):
+        found = count_config(cfg, shape, training)
+        assert found.parts['total'].macs > found.parts['backbone'].macs > 0
+    if shape is None:  # ResNet-18 for CIFAR (He et al.): 0.56 G
+        assert found.shape == (32, 32)
+        assert found.parts['backbone'].macs == pytest.approx(0.555e9, rel=0.01)
+
+
+@pytest.mark.parametrize('package, name, expected', [
+    (mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', (800, 1344)),
+    (mmdet, 'reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py', (256, 128)),
+    (mmseg, 'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py', (512, 512)),
+    (mmpretrain, 'swin_transformer/swin-base_16xb64_in1k-384px.py', (384, 384)),
+    (mmpretrain, 'resnet/resnet50_8xb32_in1k.py', (224, 224))])
+def test_size_of_the_input(package, name, expected):
+    assert input_shape(Config.fromfile(stock(package, name))) == expected
+
+
+def test_what_cannot_be_counted_is_said():
+    cfg = load_config(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
+    cfg.default_scope = 'mmaction'
+    with pytest.raises(ValueError, match="default_scope: expected one of .* found 'mmaction'"):
+        count_config(cfg, (64, 64))
+    with pytest.raises(ValueError, match='does not say the size of its input'):
+        count_config(Config(dict(default_scope='mmpretrain', model=dict())))
 
 
 def test_command():

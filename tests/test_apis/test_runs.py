@@ -106,7 +106,7 @@ def test_readme_inferencer(trained, scenes, tmp_path):
     run(sys.executable, 'tools/test.py', config, trained / 'iter_4.pth', '--data-root', scenes,
         '--work-dir', tmp_path / 'w', '--out', tmp_path / 'masks')
     stored = cv2.imread(str(tmp_path / 'masks' / 'scene_00001.png'), -1).astype(int)
-    assert (stored - 1 == labels).mean() > 0.999 or (stored == labels).mean() > 0.999
+    assert (stored - 1 == labels).mean() > 0.999  # ids from 1, as ADE20K's server wants them
 
 
 def test_test_time_augmentation(trained, scenes, tmp_path):
