@@ -112,16 +112,16 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
     return dict(inputs=inputs, data_samples=samples)
 
 
-def _label_map(rng: np.random.Generator, shape: Tuple[int, int], classes: int) -> PixelData:
+def _label_map(rng: np.random.Generator, shape: Tuple[int, int], classes: int) -> torch.Tensor:
     labels = torch.from_numpy(rng.integers(0, classes, (1, *shape)))
     labels[:, :3] = 255
-    return PixelData(data=labels)
+    return labels
 
 
 def _seg_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, cfg: Config
                 ) -> Any:
     from mmseg.structures import SegDataSample
-    return SegDataSample(gt_sem_seg=_label_map(rng, shape, classes),
+    return SegDataSample(gt_sem_seg=PixelData(data=_label_map(rng, shape, classes)),
                          metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
 
 
@@ -149,7 +149,7 @@ def _det_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, 
     if not pipeline or _loads(pipeline, 'with_mask'):
         truth.masks = BitmapMasks(masks, height, width)
     if _loads(pipeline, 'with_seg'):
-        sample.gt_sem_seg = _label_map(rng, shape, classes)
+        sample.gt_sem_seg = PixelData(sem_seg=_label_map(rng, shape, classes))
     return sample
 
 
