@@ -62,3 +62,26 @@ def test_testing_real_images(camvid, real_data, tmp_path, name, images):
     shape = cv2.imread(str(pictures[0])).shape
     image = cv2.imread(str(next((real_data / name).glob(f'images/*/{pictures[0].stem}.jpg'))))
     assert shape[1] == 3 * image.shape[1] * max(1, -(-256 // image.shape[0]))
+
+
+def test_detection_on_coco(real_data, tmp_path):
+    """Real annotations, crowds among them, with the shipped recipe at a small scale."""
+    options = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+               'test_dataloader.num_workers=0', 'train_dataloader.batch_size=4',
+               'train_dataloader.dataset.pipeline.2.scale=(160,160)',
+               'val_dataloader.dataset.pipeline.1.scale=(160,160)',
+               'test_dataloader.dataset.pipeline.1.scale=(160,160)', 'train_cfg.max_epochs=1',
+               'model.train_cfg.rpn_proposal.max_per_img=50', 'model.test_cfg.rpn.max_per_img=50',
+               'model.train_cfg.rcnn.sampler.num=32', 'randomness.seed=0',
+               'default_hooks.logger.interval=1', 'model.test_cfg.rcnn.score_thr=0.001',
+               'model.test_cfg.rcnn.max_per_img=20', 'model.roi_head.bbox_head.fc_out_channels=128',
+               'model.roi_head.mask_head.conv_out_channels=32',
+               'optim_wrapper.optimizer.lr=1e-3', 'param_scheduler.0.end=5']
+    log = call([sys.executable, 'tools/train.py', 'configs/mask_rcnn_scheme_s_coco.py',
+                '--data-root', real_data / 'coco_tiny', '--work-dir', tmp_path, '--cfg-options',
+                *options], REPOSITORY)
+    losses = [float(v) for v in re.findall(r' loss: ([\d.]+)', log)]
+    assert len(losses) == 20 and np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    metrics, = (json.loads(line) for line in next(
+        tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines() if 'segm' in line)
+    assert metrics['coco/bbox_mAP_50'] >= 0 and metrics['coco/segm_mAP_50'] >= 0
