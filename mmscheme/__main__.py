@@ -1,8 +1,13 @@
-"""The tools of an installed mmscheme: python -m mmscheme {train,test,make_scenes} ..."""
+"""The tools of an installed mmscheme: python -m mmscheme TOOL ..."""
 import importlib
 import sys
 
-TOOLS = ('train', 'test', 'make_scenes')
+TOOLS = dict(
+    train='mmscheme.apis.train',
+    test='mmscheme.apis.test',
+    make_scenes='mmscheme.apis.make_scenes',
+    get_flops='mmscheme.analysis.complexity',
+    browse_dataset='mmscheme.analysis.browse')
 
 
 def main() -> None:
@@ -13,7 +18,7 @@ def main() -> None:
         sys.exit(0 if sys.argv[1:] in (['-h'], ['--help']) else 2)
     tool = sys.argv.pop(1)
     sys.argv[0] = f'python -m mmscheme {tool}'
-    importlib.import_module(f'mmscheme.apis.{tool}').main()
+    importlib.import_module(TOOLS[tool]).main()
 
 
 if __name__ == '__main__':

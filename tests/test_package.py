@@ -165,7 +165,8 @@ def test_register_all_modules():
 def test_module_command():
     result = subprocess.run([sys.executable, '-m', 'mmscheme', 'trian'], capture_output=True,
                             text=True)
-    assert result.returncode == 2 and '{train,test,make_scenes}' in result.stderr
-    assert 'usage: python -m mmscheme train' in call(
-        [sys.executable, '-m', 'mmscheme', 'train', '--help'], REPOSITORY)
+    assert result.returncode == 2 and '{train,test,make_scenes,get_flops,' in result.stderr
+    for tool in ('train', 'browse_dataset'):
+        assert f'usage: python -m mmscheme {tool}' in call(
+            [sys.executable, '-m', 'mmscheme', tool, '--help'], REPOSITORY)
 

@@ -9,11 +9,11 @@ from typing import Any, Dict, List, Optional
 import mmcv
 import numpy as np
 from mmengine import Config
-from mmengine.config import DictAction
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.runner import set_random_seed
 from mmengine.utils import track_iter_progress
 
+from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.preflight import SPLITS, check_data, iter_datasets
@@ -110,17 +110,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Reads the command line of ``tools/analysis_tools/browse_dataset.py``."""
     parser = argparse.ArgumentParser(
         description='Draw samples as the model will see them, after the whole pipeline.')
-    parser.add_argument('config', help='path of the config')
+    add_config_arguments(parser)
     parser.add_argument('--out', metavar='DIR',
                         help='folder of the pictures (work_dirs/browse/<name of the config>)')
     parser.add_argument('--split', choices=SPLITS, default='train')
     parser.add_argument('--number', type=int, default=16, help='samples, spread over the data set')
     parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
-    parser.add_argument('--data-root', metavar='DIR',
-                        help='replaces the root of every data set in the config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='values to change in the config')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)
     if args.number < 1:
         parser.error(f'--number: expected at least 1, found {args.number}')

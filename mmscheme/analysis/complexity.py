@@ -7,12 +7,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import torch
 from mmengine import Config
-from mmengine.config import DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 
@@ -186,16 +186,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Parameters and multiply-adds of a config\'s model, on random input.',
         epilog=COUNTER)
-    parser.add_argument('config', help='path of the config')
+    add_config_arguments(parser)
     parser.add_argument('--shape', type=int, nargs='+', metavar='N',
                         help='height and width of the input, or one number for both (default: '
                         'what the config trains or tests with)')
     parser.add_argument('--training', action='store_true',
                         help='count the forward pass of training, with CCA')
     parser.add_argument('--json', action='store_true', help='print JSON')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='values to change in the config')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args(argv)
 
 
@@ -219,7 +216,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             if len(args.shape) > 2 or min(args.shape) < 1:
                 raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
             shape = (args.shape[0], args.shape[-1])
-        cfg = load_config(args.config, cfg_options=args.cfg_options)
+        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         complexity = count_config(cfg, shape, args.training)
     height, width = complexity.shape
     if args.json:

@@ -1,24 +1,29 @@
-"""The command-line arguments that training and testing share."""
+"""The command-line arguments that the tools share."""
 import argparse
 
 from mmengine.config import DictAction
 
-__all__ = ['add_common_arguments']
+__all__ = ['add_common_arguments', 'add_config_arguments']
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that OpenMMLab's tools have in common, and ``--data-root``."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
-                        '(work_dirs/<name of the config>)')
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the config and what changes it, for every tool that reads one."""
+    parser.add_argument('config', help='path of the config')
     parser.add_argument('--data-root', metavar='DIR',
                         help='replaces the root of every data set in the config')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='values to change in the config, e.g. train_dataloader.batch_size=8 '
                         'or key="[(a,b),(c,d)]"')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='how several processes were started')
     parser.add_argument('--debug', action='store_true',
                         help='show the traceback of an error in the input')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that OpenMMLab's tools for training and testing have in common."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
+                        '(work_dirs/<name of the config>)')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='how several processes were started')
     # torchrun and its predecessor pass one or the other.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)

@@ -9,7 +9,7 @@ from mmengine import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .arguments import add_common_arguments
+from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
 from .processes import leave_process_group, set_local_rank
@@ -20,7 +20,7 @@ __all__ = ['build_test_runner', 'main']
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Reads the command line of ``tools/test.py``."""
     parser = argparse.ArgumentParser(description='Test a checkpoint.')
-    parser.add_argument('config', help='path of the config')
+    add_config_arguments(parser)
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument('--out', help='segmentation: folder for the predicted masks; detection '
                         'and classification: pickle file for the predictions')

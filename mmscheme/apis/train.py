@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .arguments import add_common_arguments
+from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
 from .processes import leave_process_group, set_local_rank
@@ -22,7 +22,7 @@ __all__ = ['build_train_runner', 'main']
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Reads the command line of ``tools/train.py``."""
     parser = argparse.ArgumentParser(description='Train a model.')
-    parser.add_argument('config', help='path of the config')
+    add_config_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from this checkpoint, or from the last in the work folder')
     parser.add_argument('--pretrained', metavar='CHECKPOINT',
