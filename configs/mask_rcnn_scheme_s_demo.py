@@ -32,5 +32,6 @@ param_scheduler = [
     dict(type='PolyLR', power=1., by_epoch=True, begin=0, end=8, convert_to_iter_based=True)
 ]
 train_cfg = dict(max_epochs=8, val_interval=4)
-default_hooks = dict(logger=dict(interval=10))
+default_hooks = dict(logger=dict(interval=10), visualization=dict(score_thr=0.5))
 auto_scale_lr = dict(base_batch_size=4)
+visualizer = dict(line_width=1)  # the pictures are small

@@ -66,6 +66,16 @@ def test_wheel_has_configs_and_tools(installed):
     assert f'mmscheme-{mmscheme.__version__}.dist-info' in {p.name for p in installed.iterdir()}
 
 
+def test_editable_install_links_configs_tools_and_index(tmp_path):
+    source = shutil.copytree(REPOSITORY, tmp_path / 'source', ignore=shutil.ignore_patterns(
+        '.*', 'work_dirs', 'data', 'build', '*.egg-info', '__pycache__', 'tests'))
+    call([sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check', 'install', '--no-deps',
+          '--no-build-isolation', '--ignore-installed', '--prefix', tmp_path / 'prefix', '-e',
+          source], tmp_path)
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (source / 'mmscheme' / '.mim' / name).resolve() == source / name
+
+
 def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
     config, = (b for b in blocks('python') if 'get_config_path' in b)
     code = [line for line in config.splitlines() if line.strip() and not line.startswith('#')]
