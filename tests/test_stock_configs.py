@@ -63,7 +63,7 @@ model = dict(
     neck=dict(in_channels={WIDTHS}))
 ''')
     options = ['--cfg-options', 'train_cfg.max_epochs=1', 'test_evaluator.classwise=True',
-               'model.test_cfg.rcnn.score_thr=0.0']
+               'model.test_cfg.rcnn.score_thr=0.0', 'model.roi_head.bbox_head.num_classes=6']
     for split in ('train', 'val', 'test'):
         dataset = f'{split}_dataloader.dataset'
         options += [f'{split}_dataloader.num_workers=0',

@@ -45,7 +45,9 @@ def test_samples_of_a_batch_do_not_see_each_other(batch_first):
     torch.manual_seed(0)
     layer = build_transformer_layer(dict(
         type='BaseTransformerLayer', batch_first=batch_first,
-        attn_cfgs=dict(type='MultiheadAttention', embed_dims=16, num_heads=2),
+        # mmcv keeps the dropout of the last model that named one as the default.
+        attn_cfgs=dict(type='MultiheadAttention', embed_dims=16, num_heads=2,
+                       dropout_layer=dict(type='Dropout', drop_prob=0.)),
         ffn_cfgs=dict(type='mmscheme.SCHEMEFFN', embed_dims=16, feedforward_channels=64,
                       batch_first=batch_first),
         operation_order=('self_attn', 'norm', 'ffn', 'norm')))
