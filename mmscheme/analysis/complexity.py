@@ -156,10 +156,9 @@ def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[st
     neck = cost('neck') if getattr(model, 'neck', None) is not None else Cost(0, 0)
     tokens = cost(*_find(model, _TOKEN_MIXERS))
     channels = cost(*_find(model, _CHANNEL_MIXERS))
-    parts = {'backbone': backbone, 'token mixers': tokens, 'channel mixers': channels,
-             'other': minus(backbone, tokens, channels), 'neck': neck,
-             'heads': minus(total, backbone, neck), 'total': total}
-    return parts
+    return {'backbone': backbone, 'token mixers': tokens, 'channel mixers': channels,
+            'other': minus(backbone, tokens, channels), 'neck': neck,
+            'heads': minus(total, backbone, neck), 'total': total}
 
 
 def _find(model: nn.Module, names: Sequence[str]) -> List[str]:
