@@ -1,6 +1,7 @@
 """Shared fixtures: small data sets, and the real ones where they are named."""
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,25 @@ README = (REPOSITORY / 'README.md').read_text()
 def blocks(language):
     """The README's code of a language, in order."""
     return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+
+
+def run(*command, fails=False, **environment):
+    """What a command prints, run in the clone; its status must be as expected."""
+    result = subprocess.run([str(c) for c in command], cwd=REPOSITORY, text=True,
+                            capture_output=True, env={**os.environ, **environment})
+    assert bool(result.returncode) == fails, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def readme_names(word, replacements):
+    """The names that the README's code with this word leaves, with other paths in it."""
+    code, = (b for b in blocks('python') if word in b)
+    for old, new in replacements.items():
+        assert f"'{old}'" in code
+        code = code.replace(f"'{old}'", f"'{new}'")
+    names = {}
+    exec(code, names)
+    return names
 
 
 @pytest.fixture(scope='session')

@@ -16,7 +16,7 @@ from mmengine.utils import track_iter_progress
 from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
-from mmscheme.apis.preflight import SPLITS, check_data, iter_datasets
+from mmscheme.apis.preflight import SPLITS, check_data, iter_datasets, step_name
 from mmscheme.pictures import compose_label_maps
 
 __all__ = ['browse', 'main']
@@ -46,14 +46,14 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         raise ValueError(f'default_scope: expected one of {sorted(drawers)}, found {scope!r}')
     if not (cfg.get(f'{split}_dataloader') or {}).get('dataset'):
         raise ValueError(f'the config has no {split}_dataloader with a data set')
+    if not cfg.get('visualizer'):
+        raise ValueError('the config has no visualizer')
     init_default_scope(scope)
     check_data(cfg, (split, ))
     cfg = deepcopy(cfg)
     for dataset_cfg in iter_datasets(cfg, (split, )):
         _load_annotations_first(dataset_cfg)
     dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
-    if not cfg.get('visualizer'):
-        raise ValueError('the config has no visualizer')
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse', vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo
     set_random_seed(seed)
@@ -74,7 +74,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
 def _load_annotations_first(dataset: Dict[str, Any]) -> None:
     """Lets the labels of a test pipeline, loaded after the resize, follow the image."""
     pipeline = dataset.get('pipeline') or []
-    names = [getattr(step['type'], '__name__', str(step['type'])) for step in pipeline]
+    names = [step_name(step) for step in pipeline]
     annotations = [i for i, n in enumerate(names) if re.search(r'Load\w*Annotations$', n)]
     images = [i for i, n in enumerate(names) if 'LoadImage' in n]
     if annotations and images:

@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.apis.preflight import iter_datasets
+from mmscheme.apis.preflight import iter_datasets, step_name
 
 __all__ = ['input_shape', 'num_classes', 'random_batch']
 
@@ -34,7 +34,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
     for split in ('test', 'train'):
         size = None
         for step in _pipeline(cfg, split):
-            name = _name(step)
+            name = step_name(step)
             if name.endswith('Crop') and step.get('crop_size', step.get('scale')):
                 size = _pair(step.get('crop_size', step.get('scale')))
             elif name.endswith('Resize') and step.get('scale'):
@@ -47,10 +47,6 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
             height, width = (-(-side // divisor) * divisor for side in size)
             return height, width
     raise ValueError('the config does not say the size of its input; give one (--shape)')
-
-
-def _name(step: Dict[str, Any]) -> str:
-    return getattr(step['type'], '__name__', str(step['type']))
 
 
 def _pair(size: Any) -> Tuple[int, int]:
@@ -155,7 +151,7 @@ def _det_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, 
 
 def _loads(pipeline: List[Dict[str, Any]], what: str) -> bool:
     # mmdet's panoptic annotations come with masks and maps unless told otherwise.
-    return any(step.get(what, 'Panoptic' in _name(step)) for step in pipeline)
+    return any(step.get(what, 'Panoptic' in step_name(step)) for step in pipeline)
 
 
 def _cls_sample(rng: np.random.Generator, shape: Tuple[int, int], classes: int, cfg: Config

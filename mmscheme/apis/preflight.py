@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.utils import scandir
 
-__all__ = ['SPLITS', 'check_data', 'iter_datasets']
+__all__ = ['SPLITS', 'check_data', 'iter_datasets', 'step_name']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -41,6 +41,11 @@ def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
     else:
         for child in inner if isinstance(inner, (list, tuple)) else [inner]:
             yield from _unwrap(child)
+
+
+def step_name(step: Dict[str, Any]) -> str:
+    """The name of a pipeline's step, whose type is a name or a class."""
+    return getattr(step['type'], '__name__', str(step['type']))
 
 
 def check_data(cfg: Config, splits: Any) -> None:
@@ -139,7 +144,7 @@ def _num_classes(model: Dict[str, Any]) -> int:
 def _check_class_ids(samples: List[Dict[str, Any]], num_classes: int, cfg: Dict[str, Any],
                      dataset: Any) -> None:
     loaders = [t for t in cfg.get('pipeline', [])
-               if getattr(t['type'], '__name__', str(t['type'])).endswith('LoadAnnotations')]
+               if step_name(t).endswith('LoadAnnotations')]
     if not loaders:
         return
     load = TRANSFORMS.build(loaders[0])

@@ -1,26 +1,18 @@
 """Classification by the command lines."""
 import json
 import pickle
-import subprocess
 import sys
 
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import run
 
 DEMO = 'configs/cls_scheme_s_demo.py'
 SMALL = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
          'test_dataloader.num_workers=0', 'train_dataloader.batch_size=8',
          'val_dataloader.batch_size=8', 'test_dataloader.batch_size=8',
          'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
-
-
-def run(*command):
-    result = subprocess.run([str(c) for c in command], cwd=REPOSITORY, text=True,
-                            capture_output=True)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
 
 
 def test_train_and_test_report_accuracy(scenes, tmp_path):

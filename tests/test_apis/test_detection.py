@@ -2,7 +2,6 @@
 import json
 import pickle
 import re
-import subprocess
 import sys
 
 import cv2
@@ -14,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmscheme.datasets.scenes import THINGS, write_scenes
-from tests.conftest import REPOSITORY, blocks
+from tests.conftest import REPOSITORY, readme_names, run
 
 DEMO = 'configs/mask_rcnn_scheme_s_demo.py'
 SMALL = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
@@ -22,13 +21,6 @@ SMALL = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
          'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1',
          'model.train_cfg.rpn_proposal.max_per_img=20', 'model.test_cfg.rpn.max_per_img=20',
          'model.roi_head.bbox_head.fc_out_channels=16']
-
-
-def run(*command, fails=False):
-    result = subprocess.run([str(c) for c in command], cwd=REPOSITORY, text=True,
-                            capture_output=True)
-    assert bool(result.returncode) == fails, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
 
 
 @pytest.fixture(scope='module')
@@ -143,14 +135,12 @@ def test_readme_inferencer(trained, objects, tmp_path):
     config, image = tmp_path / 'mine.py', objects / 'val2017' / 'scene_00002.jpg'
     config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\n"
                       'model = dict(roi_head=dict(bbox_head=dict(fc_out_channels=16)))\n')
-    code, = (b for b in blocks('python') if 'DetInferencer' in b)
-    for old, new in (('configs/mask_rcnn_scheme_s_demo.py', config), ('image.jpg', image),
-                     ('work_dirs/mask_rcnn_scheme_s_demo/epoch_8.pth', trained / 'epoch_1.pth'),
-                     ('pictures', tmp_path)):
-        assert f"'{old}'" in code
-        code = code.replace(f"'{old}'", f"'{new}'")
-    names = {}
-    exec(code, names)
+    names = readme_names('DetInferencer', {
+        'configs/mask_rcnn_scheme_s_demo.py': config,
+        'image.jpg': image,
+        'work_dirs/mask_rcnn_scheme_s_demo/epoch_8.pth': trained / 'epoch_1.pth',
+        'pictures': tmp_path,
+    })
     assert names['detect'].visualizer.dataset_meta['classes'] == tuple(THINGS)
     found = names['found']
     assert set(found) >= {'bboxes', 'labels', 'scores', 'masks'}

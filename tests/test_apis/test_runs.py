@@ -17,7 +17,7 @@ import torch
 from mmscheme.apis import demo
 from mmscheme.apis.demo import constant_miou
 from mmscheme.datasets.scenes import PALETTE
-from tests.conftest import REPOSITORY, blocks
+from tests.conftest import REPOSITORY, readme_names, run
 
 DEMO = 'configs/upernet_scheme_s_demo.py'
 # A network that shows the same behaviour in a tenth of the time.
@@ -25,13 +25,6 @@ SMALL = ['model.decode_head.channels=16', 'model.auxiliary_head.channels=16',
          'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
          'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0',
          'default_hooks.logger.interval=1']
-
-
-def run(*command, fails=False, **environment):
-    result = subprocess.run([str(c) for c in command], cwd=REPOSITORY, text=True,
-                            capture_output=True, env={**os.environ, **environment})
-    assert bool(result.returncode) == fails, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
 
 
 def train(scenes, work_dir, *arguments, iterations=4, options=()):
@@ -91,14 +84,12 @@ def test_readme_inferencer(trained, scenes, tmp_path):
     config, image = tmp_path / 'mine.py', scenes / 'images' / 'validation' / 'scene_00001.jpg'
     config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\nmodel = dict(\n"
                       '    decode_head=dict(channels=16), auxiliary_head=dict(channels=16))\n')
-    code, = (b for b in blocks('python') if 'MMSegInferencer' in b)
-    for old, new in (('configs/upernet_scheme_s_demo.py', config), ('image.jpg', image),
-                     ('work_dirs/upernet_scheme_s_demo/iter_300.pth', trained / 'iter_4.pth'),
-                     ('pictures', tmp_path)):
-        assert f"'{old}'" in code
-        code = code.replace(f"'{old}'", f"'{new}'")
-    names = {}
-    exec(code, names)
+    names = readme_names('MMSegInferencer', {
+        'configs/upernet_scheme_s_demo.py': config,
+        'image.jpg': image,
+        'work_dirs/upernet_scheme_s_demo/iter_300.pth': trained / 'iter_4.pth',
+        'pictures': tmp_path,
+    })
     labels = names['labels']
     assert labels.shape == (64, 80) and labels.max() < 9
     assert cv2.imread(str(tmp_path / 'vis' / image.name)).shape == (64, 80, 3)
