@@ -14,6 +14,7 @@ import pickle
 from collections import OrderedDict
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
@@ -23,7 +24,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as stock
 
-__all__ = ['load_checkpoint', 'make_plain', 'register_safe_loaders', 'restore_plain']
+__all__ = ['find_weights', 'load_checkpoint', 'make_plain', 'register_safe_loaders',
+           'restore_plain', 'write_bytes']
 
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
@@ -81,6 +83,13 @@ class _Attribute(_StandIn):
     """``getattr(HistoryBuffer, 'mean')``: part of a history, never used."""
 
 
+class _Namespace(_StandIn):
+    """The command line that timm's trainer keeps in its checkpoints."""
+
+    def build(self) -> Dict[str, Any]:
+        return dict(_build(self.state or {}))
+
+
 def _empty_bytes() -> bytes:
     """``bytes()``, as empty data is pickled."""
     return b''
@@ -90,7 +99,8 @@ def _stand_ins() -> List[Tuple[Callable[..., Any], str]]:
     """The names beyond torch's own list that a pickle may hold, and what it gets for them."""
     names: List[Tuple[Callable[..., Any], str]] = [
         (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_Array, 'numpy.ndarray'),
-        (_DType, 'numpy.dtype'), (_Attribute, 'builtins.getattr'), (_empty_bytes, 'builtins.bytes')]
+        (_DType, 'numpy.dtype'), (_Attribute, 'builtins.getattr'), (_empty_bytes, 'builtins.bytes'),
+        (_Namespace, 'argparse.Namespace')]
     # numpy 2 moved numpy.core to numpy._core; files of both versions are around.
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         names += [(_Array, f'{module}._reconstruct'), (_Scalar, f'{module}.scalar')]
@@ -201,6 +211,44 @@ def load_checkpoint(filename: str, map_location: Any = None) -> Any:
             numbers, text, arrays, containers of them and mmengine's log history.
     """
     return _guarded(load_from_local)(filename, map_location)
+
+
+def find_weights(content: Any) -> Dict[str, torch.Tensor]:
+    """The weights in what a checkpoint file holds.
+
+    Args:
+        content: A training checkpoint with ``state_dict`` (OpenMMLab, timm) or ``model``,
+            or a plain state dict.
+
+    Returns:
+        Tensors by key; the prefix ``module.`` of a wrapped model is taken off.
+
+    Raises:
+        ValueError: There are none.
+    """
+    weights = content
+    for key in ('state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            weights = content[key]
+            break
+    if not isinstance(weights, dict) or not any(isinstance(v, torch.Tensor)
+                                                for v in weights.values()):
+        found = sorted(map(str, content))[:5] if isinstance(content, dict) \
+            else type(content).__name__
+        raise ValueError(f'expected a checkpoint with tensors by key, found {found}')
+    return {k.removeprefix('module.'): v for k, v in weights.items()
+            if isinstance(v, torch.Tensor)}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file under its name only when it is whole; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def register_safe_loaders() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Union
 import torch
 from torch import Tensor
 
-from mmscheme.checkpoint import load_checkpoint, make_plain
+from mmscheme.checkpoint import load_checkpoint, make_plain, write_bytes
 from mmscheme.version import __version__
 
 from .errors import user_errors
@@ -56,13 +56,7 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path]) -> Path:
     torch.save(kept, buffer)
     data = buffer.getvalue()
     published = target.with_name(f'{target.stem}-{hashlib.sha256(data).hexdigest()[:8]}.pth')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = published.with_suffix('.part')
-    try:
-        part.write_bytes(data)
-        part.replace(published)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(published, data)
     return published
 
 

@@ -1,5 +1,5 @@
 """Adapters that put the layers into the OpenMMLab registries."""
-from .backbones import SCHEMEformer
+from .backbones import ARCHS, SCHEMEformer
 from .ffn import SCHEMEFFN, BlockDiagonalFFN
 
-__all__ = ['SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEformer']
+__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEformer']

@@ -8,6 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmscheme.checkpoint import find_weights
 from mmscheme.registry import HOOKS
 
 __all__ = ['LoadReport', 'PretrainedBackboneHook', 'load_matching']
@@ -110,15 +111,7 @@ class PretrainedBackboneHook(Hook):
 
 def _backbone_weights(content: Any) -> Dict[str, Tensor]:
     """The tensors of a backbone, with its own keys, from a checkpoint of any model."""
-    weights = content
-    for key in ('state_dict', 'model'):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            weights = content[key]
-            break
-    if not isinstance(weights, dict) or not any(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f'expected a checkpoint with tensors by key, found '
-                         f'{type(content).__name__}')
-    weights = {k.removeprefix('module.'): v for k, v in weights.items() if isinstance(v, Tensor)}
+    weights = find_weights(content)
     of_backbone = {k.removeprefix('backbone.'): v for k, v in weights.items()
                    if k.startswith('backbone.')}
     return of_backbone or weights

@@ -26,7 +26,7 @@ ARCHS: Dict[str, Dict[str, Any]] = dict(
 )
 
 # The stage whose input gets the position embedding: stride 16, where attention begins in PPAA.
-_POS_EMBED_STAGE = 2
+POS_EMBED_STAGE = 2
 
 
 def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
@@ -165,9 +165,9 @@ class SCHEMEformer(BaseModule):
         self.downsamples = nn.ModuleList(
             nn.Conv2d(in_channels, dims[0], 7, stride=4, padding=2) if i == 0 else
             nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1) for i in range(num_stages))
-        if pos_embed and num_stages > _POS_EMBED_STAGE:
+        if pos_embed and num_stages > POS_EMBED_STAGE:
             size = (14, 14) if pos_embed is True else tuple(pos_embed)
-            self.pos_embed = nn.Parameter(torch.zeros(1, dims[_POS_EMBED_STAGE], *size))
+            self.pos_embed = nn.Parameter(torch.zeros(1, dims[POS_EMBED_STAGE], *size))
         else:
             self.pos_embed = None
 
@@ -200,7 +200,7 @@ class SCHEMEformer(BaseModule):
             frozen += [self.downsamples[i], self.stages[i]]
             if i in self.out_indices:
                 frozen.append(getattr(self, f'norm{i}'))
-            if i == _POS_EMBED_STAGE and self.pos_embed is not None:
+            if i == POS_EMBED_STAGE and self.pos_embed is not None:
                 self.pos_embed.requires_grad_(False)
         for module in frozen:
             module.eval().requires_grad_(False)
@@ -223,7 +223,7 @@ class SCHEMEformer(BaseModule):
         outs = []
         for i, (down, blocks) in enumerate(zip(self.downsamples, self.stages)):
             x = down(x)
-            if i == _POS_EMBED_STAGE and self.pos_embed is not None:
+            if i == POS_EMBED_STAGE and self.pos_embed is not None:
                 x = x + _resize_embed(self.pos_embed, x.shape[2:]).to(x.dtype)
             for block in blocks:
                 if self.with_cp and x.requires_grad:
