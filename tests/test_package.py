@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine import Config
+from mmengine.registry import MODELS
 
 import mmscheme
 from mmscheme.datasets.scenes import write_scenes
@@ -142,6 +143,43 @@ def test_readme_detection_commands(scenes, tmp_path):
     published, = tmp_path.glob('mask_rcnn_scheme_s_demo-*.pth')
     call([sys.executable, 'tools/test.py', commands[1][2], published, '--cfg-options',
           'test_dataloader.num_workers=0'], tmp_path)
+
+
+def test_readme_converter_commands(scenes, tmp_path):
+    """As written but for the data: a small network, and the objects of the scenes."""
+    from mmpretrain.models import PoolFormer
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    torch.save(PoolFormer('s12').state_dict(), tmp_path / 'poolformer_s12.pth.tar')
+    commands = [shlex.split(line) for b in blocks('bash') for line in b.splitlines()
+                if '_converters/' in line or 'load_from' in line]
+    assert [Path(c[1]).stem for c in commands] == [
+        'metaformer2mmscheme', 'mmscheme2timm', 'dense2block_diagonal', 'train']
+    for _, tool, *arguments in commands[:2]:
+        log = call([sys.executable, tool, *arguments], tmp_path)
+    assert (tmp_path / 'timm.pth').exists()
+    for name in {c[2] for c in commands[2:]}:
+        (tmp_path / Path(name).name).write_text(
+            f"_base_ = '{REPOSITORY / name}'\n"
+            'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1),\n'
+            '                                     embed_dims=(32, ) * 4)),\n'
+            '             head=dict(in_channels=32))\n'
+            "train_dataloader = dict(batch_size=12, num_workers=0, persistent_workers=False,\n"
+            "dataset=dict(_delete_=True, type='CustomDataset', data_root='', "
+            "data_prefix='train', pipeline=_base_.train_pipeline))\n"
+            "val_dataloader = dict(batch_size=12, num_workers=0, persistent_workers=False,\n"
+            "dataset=dict(_delete_=True, type='CustomDataset', data_root='', "
+            "data_prefix='val', pipeline=_base_.test_pipeline))\n"
+            'train_cfg = dict(max_epochs=1)\n')
+    dense = Config.fromfile(tmp_path / Path(commands[2][2]).name)
+    torch.save(MODELS.build(dict(dense.model, _scope_='mmpretrain')).state_dict(),
+               tmp_path / 'dense.pth')
+    for _, tool, config, *arguments in commands[2:]:
+        arguments = [str(scenes / 'objects') if a == '/data/imagenet' else a for a in arguments]
+        if 'dense2' in tool:
+            arguments += ['--num-images', '24', '--steps', '2']
+        log = call([sys.executable, tool, tmp_path / Path(config).name, *arguments], tmp_path)
+    assert 'Load checkpoint from scheme.pth' in log and 'accuracy/top1' in log
 
 
 def test_readme_python(capsys):
