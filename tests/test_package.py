@@ -177,7 +177,7 @@ def test_readme_converter_commands(scenes, tmp_path):
     for _, tool, config, *arguments in commands[2:]:
         arguments = [str(scenes / 'objects') if a == '/data/imagenet' else a for a in arguments]
         if 'dense2' in tool:
-            arguments += ['--num-images', '24', '--steps', '2']
+            arguments += ['--num-images', '24']
         log = call([sys.executable, tool, tmp_path / Path(config).name, *arguments], tmp_path)
     assert 'Load checkpoint from scheme.pth' in log and 'accuracy/top1' in log
 

@@ -181,8 +181,6 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
     parser.add_argument('--expansion', type=float, default=8, help='hidden width (8)')
     parser.add_argument('--num-images', type=int, default=256,
                         help='training images to fit on (256)')
-    parser.add_argument('--steps', type=int, default=300,
-                        help='steps of Adam for each FFN after least squares (300)')
     parser.add_argument('--permutation', choices=PERMUTATIONS, default='cluster',
                         help='order of the channels; the others are for comparison (cluster)')
     parser.add_argument('--compare', action='store_true',
@@ -205,7 +203,7 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
             torch.manual_seed(args.seed)
             model, reports[permutation] = convert_classifier(
                 cfg, weights, images, args.groups, args.expansion, permutation=permutation,
-                steps=args.steps, seed=args.seed, progress=_Progress(permutation))
+                seed=args.seed, progress=_Progress(permutation))
         meta = content.get('meta') or {} if isinstance(content, dict) else {}
         _write(dict(meta=make_plain({'mmscheme_version': __version__,
                                      **{k: meta[k] for k in ('dataset_meta', ) if k in meta}}),

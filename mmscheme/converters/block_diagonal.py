@@ -41,7 +41,7 @@ class _Tokens(NamedTuple):
 
 def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[Tensor],
                      permutation: str = 'cluster', movable: Sequence[int] = (0, 1, 2, 3),
-                     steps: int = 300, max_tokens: int = 24576, seed: int = 0,
+                     max_tokens: int = 24576, seed: int = 0,
                      progress: Callable[[LayerFit], None] = lambda fit: None
                      ) -> Tuple[List[LayerFit], Dict[int, Tensor]]:
     """Fills a block-diagonal backbone with what a trained dense one has learned.
@@ -52,7 +52,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
     3. FFN by FFN, on the maps that reach it in the new backbone: each hidden unit is given
        the linear predictor of its dense input from the channels of its block; the units
        that explain most of the block's output are kept; least squares finds their output
-       weights, and a few steps of Adam on the same tokens improve both layers.
+       weights.
 
     Args:
         dense: The trained backbone, ``groups=(1, 1)`` and without CCA; not changed.
@@ -63,7 +63,6 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
         permutation: ``'cluster'``, ``'none'`` or ``'random'``; the last two to compare.
         movable: Stages whose channels may be ordered: whoever reads the output of a stage
             must be told its new order.
-        steps: Steps of Adam an FFN, 0 for least squares alone.
         max_tokens: Positions drawn for an FFN.
         seed: Of all that is drawn.
         progress: Called after each FFN.
@@ -95,7 +94,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
     for name, block in _blocks(student).items():
         ffn = _blocks(dense)[name].channel_mixer.ffn
         tokens = _collect(student, {name: ffn}, images, max_tokens, generator)[name]
-        fit = _fit_ffn(name, block.channel_mixer.ffn, ffn, tokens, steps, generator)
+        fit = _fit_ffn(name, block.channel_mixer.ffn, ffn, tokens)
         progress(fit)
         report.append(fit)
     return report, orders
@@ -175,8 +174,8 @@ def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[
     return orders
 
 
-def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: _Tokens,
-             steps: int, generator: torch.Generator) -> LayerFit:
+def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: _Tokens
+             ) -> LayerFit:
     """Fits one FFN; see :func:`convert_backbone`."""
     last = len(tokens.x)
     cuts = (0, int(0.7 * last), int(0.85 * last), last)
@@ -185,7 +184,6 @@ def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: 
     _cut_out(new, dense)
     projected = _kept(new, report)
     _least_squares(new, dense, train, check)
-    _descend(new, train, check, steps, generator)
     return LayerFit(name, projected, _kept(new, report))
 
 
@@ -298,31 +296,3 @@ def _choose(units: _Units, part: Tensor, drawn: Tensor) -> _Units:
     return _Units(units.a, units.cell, torch.cat([units.weight[best], rest]),
                   F.pad(units.bias[best], (0, len(rest))),
                   F.pad(units.out[:, best], (0, len(rest))))
-
-
-def _descend(new: BlockDiagonalMLP, train: _Tokens, check: _Tokens, steps: int,
-             generator: torch.Generator) -> None:
-    """Adam on both layers; the best weights on the tokens of ``check`` stay."""
-    if not steps:
-        return
-    parameters = list(new.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    scale = train.y.var(0).mean().clamp_min(1e-20)
-    best, best_kept = copy.deepcopy(new.state_dict()), _kept(new, check)
-    with torch.enable_grad():
-        for step in range(steps):
-            index = torch.randint(len(train.x), (min(2048, len(train.x)), ), generator=generator)
-            loss = F.mse_loss(new(train.x[index]), train.y[index]) / scale
-            grads = torch.autograd.grad(loss, parameters)
-            for parameter, grad in zip(parameters, grads):
-                parameter.grad = grad
-            optimizer.step()
-            schedule.step()
-            if (step + 1) % 50 == 0 or step + 1 == steps:
-                kept = _kept(new, check)
-                if kept > best_kept:
-                    best, best_kept = copy.deepcopy(new.state_dict()), kept
-    for parameter in parameters:
-        parameter.grad = None
-    new.load_state_dict(best)

@@ -37,7 +37,7 @@ def test_dense_first_layers_take_everything_over(images):
     """In 12-e8 each of two groups has room for all units of E=4: nothing need be lost."""
     dense = dense_backbone()
     student = SCHEMEformer(TINY, groups=(1, 2), expansion=8)
-    report, _ = convert_backbone(dense, student, images, steps=0)
+    report, _ = convert_backbone(dense, student, images)
     assert min(fit.fitted for fit in report) > 0.9999
     for a, b in zip(dense(images[0]), student.eval()(images[0])):
         assert (a - b).abs().max() < 2e-2 * a.abs().max()
@@ -63,7 +63,7 @@ def test_a_block_diagonal_function_is_found_again(images):
     for permutation in ('cluster', 'none'):
         torch.manual_seed(0)
         student = SCHEMEformer(TINY, groups=(4, 4), expansion=8)
-        report, orders = convert_backbone(dense, student, images, permutation, steps=100)
+        report, orders = convert_backbone(dense, student, images, permutation)
         results[permutation] = {fit.name: fit.fitted for fit in report}
         assert set(orders) == (set(range(4)) if permutation == 'cluster' else set())
     for name in ('stages.0.0', 'stages.2.0', 'stages.3.0'):
@@ -76,7 +76,7 @@ def test_the_report_is_what_a_loop_over_unseen_images_finds(images):
     untouched = copy.deepcopy(dense.state_dict())
     student = SCHEMEformer(TINY)
     seen = []
-    report, orders = convert_backbone(dense, student, images, max_tokens=10 ** 6, steps=30,
+    report, orders = convert_backbone(dense, student, images, max_tokens=10 ** 6,
                                       progress=seen.append)
     assert seen == report and [f.name for f in report] == [
         'stages.0.0', 'stages.1.0', 'stages.1.1', 'stages.2.0', 'stages.3.0']
@@ -101,7 +101,7 @@ def test_the_report_is_what_a_loop_over_unseen_images_finds(images):
                                                ((4, 4), 20)])
 def test_any_groups_and_widths(images, groups, expansion):
     student = SCHEMEformer(TINY, groups=groups, expansion=expansion, cca=False)
-    report, _ = convert_backbone(dense_backbone(), student, images, steps=0)
+    report, _ = convert_backbone(dense_backbone(), student, images)
     assert all(0 < fit.fitted <= 1 for fit in report)
 
 
@@ -131,8 +131,7 @@ def test_the_head_follows_the_order(images):
     torch.manual_seed(0)
     dense = MODELS.build(cfg.model)
     # Exact in 12-e8, in any order of the channels.
-    found = convert_classifier(cfg, dense.state_dict(), images, (1, 2), 8, permutation='random',
-                               steps=0)
+    found = convert_classifier(cfg, dense.state_dict(), images, (1, 2), 8, permutation='random',)
     with torch.no_grad():
         a = dense.eval().head.fc(dense.neck(dense.backbone(images[0]))[0])
         b = found.model.eval().head.fc(found.model.neck(found.model.backbone(images[0]))[0])
@@ -152,7 +151,7 @@ def test_command_and_its_errors(scenes, tmp_path, capsys):
     weights = MODELS.build(cfg.model).state_dict()
     torch.save(dict(meta=dict(dataset_meta=dict(classes=('a', 'b'))), state_dict=weights),
                tmp_path / 'dense.pth')
-    arguments = ['--data-root', str(scenes), '--num-images', '40', '--steps', '1']
+    arguments = ['--data-root', str(scenes), '--num-images', '40']
     dense_to_block_diagonal([str(tmp_path / 'dense.py'), str(tmp_path / 'dense.pth'),
                              str(tmp_path / 'new.pth'), '--compare', *arguments])
     out = capsys.readouterr().out
