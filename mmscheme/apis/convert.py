@@ -3,7 +3,7 @@ import argparse
 import io
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine import Config
@@ -25,11 +25,15 @@ __all__ = ['BlockDiagonalModel', 'convert_classifier', 'dense_to_block_diagonal'
            'metaformer_to_mmscheme', 'mmscheme_to_timm']
 
 
-def _read(path: str) -> Dict[str, Tensor]:
+def _read(path: str) -> Tuple[Dict[str, Any], Dict[str, Tensor]]:
+    """What training noted in a checkpoint, and its weights."""
+    content = load_checkpoint(path, map_location='cpu')
     try:
-        return find_weights(load_checkpoint(path, map_location='cpu'))
+        weights = find_weights(content)
     except ValueError as e:
-        raise ValueError(str(e) if path in str(e) else f'{path}: {e}') from None
+        raise ValueError(f'{path}: {e}') from None
+    meta = content.get('meta')
+    return meta if isinstance(meta, dict) else {}, weights
 
 
 def _write(content: Dict[str, Any], path: Path) -> None:
@@ -59,7 +63,7 @@ def metaformer_to_mmscheme(argv: Optional[List[str]] = None) -> None:
                         'in evaluation')
     args = parser.parse_args(argv)
     with user_errors(args.debug):
-        weights = _read(args.source)
+        _, weights = _read(args.source)
         try:
             found = from_metaformer(weights, args.norm, args.keep_alpha)
         except ValueError as e:
@@ -81,7 +85,7 @@ def mmscheme_to_timm(argv: Optional[List[str]] = None) -> None:
     args = _file_parser('Convert a SCHEMEformer (a backbone or any model with one) to a plain '
                         "state dict with the names of timm's MetaFormer.").parse_args(argv)
     with user_errors(args.debug):
-        weights = _read(args.source)
+        _, weights = _read(args.source)
         try:
             state = to_timm(weights)
         except ValueError as e:
@@ -191,8 +195,7 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
         if args.num_images < 8:
             raise ValueError(f'--num-images: expected at least 8, found {args.num_images}')
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        content = load_checkpoint(args.source, map_location='cpu')
-        weights = _read(args.source)
+        meta, weights = _read(args.source)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         torch.manual_seed(args.seed)
         images = _load_images(cfg, MODELS.build(cfg.model), args.num_images, args.seed)
@@ -204,7 +207,6 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
             model, reports[permutation] = convert_classifier(
                 cfg, weights, images, args.groups, args.expansion, permutation=permutation,
                 seed=args.seed, progress=_Progress(permutation))
-        meta = content.get('meta') or {} if isinstance(content, dict) else {}
         _write(dict(meta=make_plain({'mmscheme_version': __version__,
                                      **{k: meta[k] for k in ('dataset_meta', ) if k in meta}}),
                     state_dict=model.state_dict()), args.target)

@@ -9,10 +9,12 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmscheme.checkpoint import register_safe_loaders
 from mmscheme.engine.hooks import PretrainedBackboneHook
 from mmscheme.engine.hooks.pretrained_backbone import load_matching
 from mmscheme.models import SCHEMEformer
 from tests.conftest import REPOSITORY
+from tests.test_checkpoint import RunsCode
 
 UPERNET = 'configs/upernet_scheme_s_demo.py'
 
@@ -79,6 +81,21 @@ def test_the_wrong_checkpoint_is_an_error_unless_asked_for(classifier):
     load(other, classifier[0], min_loaded=0)
     with pytest.raises(ValueError, match='min_loaded: expected a number in'):
         PretrainedBackboneHook(min_loaded=90)
+
+
+def test_damaged_and_dangerous_files_are_one_line(classifier, tmp_path):
+    register_safe_loaders()
+    data = classifier[0].read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(data[:len(data) // 2])
+    torch.save(dict(state_dict={'a': RunsCode(tmp_path / 'ran')}), tmp_path / 'code.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    for name, message in (('cut.pth', 'not a readable checkpoint: .*cut.pth'),
+                          ('code.pth', 'checkpoint refused: .*code.pth .* could run code'),
+                          ('list.pth', 'list.pth: expected a checkpoint .*found list')):
+        with pytest.raises(ValueError, match=message) as error:
+            load(SCHEMEformer(), tmp_path / name)
+        assert '\n' not in str(error.value)
+    assert not (tmp_path / 'ran').exists()
 
 
 def test_a_backbone_alone_and_a_wrapped_model(classifier, tmp_path):

@@ -93,7 +93,11 @@ class PretrainedBackboneHook(Hook):
             raise ValueError(f'{self.checkpoint}: the model {type(model).__name__} has no '
                              'backbone to load it into')
         content = CheckpointLoader.load_checkpoint(self.checkpoint, map_location='cpu')
-        report = load_matching(backbone, _backbone_weights(content))
+        try:
+            weights = _backbone_weights(content)
+        except ValueError as e:
+            raise ValueError(f'{self.checkpoint}: {e}') from None
+        report = load_matching(backbone, weights)
         for line in report.lines():
             print_log(f'backbone from {self.checkpoint}: {line}', logger='current')
         if 'pos_embed' in report.unexpected:
