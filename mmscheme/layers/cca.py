@@ -10,7 +10,8 @@ __all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False) -> Tensor:
+def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
+                                 num_extra_tokens: int = 0) -> Tensor:
     """``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
 
     The Gram matrix and its softmax are computed in float32 at least, also under
@@ -22,14 +23,17 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False) -> T
         tau: Factor of the Gram matrix before the softmax over each row.
         mean: Divides the Gram matrix by N, which makes it the covariance of
             centred channels and its size independent of the resolution.
+        num_extra_tokens: So many of the first N are no positions but class tokens and the
+            like: they have no part in the Gram matrix, and are attended to as the rest.
 
     Returns:
         ``(B, C, N)``.
     """
     with torch.autocast(device_type=x.device.type, enabled=False):
-        rows = x.float() if x.dtype in _HALF else x
+        rows = x[..., num_extra_tokens:]
+        rows = rows.float() if x.dtype in _HALF else rows
         gram = torch.matmul(rows, rows.transpose(1, 2))
-        attention = torch.softmax(gram * (tau / x.shape[2] if mean else tau), dim=-1)
+        attention = torch.softmax(gram * (tau / rows.shape[2] if mean else tau), dim=-1)
     return torch.matmul(attention.to(x.dtype), x)
 
 
@@ -44,13 +48,15 @@ class ChannelCovarianceAttention(nn.Module):
             ``'covariance'``: the Gram matrix divided by the number of positions,
             with ``tau = C ** 0.5``; the same at every resolution.
         tau: Replaces the default of the scaling.
+        num_extra_tokens: Leading tokens that are no positions; see
+            :func:`channel_covariance_attention`.
 
     Raises:
         ValueError: Unknown ``scaling``.
     """
 
     def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
-                 tau: Union[float, None] = None) -> None:
+                 tau: Union[float, None] = None, num_extra_tokens: int = 0) -> None:
         super().__init__()
         default = {'gram': 1 / math.sqrt(expansion * embed_dims),
                    'covariance': math.sqrt(embed_dims)}
@@ -58,12 +64,14 @@ class ChannelCovarianceAttention(nn.Module):
             raise ValueError(f'scaling: expected one of {sorted(default)}, found {scaling!r}')
         self.scaling = scaling
         self.tau = default[scaling] if tau is None else tau
+        self.num_extra_tokens = num_extra_tokens
 
     def forward(self, x: Tensor) -> Tensor:
         """Attends between channels over all positions.
 
         Args:
-            x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)``; every token counts.
+            x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)``; every token counts but the
+                first ``num_extra_tokens``.
 
         Returns:
             The shape of ``x``.
@@ -75,7 +83,8 @@ class ChannelCovarianceAttention(nn.Module):
         if x.dim() != 3:
             raise ValueError('expected a map (B, C, H, W) or tokens (B, N, C), found an input '
                              f'of shape {tuple(x.shape)}')
-        return channel_covariance_attention(x.transpose(1, 2), self.tau, mean).transpose(1, 2)
+        return channel_covariance_attention(x.transpose(1, 2), self.tau, mean,
+                                            self.num_extra_tokens).transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f'scaling={self.scaling!r}, tau={self.tau:.4g}'
