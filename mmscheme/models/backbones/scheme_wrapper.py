@@ -1,0 +1,161 @@
+"""SCHEME in a stock backbone."""
+import logging
+import math
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmscheme.layers.block_diagonal import parse_groups
+from mmscheme.models.plug_in import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.registry import MODELS
+
+__all__ = ['scheme_wrapper']
+
+_AUTO_GROUPS = 4  # the paper's 44
+
+
+class _StockWeights:
+    """Deals with a stock checkpoint, before a wrapped backbone loads it.
+
+    Args:
+        mixers: Their names in the backbone, and those of the modules that were replaced.
+        seed: Whether dense weights become block-diagonal ones.
+    """
+
+    def __init__(self, mixers: Dict[str, str], seed: bool) -> None:
+        self.mixers = mixers
+        self.seed = seed
+
+    def __call__(self, backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str,
+                 *args: Any) -> None:
+        found = 0
+        for name, stock in self.mixers.items():
+            mixer = backbone.get_submodule(name)
+            dense = {key: f'{prefix}{stock}.{key}' for key in mixer.stock_keys}
+            if dense[next(iter(dense))] not in state_dict:
+                continue
+            found += 1
+            if self.seed:
+                taken = {key: state_dict.pop(full) for key, full in dense.items()
+                         if full in state_dict}
+                state_dict.update({f'{prefix}{name}.{key}': value
+                                   for key, value in mixer.from_dense(taken).items()})
+        if not found:  # weights of this very model
+            return
+        own = backbone.state_dict()
+        missing = [key for key in own if prefix + key not in state_dict]
+        kind = ('take the diagonal blocks of the dense ones' if self.seed else
+                'have no weights in it and start anew')
+        print_log(f'SCHEMEWrapper: weights of the stock {type(backbone).__name__}: '
+                  f'{len(own) - len(missing)} of {len(own)} keys found, {found} channel mixers '
+                  f'{kind}; missing: {", ".join(missing) or "none"}', logger='current',
+                  level=logging.INFO if self.seed else logging.WARNING)
+
+
+def _check(dense: DenseMixer, groups: Tuple[int, int], hidden_dims: int,
+           all_widths: Sequence[Tuple[int, int]]) -> None:
+    channels = dense.widths[0]
+    common = math.gcd(channels, hidden_dims)
+    if not any(common % g for g in groups):
+        return
+    everywhere = _divisors(math.gcd(*(width for widths in all_widths for width in widths)))
+    raise ValueError(
+        f'{dense.name}: {channels} channels and {hidden_dims} hidden ones do not divide into '
+        f'groups={groups}; both divide by {_divisors(common)}, the widths of all channel mixers by '
+        f"{everywhere}; groups='auto' takes the most that each allows, up to {_AUTO_GROUPS}")
+
+
+def _divisors(number: int) -> List[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+@MODELS.register_module(name='SCHEMEWrapper')
+def scheme_wrapper(backbone: Union[dict, nn.Module],
+                   groups: Union[int, Sequence[int], str] = (4, 4),
+                   expansion: Optional[float] = 8,
+                   cca: bool = True,
+                   keep_cca: bool = False,
+                   cca_scaling: str = 'gram',
+                   cca_tau: Optional[float] = None,
+                   match_variance: bool = True,
+                   stages: Optional[Sequence[int]] = None,
+                   seed_from_dense: bool = False) -> nn.Module:
+    """Replaces the channel mixers of a stock backbone by SCHEME mixers.
+
+    In a config: ``backbone=dict(type='mmscheme.SCHEMEWrapper', backbone=dict(type=...))``.
+    What is built is the stock backbone itself, with other layers in its channel mixers: its
+    outputs, ``train()``, ``frozen_stages``, ``init_cfg``, layer decay and all names of
+    parameters outside the replaced layers are its own. Residual, layer scale and drop path
+    of a channel mixer stay, activation and dropout come along. The families are in
+    :data:`mmscheme.models.plug_in.ADAPTERS`.
+
+    Weights of the stock backbone load in every way that they did before; the log then lists
+    what is missing.
+
+    CCA's Gram matrix is a sum over the positions of the whole map, also where attention has
+    windows. Class, distillation and register tokens have no part in it; the channels of
+    these tokens are mixed by the same attention matrix. A mixer that gets only a class token
+    has no CCA.
+
+    Args:
+        backbone: Config of the stock backbone, or the module, which is changed.
+        groups: Blocks of the two layers of each mixer, or one number for both; ``'auto'``:
+            for each mixer the most, up to 4, into which its widths divide.
+        expansion: Hidden channels as a multiple of the channels; None keeps those of the
+            stock backbone.
+        cca, keep_cca, cca_scaling, cca_tau, match_variance: See
+            :class:`mmscheme.layers.SCHEMEMixer`.
+        stages: Which mixers are replaced: all by default, or those of these stages. A stage
+            is one width of channels, counted from 0 in the order of their appearance.
+        seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
+            times the root of ``groups``, and take the same from stock checkpoints. Wants the
+            hidden width of the stock backbone.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        TypeError: ``backbone`` is neither.
+        ValueError: Nothing to replace; widths that do not divide into ``groups``; no such
+            stage; a seed of another width.
+    """
+    if isinstance(backbone, dict):
+        backbone = MODELS.build(backbone)
+    if not isinstance(backbone, nn.Module):
+        raise TypeError('backbone: expected a config or a module, found '
+                        f'{type(backbone).__name__}')
+    kind = type(backbone).__name__
+    found = find_channel_mixers(backbone)
+    if not found:
+        raise ValueError(f'{kind} has no channel mixer that SCHEME can replace: none of its '
+                         'modules belongs to a family of mmscheme.models.plug_in.ADAPTERS')
+    widths = list(dict.fromkeys(dense.widths[0] for dense in found))
+    if stages is not None:
+        if not stages or not set(stages) <= set(range(len(widths))):
+            raise ValueError(f'stages: expected some of {list(range(len(widths)))}, the stages '
+                             f'of {kind} with {widths} channels, found {stages!r}')
+        found = [dense for dense in found if widths.index(dense.widths[0]) in stages]
+
+    pair = None if isinstance(groups, str) and groups == 'auto' else parse_groups(groups)
+    hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
+              for dense in found]
+    for dense, hidden_dims in zip(found, hidden):
+        if pair:
+            _check(dense, pair, hidden_dims, [(d.widths[0], h) for d, h in zip(found, hidden)])
+        if seed_from_dense and hidden_dims != dense.widths[1]:
+            raise ValueError(
+                f'{dense.name}: seed_from_dense needs the {dense.widths[1]} hidden channels of '
+                f'the stock backbone, found {hidden_dims}; expansion=None keeps them')
+    names = {}
+    for dense, hidden_dims in zip(found, hidden):
+        most = max(g for g in range(1, _AUTO_GROUPS + 1)
+                   if math.gcd(dense.widths[0], hidden_dims) % g == 0)
+        mixer = PlugInMixer(dense, hidden_dims, pair or (most, most), cca, keep_cca, cca_scaling,
+                            cca_tau, match_variance)
+        if seed_from_dense:
+            mixer.load_state_dict(mixer.from_dense(dense.module.state_dict()), strict=False)
+        names[mixer.take_place(backbone, dense)] = dense.name
+    backbone.register_load_state_dict_pre_hook(_StockWeights(names, seed_from_dense))
+    print_log(f'SCHEMEWrapper: {len(names)} channel mixers of {kind} replaced', logger='current')
+    return backbone
