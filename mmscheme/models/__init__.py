@@ -1,5 +1,5 @@
 """Adapters that put the layers into the OpenMMLab registries."""
-from .backbones import ARCHS, SCHEMEformer, scheme_wrapper
+from .backbones import ARCHS, SCHEMEformer, plug_in_scheme
 from .ffn import SCHEMEFFN, BlockDiagonalFFN
 
-__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEformer', 'scheme_wrapper']
+__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEformer', 'plug_in_scheme']

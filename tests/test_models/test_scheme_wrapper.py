@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from mmengine import ConfigDict
 from mmengine.registry import MODELS
 
 from mmscheme.layers import SCHEMEMixer
@@ -143,7 +144,7 @@ BACKBONES = {
 
 def build(cfg, seed=0):
     torch.manual_seed(seed)
-    return MODELS.build(copy.deepcopy(cfg))
+    return MODELS.build(ConfigDict(copy.deepcopy(cfg)))
 
 
 def wrap(cfg, seed=0, **arguments):

@@ -1,5 +1,5 @@
 """Backbones for the OpenMMLab registries."""
-from .scheme_wrapper import scheme_wrapper
+from .scheme_wrapper import plug_in_scheme
 from .schemeformer import ARCHS, SCHEMEformer
 
-__all__ = ['ARCHS', 'SCHEMEformer', 'scheme_wrapper']
+__all__ = ['ARCHS', 'SCHEMEformer', 'plug_in_scheme']

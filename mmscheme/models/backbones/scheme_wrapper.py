@@ -10,7 +10,7 @@ from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.plug_in import DenseMixer, PlugInMixer, find_channel_mixers
 from mmscheme.registry import MODELS
 
-__all__ = ['scheme_wrapper']
+__all__ = ['plug_in_scheme']
 
 _AUTO_GROUPS = 4  # the paper's 44
 
@@ -71,7 +71,7 @@ def _divisors(number: int) -> List[int]:
 
 
 @MODELS.register_module(name='SCHEMEWrapper')
-def scheme_wrapper(backbone: Union[dict, nn.Module],
+def plug_in_scheme(backbone: Union[dict, nn.Module],
                    groups: Union[int, Sequence[int], str] = (4, 4),
                    expansion: Optional[float] = 8,
                    cca: bool = True,
@@ -137,7 +137,11 @@ def scheme_wrapper(backbone: Union[dict, nn.Module],
                              f'of {kind} with {widths} channels, found {stages!r}')
         found = [dense for dense in found if widths.index(dense.widths[0]) in stages]
 
-    pair = None if isinstance(groups, str) and groups == 'auto' else parse_groups(groups)
+    pair = None
+    if not isinstance(groups, str):
+        pair = parse_groups(groups)
+    elif groups != 'auto':
+        raise ValueError(f"groups: expected a number, a pair of them or 'auto', found {groups!r}")
     hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):
