@@ -55,6 +55,8 @@ setup(
     python_requires='>=3.10',
     # OpenMMLab is not required by name: its maintained forks have other distribution names.
     install_requires=['torch>=2.6', 'numpy'],
+    # Backbones for mmpretrain.TIMMBackbone.
+    extras_require={'timm': ['timm>=1.0']},
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,
 )

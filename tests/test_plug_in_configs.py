@@ -1,4 +1,4 @@
-"""SCHEMEWrapper in the frameworks' own configs."""
+"""SCHEMEWrapper in the frameworks' own configs, in ours and in the README."""
 import mmdet
 import mmseg
 import pytest
@@ -7,16 +7,30 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmscheme.layers import SCHEMEMixer
-from tests.test_configs import check_step_and_prediction
+from tests.conftest import REPOSITORY, readme_names
+from tests.test_configs import build, check_step_and_prediction
 from tests.test_stock_configs import stock
 
+CONFIGS = sorted((REPOSITORY / 'configs' / 'plug_in').glob('*.py'))
 
-@pytest.mark.parametrize('package, name, mixers', [
+
+def mixers(module):
+    return [m for m in module.modules() if isinstance(m, SCHEMEMixer)]
+
+
+def without_drop_path(model):
+    """A branch that is skipped has no gradient."""
+    for module in model.modules():
+        if hasattr(module, 'drop_prob'):
+            module.drop_prob = 0.
+
+
+@pytest.mark.parametrize('package, name, number', [
     (mmseg, 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py', 12),
     (mmseg, 'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', 8),
     (mmdet, 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', 12),
     (mmdet, 'pvt/retinanet_pvt-t_fpn_1x_coco.py', 8)])
-def test_stock_config_trains_a_step_and_predicts(package, name, mixers):
+def test_stock_config_trains_a_step_and_predicts(package, name, number):
     cfg = Config.fromfile(stock(package, name))
     cfg.default_scope = package.__name__
     backbone = cfg.model.backbone
@@ -28,8 +42,38 @@ def test_stock_config_trains_a_step_and_predicts(package, name, mixers):
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
-    assert sum(isinstance(m, SCHEMEMixer) for m in model.backbone.modules()) == mixers
-    for module in model.backbone.modules():
-        if hasattr(module, 'drop_prob'):
-            module.drop_prob = 0.  # a branch that is skipped has no gradient
+    assert len(mixers(model.backbone)) == number and len(mixers(model)) == number
+    without_drop_path(model)
     check_step_and_prediction(model, cfg, model.backbone)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_shipped_config(path, tmp_path):
+    cfg = Config.fromfile(path)
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    wrapper = cfg.model.backbone
+    assert wrapper.type == 'mmscheme.SCHEMEWrapper' and wrapper.expansion == 8
+    assert wrapper.groups == {'44e8': (4, 4), '12e8': (1, 2)}[path.stem.split('_')[-2]]
+    keys = cfg.optim_wrapper.paramwise_cfg.custom_keys
+    assert {'alpha_logit', 'relative_position_bias_table', 'cls_token'} <= set(keys)
+    assert (cfg.default_hooks.mixing_schedule.decay is None) == path.stem.startswith('cls')
+
+
+# Those with other heads than the stock configs above.
+@pytest.mark.parametrize('name, number', [
+    ('cls_deit_s_44e8_in1k', 12), ('cls_poolformer_s12_12e8_in1k', 12),
+    ('semantic_fpn_poolformer_s12_44e8_ade20k', 12)])
+def test_shipped_config_trains_a_step_and_predicts(name, number):
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'plug_in' / f'{name}.py')
+    model = build(cfg)
+    assert len(mixers(model)) == number
+    without_drop_path(model)
+    check_step_and_prediction(model, cfg)
+
+
+def test_readme():
+    backbone = readme_names('SCHEMEWrapper', {})['backbone']
+    assert type(backbone).__module__ == 'mmdet.models.backbones.swin'
+    assert [m.ffn.fc1.groups for m in mixers(backbone)] == [4] * 12
+    assert backbone.stages[0].blocks[0].ffn.layers.ffn.fc1.weight.shape == (8 * 96, 96 // 4)

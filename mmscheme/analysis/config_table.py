@@ -12,6 +12,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.utils import get_config_path
 
 from .complexity import COUNTER, Complexity, count_config
+from .plug_in_table import plug_in_readme
 
 __all__ = ['make_files', 'main']
 
@@ -139,7 +140,7 @@ def make_files(folder: Path) -> Dict[Path, str]:
 
     Returns:
         Text by path: ``README.md`` and ``metafile.yml`` there, ``model-index.yml`` in the
-        project.
+        project, and ``plug_in/README.md`` of the configs for stock backbones.
 
     Raises:
         ValueError: A config belongs to no task of the table.
@@ -156,14 +157,17 @@ def make_files(folder: Path) -> Dict[Path, str]:
     for found in rows.values():  # ours, the baseline, the demo; small before large
         found.sort(key=lambda row: (row.name.endswith('_demo'), '_ppaa_' in row.name,
                                     row.complexity.parts['total'].params, len(row.name)))
+    plug_in = folder / 'plug_in'
     return {folder / 'README.md': _readme(rows), folder / 'metafile.yml': _metafile(rows),
-            folder.parent / 'model-index.yml': 'Import:\n  - configs/metafile.yml\n'}
+            folder.parent / 'model-index.yml': 'Import:\n  - configs/metafile.yml\n',
+            plug_in / 'README.md': plug_in_readme(plug_in)}
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """The command line: writes the files, or checks that they are current."""
     parser = argparse.ArgumentParser(
-        description='Write configs/README.md, configs/metafile.yml and model-index.yml.')
+        description='Write configs/README.md, configs/metafile.yml, model-index.yml and '
+        'configs/plug_in/README.md.')
     parser.add_argument('--check', action='store_true',
                         help='write nothing; fail if a file is not what would be written')
     args = parser.parse_args(argv)

@@ -1,4 +1,5 @@
-# AdamW without weight decay on norms, mixing weights, layer scale and position embedding.
+# AdamW without weight decay on norms, mixing weights, layer scale, position embedding and what
+# stock backbones have of that kind.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
@@ -7,5 +8,7 @@ optim_wrapper = dict(
         custom_keys={
             'alpha_logit': dict(decay_mult=0.),
             'layer_scale': dict(decay_mult=0.),
-            'pos_embed': dict(decay_mult=0.)
+            'pos_embed': dict(decay_mult=0.),
+            'relative_position_bias_table': dict(decay_mult=0.),
+            'cls_token': dict(decay_mult=0.)
         }))

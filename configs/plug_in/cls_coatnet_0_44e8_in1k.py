@@ -1,0 +1,6 @@
+# Classifier, CoAtNet-0 (44-e8), ImageNet-1K.
+_base_ = '_base_/cls.py'
+model = dict(
+    backbone=dict(
+        backbone=dict(type='TIMMBackbone', model_name='coatnet_0_224', drop_path_rate=0.1)),
+    head=dict(in_channels=768))

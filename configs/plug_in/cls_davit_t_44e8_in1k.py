@@ -1,0 +1,5 @@
+# Classifier, DaViT-T (44-e8), ImageNet-1K.
+_base_ = '_base_/cls.py'
+model = dict(
+    backbone=dict(backbone=dict(type='DaViT', arch='t', drop_path_rate=0.1)),
+    head=dict(in_channels=768))
