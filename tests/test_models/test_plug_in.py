@@ -13,10 +13,10 @@ from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from mmscheme.engine.hooks import MixingScheduleHook
-from mmscheme.layers import ChannelCovarianceAttention
+from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
 from mmscheme.models import plug_in_scheme
 from mmscheme.models.backbones import scheme_wrapper
-from mmscheme.models.plug_in import diagonal_blocks, find_channel_mixers
+from mmscheme.models.plug_in import ADAPTERS, Adapter, diagonal_blocks, find_channel_mixers
 from tests.test_models.test_scheme_wrapper import BACKBONES, build, mixers, run, wrap
 
 SWIN = BACKBONES['mmseg Swin'][0]
@@ -120,6 +120,8 @@ def test_nothing_to_replace():
             wrap(cfg)
     with pytest.raises(ValueError, match='has no channel mixer'):  # not twice
         plug_in_scheme(wrap(SWIN))
+    with pytest.raises(ValueError, match='has no channel mixer'):  # not a mixer by itself
+        plug_in_scheme(FFN(8, 32))
     with pytest.raises(TypeError, match='backbone: expected a config or a module, found str'):
         plug_in_scheme('swin')
     with pytest.raises(ValueError, match='0: SCHEME replaces channel mixers of 2 layers, found '
@@ -143,6 +145,7 @@ def test_auto_takes_the_most_groups_of_each_width():
 
 
 def test_only_some_stages():
+    assert list(mixers(wrap(SWIN, stages=3))) == ['stages.3.blocks.0.ffn.layers']
     model = wrap(SWIN, stages=(0, 2))
     assert list(mixers(model)) == [
         'stages.0.blocks.0.ffn.layers', 'stages.2.blocks.0.ffn.layers',
@@ -156,8 +159,28 @@ def test_a_shared_module_is_replaced_everywhere():
     pytest.importorskip('timm')
     from timm.layers import Mlp
     shared = Mlp(8)
-    model = plug_in_scheme(nn.ModuleList([shared, nn.ModuleList([shared])]), expansion=None)
-    assert model[0] is model[1][0] and isinstance(model[0], scheme_wrapper.PlugInMixer)
+    model = plug_in_scheme(nn.ModuleList([shared, shared, nn.ModuleList([shared])]))
+    assert model[0] is model[1] is model[2][0] and isinstance(model[0], SCHEMEMixer)
+
+
+def test_a_family_of_ones_own(monkeypatch):
+    class Gated(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.up, self.act, self.down = nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8)
+
+        def forward(self, x):
+            return x.sigmoid() * self.down(self.act(self.up(x)))
+
+    monkeypatch.setitem(ADAPTERS, f'{__name__}.{Gated.__qualname__}',
+                        Adapter(('up', 'act', 'down'), 'up'))
+    torch.manual_seed(0)
+    stock = nn.Sequential(Gated())
+    x = torch.randn(2, 5, 8)
+    expected = stock(x)
+    model = plug_in_scheme(stock, 1, None, cca=False, seed_from_dense=True)
+    assert list(mixers(model)) == ['0.up'] and torch.allclose(model(x), expected, atol=1e-6)
 
 
 def test_heads_are_never_touched():

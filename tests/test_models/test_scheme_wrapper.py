@@ -131,6 +131,7 @@ BACKBONES = {
                                        patch_size=16, depth=2, embed_dim=96, num_heads=3), 2, 4),
     'timm BEiT': (timm_model('beit_base_patch16_224', img_size=64, depth=2, embed_dim=96,
                              num_heads=3), 2, 4),
+    'timm MLP-Mixer': (timm_model('mixer_s32_224', img_size=64), 8, 4),
     'timm CaiT': (timm_model('cait_xxs24_224', img_size=64, depth=2), 4, 4),
     'timm XCiT': (timm_model('xcit_nano_12_p16_224', depth=2), 4, 4),
     'timm TNT': (timm_model('tnt_s_patch16_224', img_size=64, depth=2), 4, 4),

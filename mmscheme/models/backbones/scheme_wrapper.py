@@ -53,8 +53,8 @@ class _StockWeights:
                   level=logging.INFO if self.seed else logging.WARNING)
 
 
-def _check(dense: DenseMixer, groups: Tuple[int, int], hidden_dims: int,
-           all_widths: Sequence[Tuple[int, int]]) -> None:
+def _check_groups(dense: DenseMixer, groups: Tuple[int, int], hidden_dims: int,
+                  all_widths: Sequence[Tuple[int, int]]) -> None:
     channels = dense.widths[0]
     common = math.gcd(channels, hidden_dims)
     if not any(common % g for g in groups):
@@ -79,7 +79,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
                    cca_scaling: str = 'gram',
                    cca_tau: Optional[float] = None,
                    match_variance: bool = True,
-                   stages: Optional[Sequence[int]] = None,
+                   stages: Union[int, Sequence[int], None] = None,
                    seed_from_dense: bool = False) -> nn.Module:
     """Replaces the channel mixers of a stock backbone by SCHEME mixers.
 
@@ -132,6 +132,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
                          'modules belongs to a family of mmscheme.models.plug_in.ADAPTERS')
     widths = list(dict.fromkeys(dense.widths[0] for dense in found))
     if stages is not None:
+        stages = (stages, ) if isinstance(stages, int) else stages
         if not stages or not set(stages) <= set(range(len(widths))):
             raise ValueError(f'stages: expected some of {list(range(len(widths)))}, the stages '
                              f'of {kind} with {widths} channels, found {stages!r}')
@@ -146,7 +147,8 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):
         if pair:
-            _check(dense, pair, hidden_dims, [(d.widths[0], h) for d, h in zip(found, hidden)])
+            _check_groups(dense, pair, hidden_dims,
+                          [(d.widths[0], h) for d, h in zip(found, hidden)])
         if seed_from_dense and hidden_dims != dense.widths[1]:
             raise ValueError(
                 f'{dense.name}: seed_from_dense needs the {dense.widths[1]} hidden channels of '

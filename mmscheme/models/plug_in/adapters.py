@@ -1,7 +1,7 @@
 """Where the stock backbones have their channel mixers: one table, one entry a family.
 
 Classes are named by where they are defined, so that nothing is imported that a user
-does not have.
+does not have. A family of one's own is one more entry in :data:`ADAPTERS`.
 """
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -56,10 +56,11 @@ ADAPTERS: Dict[str, Adapter] = {
 }
 
 #: Modules of these names, and all in them, are left alone: mixers of tokens, and heads.
-_NOT_CHANNEL_MIXERS = {'token_mix', 'mlp_tokens', 'head', 'head_dist', 'attn_pool', 'fc_norm'}
+_NOT_CHANNEL_MIXERS = {'token_mix', 'mlp_tokens', 'head', 'attn_pool'}
 
 #: Tokens before the positions, by the class and its submodule in which they are there:
-#: their number or the attribute that has it; None where there are no positions at all.
+#: their number or the attribute that has it; None where there are no positions at all. Where
+#: nothing is said, every token is a position.
 _EXTRA_TOKENS: Dict[Tuple[str, str], Union[int, str, None]] = {
     ('mmpretrain.models.backbones.vision_transformer.VisionTransformer', 'layers'):
         'num_extra_tokens',
@@ -173,7 +174,7 @@ def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
     """
     found = []
     for name, module in backbone.named_modules():
-        adapter = _adapter(module)
+        adapter = _adapter(module) if name else None
         if adapter is None or not _NOT_CHANNEL_MIXERS.isdisjoint(name.split('.')):
             continue
         parts = [part for key in adapter.chain if getattr(module, key) is not None

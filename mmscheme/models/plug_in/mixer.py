@@ -1,7 +1,7 @@
 """A SCHEME mixer in the place of a dense one, and what becomes of the dense one's weights."""
 import math
 from copy import deepcopy
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,8 @@ class PlugInMixer(SCHEMEMixer):
     """
 
     def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int], cca: bool,
-                 keep_cca: bool, cca_scaling: str, cca_tau: Any, match_variance: bool) -> None:
+                 keep_cca: bool, cca_scaling: str, cca_tau: Optional[float],
+                 match_variance: bool) -> None:
         embed_dims, stock_hidden = dense.widths
         (_, first), (_, last) = dense.parts[0], dense.parts[dense.last]
         between: List[Tuple[str, nn.Module, nn.Module]] = []
@@ -129,15 +130,12 @@ class PlugInMixer(SCHEMEMixer):
 
     def _stock_keys(self, dense: DenseMixer, between: List[Tuple[str, nn.Module]]
                     ) -> Dict[str, Tuple[str, int]]:
-        names = {id(module): name for name, module in self.named_modules()}
-        pairs = [(dense.parts[0][0], self.ffn.fc1), *between,
-                 (dense.parts[dense.last][0], self.ffn.fc2)]
-        keys = {}
-        for stock, module in pairs:
-            for key in module.state_dict():
-                groups = getattr(module, 'groups', 0) if module in (
-                    self.ffn.fc1, self.ffn.fc2) and key == 'weight' else 0
-                keys[f'{stock}.{key}'] = f'{names[id(module)]}.{key}', groups
+        names = {module: name for name, module in self.named_modules()}
+        layers = [(dense.parts[0][0], self.ffn.fc1), (dense.parts[dense.last][0], self.ffn.fc2)]
+        keys = {f'{stock}.{key}': (f'{names[module]}.{key}', 0)
+                for stock, module in [*layers, *between] for key in module.state_dict()}
+        for stock, layer in layers:
+            keys[f'{stock}.weight'] = f'{names[layer]}.weight', layer.groups
         return keys
 
     def from_dense(self, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -167,10 +165,10 @@ class PlugInMixer(SCHEMEMixer):
                     setattr(dense.module, key, _PassThrough())
             setattr(dense.module, slot, self)
             return f'{dense.name}.{slot}'
-        for parent in list(backbone.modules()):  # all, for one that is shared
-            for key, child in list(parent.named_children()):
-                if child is dense.module:
-                    setattr(parent, key, self)
+        for name, module in list(backbone.named_modules(remove_duplicate=False)):
+            if module is dense.module:  # more than once when it is shared
+                parent, _, key = name.rpartition('.')
+                setattr(backbone.get_submodule(parent), key, self)
         return dense.name
 
     # The initialisation of BEiT and MAE rescales the second layer where it was.
