@@ -73,6 +73,26 @@ def test_report_names_everything():
         'missing: b.weight, b.bias', 'unexpected: c', 'mismatched: a.bias (4,) for (3,)']
 
 
+def test_stock_weights_for_a_wrapped_backbone(tmp_path):
+    torch.manual_seed(0)
+    init_default_scope('mmdet')
+    swin = dict(type='SwinTransformer', embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    stock = MODELS.build(swin)
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in stock.state_dict().items()}),
+               tmp_path / 'stock.pth')
+    wrapper = dict(type='mmscheme.SCHEMEWrapper', backbone=swin, expansion=None, cca=False)
+    seeded = MODELS.build(dict(wrapper, seed_from_dense=True))
+    load(seeded, tmp_path / 'stock.pth')    # the blocks on the diagonal are there too
+    name = 'stages.1.blocks.0.ffn.layers.0.0.weight'
+    block = next(p for k, p in seeded.named_parameters() if k.startswith('stages.1.blocks.0.ffn')
+                 and k.endswith('fc1.weight'))
+    # 4 blocks of a 128 x 32 matrix, times the root of 4.
+    assert torch.allclose(block[:32], 2 * stock.state_dict()[name][:32, :8])
+    with pytest.raises(ValueError, match='were found in it, expected at least 90%'):
+        load(MODELS.build(wrapper), tmp_path / 'stock.pth')
+    load(MODELS.build(wrapper), tmp_path / 'stock.pth', min_loaded=0.3)
+
+
 def test_the_wrong_checkpoint_is_an_error_unless_asked_for(classifier):
     other = SCHEMEformer('m36')
     with pytest.raises(ValueError, match=r'0% of the parameters .* expected at least 90% .*'

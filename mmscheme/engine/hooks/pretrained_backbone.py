@@ -18,7 +18,7 @@ class LoadReport(NamedTuple):
     """What became of a checkpoint in a module, by names.
 
     Attributes:
-        loaded: Keys that both have in the same shape.
+        loaded: Keys that both have in the same shape, or that the module made of others.
         missing: Keys of the module alone.
         unexpected: Keys of the checkpoint alone.
         mismatched: Keys of both in different shapes, with the shapes.
@@ -49,14 +49,17 @@ def load_matching(module: nn.Module, weights: Dict[str, Tensor]) -> LoadReport:
         What was loaded and what not.
     """
     own = module.state_dict()
-    loaded = [k for k in own if k in weights and own[k].shape == weights[k].shape]
-    mismatched = [f'{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}' for k in own
-                  if k in weights and own[k].shape != weights[k].shape]
-    module.load_state_dict({k: weights[k] for k in loaded}, strict=False)
+    other = {k for k in own if k in weights and own[k].shape != weights[k].shape}
+    # All the rest is handed over: a module may know what to do with other keys than its own.
+    result = module.load_state_dict({k: v for k, v in weights.items() if k not in other},
+                                    strict=False)
+    missing = [k for k in result.missing_keys if k not in other]
+    loaded = [k for k in own if k not in other and k not in missing]
     sizes = {k: p.numel() for k, p in module.named_parameters()}
     fraction = sum(sizes.get(k, 0) for k in loaded) / max(1, sum(sizes.values()))
-    return LoadReport(loaded, [k for k in own if k not in weights],
-                      [k for k in weights if k not in own], mismatched, fraction)
+    return LoadReport(loaded, missing, list(result.unexpected_keys),
+                      [f'{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}' for k in own
+                       if k in other], fraction)
 
 
 @HOOKS.register_module()
