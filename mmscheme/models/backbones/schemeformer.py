@@ -68,20 +68,30 @@ class MetaFormerBlock(nn.Module):
         drop_path_rate: Probability with which a sample skips a residual branch.
         layer_scale_init: Initial value of the factor a channel of each branch.
         norm_cfg: Norm layer.
+        deploy: Builds the form for inference: no layer scale, and a group norm before
+            the channel mixer has no weight and bias.
     """
 
     def __init__(self, embed_dims: int, token_mixer: nn.Module, channel_mixer: nn.Module,
-                 drop_path_rate: float, layer_scale_init: float, norm_cfg: dict) -> None:
+                 drop_path_rate: float, layer_scale_init: float, norm_cfg: dict,
+                 deploy: bool = False) -> None:
         super().__init__()
         self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.token_mixer = token_mixer
-        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        bare = dict(affine=False) if deploy and norm_cfg['type'] == 'GN' else {}
+        self.norm2 = build_norm_layer({**norm_cfg, **bare}, embed_dims)[1]
         self.channel_mixer = channel_mixer
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        if deploy:
+            self.layer_scale1 = self.layer_scale2 = None
+            return
         self.layer_scale1 = nn.Parameter(torch.full((embed_dims, ), float(layer_scale_init)))
         self.layer_scale2 = nn.Parameter(torch.full((embed_dims, ), float(layer_scale_init)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.layer_scale1 is None or self.layer_scale2 is None:
+            x = x + self.drop_path(self.token_mixer(self.norm1(x)))
+            return x + self.drop_path(self.channel_mixer(self.norm2(x)))
         x = x + self.drop_path(self.layer_scale1[:, None, None] * self.token_mixer(self.norm1(x)))
         return x + self.drop_path(
             self.layer_scale2[:, None, None] * self.channel_mixer(self.norm2(x)))
@@ -119,6 +129,8 @@ class SCHEMEformer(BaseModule):
         norm_cfg: Norm layers; one-group GroupNorm by default.
         act_cfg: Activation of the FFNs.
         with_cp: Saves memory by computing each block again in the backward pass.
+        deploy: Builds the form for inference that :mod:`mmscheme.deploy` makes of a
+            trained model: without CCA, alpha, layer scale and drop path.
         init_cfg: Initialisation of mmengine, usually
             ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
 
@@ -144,6 +156,7 @@ class SCHEMEformer(BaseModule):
                  norm_cfg: dict = dict(type='GN', num_groups=1),
                  act_cfg: dict = dict(type='GELU'),
                  with_cp: bool = False,
+                 deploy: bool = False,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         super().__init__(init_cfg)
         settings = _read_arch(arch)
@@ -158,6 +171,9 @@ class SCHEMEformer(BaseModule):
         self.out_indices = tuple(sorted(out_indices))
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.deploy = deploy
+        if deploy:
+            cca, drop_path_rate = False, 0.
 
         # Entry i takes the map to stage i: the stem, then one step down before each stage.
         # Stages after the last output would never be used.
@@ -185,7 +201,8 @@ class SCHEMEformer(BaseModule):
                     raise ValueError(f'stage {i} of arch {arch!r}: {e}') from None
                 blocks.append(
                     MetaFormerBlock(dims[i], TOKEN_MIXERS[settings['token_mixers'][i]](dims[i]),
-                                    mixer, rates.pop(0), settings['layer_scale_init'], norm_cfg))
+                                    mixer, rates.pop(0), settings['layer_scale_init'], norm_cfg,
+                                    deploy))
             self.stages.append(nn.ModuleList(blocks))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, dims[i])[1])
