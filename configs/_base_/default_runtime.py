@@ -11,7 +11,9 @@ default_hooks = dict(
     pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
     # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
     # fractions of training; `decay=None` leaves alpha to itself.
-    mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)))
+    mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)),
+    # alpha of each block in the logs, and at the end whether CCA has decayed.
+    mixing_weights=dict(type='mmscheme.MixingWeightsHook'))
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

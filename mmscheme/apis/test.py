@@ -3,18 +3,22 @@ import argparse
 import os.path as osp
 import warnings
 from copy import deepcopy
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
+import numpy as np
 from mmengine import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+from mmscheme.engine.hooks.mixing_weights import describe_cca_weights, find_mixers
 
 from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
 from .processes import leave_process_group, set_local_rank
 
-__all__ = ['build_test_runner', 'main']
+__all__ = ['build_cca_runners', 'build_test_runner', 'compare_metrics', 'main']
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -29,6 +33,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show the pictures in a window')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--keep-cca', action='store_true',
+                        help='test twice, with CCA dropped and kept, and print both metrics')
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -114,6 +120,47 @@ def _store_predictions(cfg: Config, out: str) -> None:
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
 
 
+def build_cca_runners(cfg: Config, checkpoint: str, **kwargs: Any) -> Tuple[Runner, Runner]:
+    """Builds the runners of two tests of one checkpoint, with CCA dropped and kept.
+
+    Args:
+        cfg: The config; its own ``keep_cca`` does not count.
+        checkpoint, kwargs: See :func:`build_test_runner`. Pictures and predictions are
+            those of the first test.
+
+    Returns:
+        The runner without CCA, and the one with it, whose logs go to ``keep_cca`` in the
+        work folder.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: As in :func:`build_test_runner`; the model
+            has no CCA to keep.
+    """
+    other = deepcopy(cfg)
+    other.work_dir = osp.join(cfg.work_dir, 'keep_cca')
+    quiet = {k: kwargs[k] for k in ('tta', 'launcher') if k in kwargs}
+    runners = (build_test_runner(cfg, checkpoint, **kwargs),
+               build_test_runner(other, checkpoint, **quiet))
+    for runner, keep in zip(runners, (False, True)):
+        mixers = find_mixers(runner.model)
+        if not mixers:
+            raise ValueError('--keep-cca: the model has no SCHEME mixer with CCA '
+                             f'({type(runner.model).__name__} of {cfg.filename})')
+        for mixer in mixers.values():
+            mixer.keep_cca = keep
+    return runners
+
+
+def compare_metrics(dropped: Dict[str, Any], kept: Dict[str, Any]) -> str:
+    """A table of two tests' metrics and their differences."""
+    names = [k for k, v in dropped.items() if isinstance(v, (int, float, np.number)) and k in kept]
+    width = max([len(name) for name in names] + [6])
+    lines = [f'{"metric":{width}}{"CCA dropped":>14}{"CCA kept":>14}{"difference":>14}']
+    lines += [f'{name:{width}}{dropped[name]:>14.6g}{kept[name]:>14.6g}'
+              f'{kept[name] - dropped[name]:>+14.6g}' for name in names]
+    return '\n'.join(lines)
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     """The command line: prints the metrics."""
     args = parse_args(argv)
@@ -121,8 +168,18 @@ def main(argv: Optional[List[str]] = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
     with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
-        runner = build_test_runner(cfg, args.checkpoint, args.out, args.show_dir, args.show,
-                                   args.wait_time, args.tta, args.launcher)
+        options = dict(out=args.out, show_dir=args.show_dir, show=args.show,
+                       wait_time=args.wait_time, tta=args.tta, launcher=args.launcher)
+        kept: Optional[Runner] = None
+        if args.keep_cca:
+            runner, kept = build_cca_runners(cfg, args.checkpoint, **options)
+            kept.register_hook(started)
+        else:
+            runner = build_test_runner(cfg, args.checkpoint, **options)
         runner.register_hook(started)
-        runner.test()
+        metrics = runner.test()
+        if kept is not None:
+            table = compare_metrics(metrics, kept.test())
+            if is_main_process():
+                print(f'\n{table}\n{describe_cca_weights(find_mixers(runner.model))}')
         leave_process_group()

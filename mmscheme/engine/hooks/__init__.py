@@ -1,8 +1,9 @@
 """Hooks for mmengine's Runner."""
 from .mixing_schedule import MixingScheduleHook
+from .mixing_weights import MixingWeightsHook
 from .plain_checkpoint import PlainCheckpointHook
 from .pretrained_backbone import PretrainedBackboneHook
 from .seg_picture import SegPictureHook
 
-__all__ = ['MixingScheduleHook', 'PlainCheckpointHook', 'PretrainedBackboneHook',
-           'SegPictureHook']
+__all__ = ['MixingScheduleHook', 'MixingWeightsHook', 'PlainCheckpointHook',
+           'PretrainedBackboneHook', 'SegPictureHook']
