@@ -1,0 +1,5 @@
+"""From a trained model to one that is shipped: folding, export, prediction without torch."""
+from .fold import deploy_config, fold
+from .loading import load_model
+
+__all__ = ['deploy_config', 'fold', 'load_model']

@@ -1,0 +1,288 @@
+"""The deployment form: a trained model without what only training needs.
+
+What is left out at evaluation is gone (CCA, drop path, auxiliary heads), and what is linear
+is multiplied into the layer beside it: alpha and layer scale into the second layer of the
+FFN, the affine part of a group norm into the first; layer scale into the projection of the
+attention, or into the norm before a pooling; batch norm into the convolution before it.
+Outputs stay what they are in evaluation mode, up to the rounding of float32.
+"""
+import argparse
+import inspect
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmcv.cnn.bricks import DropPath
+from mmengine import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmscheme.analysis.random_batch import input_shape, random_batch
+from mmscheme.apis.arguments import add_config_arguments
+from mmscheme.apis.config import load_config
+from mmscheme.apis.errors import user_errors
+from mmscheme.checkpoint import make_plain
+from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
+from mmscheme.models.backbones.schemeformer import MetaFormerBlock
+from mmscheme.models.ffn import SCHEMEFFN, BlockDiagonalFFN
+from mmscheme.version import __version__
+
+from .loading import build_model, load_model, load_weights
+
+__all__ = ['deploy_config', 'fold', 'largest_difference', 'main', 'write_deployed']
+
+TOLERANCE = 1e-5
+
+
+def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
+    """Turns a trained model into its deployment form.
+
+    SCHEME mixers are found in any model, layer scale in the blocks of SCHEMEformer and in
+    the FFNs of this package.
+
+    Args:
+        model: Not changed.
+        fuse_norms: Folds batch norms into the convolutions before them.
+
+    Returns:
+        A copy in evaluation mode that computes the same.
+
+    Raises:
+        ValueError: A mixer keeps its CCA in evaluation mode and alpha is not 1, so the
+            branch cannot go.
+    """
+    model = deepcopy(model).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, SCHEMEMixer):
+            _fold_mixer(module, name)
+    for module in list(model.modules()):
+        if isinstance(module, MetaFormerBlock):
+            _fold_block(module)
+        elif isinstance(module, (SCHEMEFFN, BlockDiagonalFFN)):
+            _fold_ffn(module)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, DropPath):
+                setattr(parent, name, nn.Identity())
+    if getattr(model, 'auxiliary_head', None) is not None:
+        model.auxiliary_head = None
+    if fuse_norms:
+        # By child, as mmcv wants a convolution and its norm side by side.
+        model = fuse_conv_bn(model)
+    return model
+
+
+@torch.no_grad()
+def _scale_rows(layer: Union[BlockDiagonalLinear, nn.Linear], scale: Tensor) -> None:
+    """Multiplies the outputs of a layer, in float64 for one rounding instead of two."""
+    layer.weight.copy_(layer.weight.double() * scale.double()[:, None])
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.double() * scale.double())
+
+
+@torch.no_grad()
+def _fold_mixer(mixer: SCHEMEMixer, name: str) -> None:
+    if mixer.cca is None:
+        return
+    alpha = mixer.alpha.double()
+    if mixer.keep_cca and alpha != 1:
+        raise ValueError(f'{name}: keep_cca=True and alpha is {float(alpha):.4f}: CCA is part of '
+                         'this model and cannot be folded away; alpha must be 1, or '
+                         'backbone.keep_cca=False')
+    _scale_rows(mixer.ffn.fc2, alpha.expand(mixer.ffn.fc2.out_features))
+    mixer.cca = None
+    del mixer.alpha_logit, mixer.cca_factor
+
+
+@torch.no_grad()
+def _fold_block(block: MetaFormerBlock) -> None:
+    if block.layer_scale1 is None:
+        return
+    if isinstance(block.token_mixer, SelfAttention):
+        _scale_rows(block.token_mixer.proj, block.layer_scale1)
+    elif isinstance(block.token_mixer, Pooling):
+        # pool(n) - n acts on each channel alone, and a constant added to n cancels.
+        block.norm1.weight.mul_(block.layer_scale1)
+        block.norm1.bias.zero_()
+    else:
+        raise ValueError(f'no rule to fold layer scale into {type(block.token_mixer).__name__}')
+    fc1, fc2 = block.channel_mixer.ffn.fc1, block.channel_mixer.ffn.fc2
+    _scale_rows(fc2, block.layer_scale2)
+    block.layer_scale1 = block.layer_scale2 = None
+    norm = block.norm2
+    if isinstance(norm, nn.GroupNorm) and norm.affine:
+        blocks = fc1.weight.double().unflatten(0, (fc1.groups, -1))
+        shift = norm.bias.double().unflatten(0, (fc1.groups, 1, -1))
+        fc1.bias.add_((blocks * shift).sum(-1).flatten())
+        scale = norm.weight.double().unflatten(0, (fc1.groups, 1, -1))
+        fc1.weight.copy_((blocks * scale).flatten(0, 1))
+        block.norm2 = nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps, affine=False)
+
+
+@torch.no_grad()
+def _fold_ffn(ffn: Union[SCHEMEFFN, BlockDiagonalFFN]) -> None:
+    if isinstance(ffn.gamma2, nn.Identity):
+        return
+    mlp = ffn.mixer.ffn if isinstance(ffn.mixer, SCHEMEMixer) else ffn.mixer
+    _scale_rows(mlp.fc2, ffn.gamma2.weight)
+    ffn.gamma2 = nn.Identity()
+
+
+def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
+    """The config whose model has the deployment form of another's.
+
+    Args:
+        cfg: Not changed.
+        fuse_norms: As in :func:`fold`.
+
+    Returns:
+        A config with the same data and pipelines.
+    """
+    cfg = deepcopy(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    cfg.load_from, cfg.resume = None, False
+    model = cfg.model
+    model.pop('pretrained', None)
+    if 'auxiliary_head' in model:
+        model.auxiliary_head = None
+    for node in _dicts(model):
+        arguments = _arguments(node.get('type'))
+        if 'deploy' in arguments:
+            node.update(deploy=True)
+        elif 'cca' in arguments:
+            node.update(cca=False)
+        if node.get('layer_scale_init_value') and node['type'] in (
+                f'mmscheme.{c.__name__}' for c in (SCHEMEFFN, BlockDiagonalFFN)):
+            node.update(layer_scale_init_value=0.)
+        if 'type' in node:
+            node.pop('init_cfg', None)
+        norm = node.get('norm_cfg')
+        if fuse_norms and norm and norm.get('type') in ('BN', 'SyncBN', 'BN2d', 'MMSyncBN'):
+            node['norm_cfg'] = None
+    return cfg
+
+
+def _dicts(node: Any) -> Iterator[Dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        for child in list(node.values()):
+            yield from _dicts(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
+
+
+def _arguments(kind: Any) -> List[str]:
+    """The arguments of a registered type; none of a name that another registry has."""
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return list(inspect.signature(kind).parameters) if inspect.isclass(kind) else []
+
+
+def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
+                       shape: Tuple[int, int]) -> float:
+    """The largest difference of two models' raw outputs on random images.
+
+    It is relative to the largest output, where that is more than 1.
+    """
+    batch = random_batch(cfg, shape, 1)
+    with torch.no_grad():
+        outputs = []
+        for m in (model, folded):
+            inputs = m.data_preprocessor(deepcopy(batch), False)['inputs']
+            features = m.extract_feat(inputs)
+            outputs.append([*_tensors(features), *_tensors(_heads(m, features))])
+    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1))
+               for a, b in zip(*outputs))
+
+
+def _heads(model: nn.Module, features: Any) -> Any:
+    """What the dense heads make of the features; heads on proposals see no other layers."""
+    for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            return head(features)
+    return []
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for child in value:
+            yield from _tensors(child)
+
+
+def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
+                   ) -> Tuple[Path, Path, float, Tuple[int, int]]:
+    """Writes the deployment form of a checkpoint, and the config that loads it.
+
+    Nothing is written unless the config builds a model that takes the weights, all of
+    them, and its outputs are those of the original.
+
+    Args:
+        cfg: The config of the checkpoint.
+        checkpoint: File.
+        target: ``DIR/NAME.pth`` to write; the config goes to ``DIR/NAME.py``.
+
+    Returns:
+        Both files, the largest difference of the outputs on a random image, and the
+        numbers of parameters before and after.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The model has no such form, or the files cannot be named so.
+    """
+    target = Path(target)
+    if target.suffix != '.pth':
+        raise ValueError(f'expected a name *.pth to write, found {target}')
+    if target.exists() and target.samefile(checkpoint):
+        raise ValueError(f'{target}: would replace the checkpoint that is read')
+    model, meta = load_model(cfg, checkpoint)
+    problem: Optional[ValueError] = None
+    for fuse_norms in (True, False):
+        # A stock backbone may have no way to say that its norms are gone.
+        folded, new_cfg = fold(model, fuse_norms), deploy_config(cfg, fuse_norms)
+        try:
+            rebuilt = build_model(new_cfg)
+            load_weights(rebuilt, folded.state_dict(), 'the deployment form')
+            break
+        except (ValueError, TypeError, AttributeError) as e:
+            problem = problem or ValueError(f'no config expresses the deployment form of this '
+                                            f'model; tools/deploy/export.py does without: {e}')
+    else:
+        assert problem is not None
+        raise problem
+    difference = largest_difference(cfg, model, rebuilt, input_shape(cfg))
+    if not difference <= TOLERANCE:
+        raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '
+                         f'expected at most {TOLERANCE}')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(
+        meta=make_plain(dict(dataset_meta=meta, mmscheme_version=__version__)),
+        state_dict={k: v.clone() for k, v in folded.state_dict().items()}), target)
+    config = target.with_suffix('.py')
+    new_cfg.dump(config)
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (model, folded)]
+    return target, config, difference, (sizes[0], sizes[1])
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line of ``tools/deploy/fold.py``."""
+    parser = argparse.ArgumentParser(
+        description='Write the deployment form of a checkpoint: CCA, alpha, layer scale, batch '
+        'norms and auxiliary heads folded in or gone, outputs the same. Config and checkpoint '
+        'that are written go wherever the originals do: test.py, predict.py, export.py.')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='file written by training')
+    parser.add_argument('target', help='checkpoint to write, *.pth; its config gets the same name')
+    args = parser.parse_args(argv)
+    with user_errors(args.debug):
+        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
+        target, config, difference, (before, after) = write_deployed(
+            cfg, args.checkpoint, args.target)
+    print(f'{before:,} -> {after:,} parameters; outputs differ by {difference:.1g} of the '
+          f'largest\nconfig: {config}\ncheckpoint: {target}')
