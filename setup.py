@@ -51,12 +51,16 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmscheme', 'mmscheme.*']),
-    package_data={'mmscheme': ['py.typed']},
+    package_data={'mmscheme': ['py.typed', 'analysis/report.html']},
     python_requires='>=3.10',
     # OpenMMLab is not required by name: its maintained forks have other distribution names.
     install_requires=['torch>=2.6', 'numpy'],
-    # Backbones for mmpretrain.TIMMBackbone.
-    extras_require={'timm': ['timm>=1.0']},
+    extras_require={
+        # Backbones for mmpretrain.TIMMBackbone.
+        'timm': ['timm>=1.0'],
+        # tools/deploy/export.py: torch writes ONNX with the first two, the third checks and runs it.
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+    },
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,
 )

@@ -5,10 +5,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ['compose_label_maps']
+__all__ = ['compose_label_maps', 'overlay_labels']
 
 _FONT, _TEXT_HEIGHT, _MIN_HEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 22, 256
 _IGNORED = 255
+
+
+def overlay_labels(image: NDArray[Any], labels: NDArray[Any],
+                   palette: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Colours an image by a label map of its size.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, BGR.
+        labels: ``(H, W)``; 255 is unlabelled and black.
+        palette: Colours by label, RGB.
+
+    Returns:
+        The picture, BGR.
+    """
+    picture = cv2.addWeighted(image, 0.25, _colours(palette)[labels], 0.75, 0)
+    picture[labels == _IGNORED] = 0
+    return picture
+
+
+def _colours(palette: Sequence[Sequence[int]]) -> NDArray[Any]:
+    colours = np.zeros((256, 3), np.uint8)
+    colours[:len(palette)] = np.asarray(palette, np.uint8)[:, ::-1]
+    return colours
 
 
 def compose_label_maps(image: NDArray[Any], maps: Sequence[Tuple[str, NDArray[Any]]],
@@ -24,14 +47,12 @@ def compose_label_maps(image: NDArray[Any], maps: Sequence[Tuple[str, NDArray[An
     Returns:
         The picture, BGR.
     """
-    colours = np.zeros((256, 3), np.uint8)
-    colours[:len(palette)] = np.asarray(palette, np.uint8)[:, ::-1]
+    colours = _colours(palette)
     scale = max(1, -(-_MIN_HEIGHT // image.shape[0]))
     size = (image.shape[1] * scale, image.shape[0] * scale)
     panels = [_titled('image', cv2.resize(image, size, interpolation=cv2.INTER_NEAREST))]
     for title, labels in maps:
-        panel = cv2.addWeighted(image, 0.25, colours[labels], 0.75, 0)
-        panel[labels == _IGNORED] = 0
+        panel = overlay_labels(image, labels, palette)
         panels.append(_titled(title, cv2.resize(panel, size, interpolation=cv2.INTER_NEAREST)))
     row = np.hstack(panels)
     shown = sorted({int(i) for _, labels in maps for i in np.unique(labels)})

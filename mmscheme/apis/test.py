@@ -11,6 +11,8 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmscheme.analysis.report import write_report
+from mmscheme.analysis.report_hook import ReportHook
 from mmscheme.engine.hooks.mixing_weights import describe_cca_weights, find_mixers
 
 from .arguments import add_common_arguments, add_config_arguments
@@ -33,6 +35,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show the pictures in a window')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--report', metavar='DIR',
+                        help='folder for a page with all of it, report.html; segmentation and '
+                        'detection')
     parser.add_argument('--keep-cca', action='store_true',
                         help='test twice, with CCA dropped and kept, and print both metrics')
     add_common_arguments(parser)
@@ -72,6 +77,14 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         _store_predictions(cfg, out)
     prepare_run(cfg, ('test', ))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _by_class(cfg: Config) -> None:
+    """Asks COCO's metric for the AP of each class."""
+    evaluators = cfg.get('test_evaluator') or []
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if str(evaluator.get('type')).split('.')[-1] == 'CocoMetric':
+            evaluator.setdefault('classwise', True)
 
 
 def _task(cfg: Config) -> str:
@@ -171,15 +184,26 @@ def main(argv: Optional[List[str]] = None) -> None:
         options = dict(out=args.out, show_dir=args.show_dir, show=args.show,
                        wait_time=args.wait_time, tta=args.tta, launcher=args.launcher)
         kept: Optional[Runner] = None
+        report: Optional[ReportHook] = None
+        tested = deepcopy(cfg)
+        if args.report:
+            report = ReportHook(_task(cfg))
+            _by_class(cfg)
         if args.keep_cca:
             runner, kept = build_cca_runners(cfg, args.checkpoint, **options)
             kept.register_hook(started)
         else:
             runner = build_test_runner(cfg, args.checkpoint, **options)
         runner.register_hook(started)
+        if report is not None:
+            runner.register_hook(report)
         metrics = runner.test()
-        if kept is not None:
-            table = compare_metrics(metrics, kept.test())
-            if is_main_process():
-                print(f'\n{table}\n{describe_cca_weights(find_mixers(runner.model))}')
+        metrics_kept = None if kept is None else kept.test()
+        if report is not None and is_main_process():
+            page = write_report(args.report, tested, args.checkpoint, report, runner.model,
+                                metrics_kept)
+            print(f'\nreport: {page.resolve()}')
+        if metrics_kept is not None and is_main_process():
+            print(f'\n{compare_metrics(metrics, metrics_kept)}\n'
+                  f'{describe_cca_weights(find_mixers(runner.model))}')
         leave_process_group()

@@ -1,0 +1,206 @@
+"""What a test report needs to know of every image, gathered while the test runs."""
+import os.path as osp
+from copy import deepcopy
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from numpy.typing import NDArray
+
+__all__ = ['ImageResult', 'ReportHook', 'confuse_boxes', 'confuse_labels']
+
+#: Boxes below this score do not count in the confusion, and are not drawn.
+SCORE = 0.3
+#: Overlap from which on a box is that of an object.
+OVERLAP = 0.5
+
+
+class ImageResult(NamedTuple):
+    """An image with what was found and what is there.
+
+    Attributes:
+        path: Of the image file.
+        score: In [0, 100]; None where there is nothing to find and nothing was found.
+        sample: Prediction and truth as the framework has them, on the CPU.
+    """
+    path: str
+    score: Optional[float]
+    sample: Any
+
+
+def confuse_labels(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[Any]:
+    """Counts pixels by true and predicted label.
+
+    Args:
+        truth, predicted: Label maps of one shape; true labels from ``classes`` on, as 255,
+            do not count.
+        classes: Number of classes.
+
+    Returns:
+        ``(classes, classes)``, the truth in rows.
+    """
+    valid = (truth >= 0) & (truth < classes)
+    flat = truth[valid].astype(np.int64) * classes + predicted[valid].astype(np.int64)
+    return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+
+
+def _overlaps(a: NDArray[Any], b: NDArray[Any], of_first: bool = False) -> NDArray[Any]:
+    """IoU of all pairs of boxes ``(N, 4)`` and ``(M, 4)``, or the share of the first inside."""
+    corner = np.maximum(a[:, None, :2], b[None, :, :2])
+    end = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inside = np.clip(end - corner, 0, None).prod(-1)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
+    whole = area_a[:, None] if of_first else area_a[:, None] + area_b[None] - inside
+    return inside / np.maximum(whole, 1e-9)
+
+
+def confuse_boxes(truth: Tuple[NDArray[Any], NDArray[Any]],
+                  predicted: Tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+                  ignored: NDArray[Any], classes: int) -> NDArray[Any]:
+    """Counts objects by true and predicted class; the last row and column are background.
+
+    A box takes the free object of its class that it overlaps most, the best score first;
+    what is left over is paired without regard to classes.
+
+    Args:
+        truth: Boxes ``(N, 4)`` and labels ``(N,)``.
+        predicted: Boxes, labels and scores; those below 0.3 do not count.
+        ignored: Boxes ``(K, 4)``, as of crowds; what lies in them and meets no object does
+            not count.
+        classes: Number of classes.
+
+    Returns:
+        ``(classes + 1, classes + 1)``, the truth in rows.
+    """
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    boxes, labels, scores = (p[predicted[2] >= SCORE] for p in predicted)
+    order = np.argsort(-scores, kind='stable')
+    boxes, labels = boxes[order], labels[order]
+    overlaps = _overlaps(boxes, truth[0])
+    free = np.ones(len(truth[1]), bool)
+    single = np.ones(len(labels), bool)
+    for same in (True, False):
+        for i in np.flatnonzero(single):
+            allowed = free & (truth[1] == labels[i]) if same else free
+            fit = np.where(allowed, overlaps[i], 0) if len(free) else np.zeros(1)
+            best = int(fit.argmax())
+            if fit[best] >= OVERLAP:
+                free[best], single[i] = False, False
+                counts[truth[1][best], labels[i]] += 1
+    crowd = (_overlaps(boxes, ignored, True) >= OVERLAP).any(1) if len(ignored) else ~single & False
+    np.add.at(counts[classes], labels[single & ~crowd], 1)
+    np.add.at(counts[:, classes], truth[1][free], 1)
+    return counts
+
+
+class ReportHook(Hook):
+    """Gathers a confusion matrix, and the images that a model is worst and best at.
+
+    Args:
+        scope: ``'mmseg'`` or ``'mmdet'``.
+        number: Images of each kind that are kept.
+
+    Attributes:
+        confusion: Counts, the truth in rows.
+        worst, best: Images, the extreme ones first.
+        metrics: Of the whole test.
+    """
+
+    def __init__(self, scope: str, number: int = 6) -> None:
+        if scope not in ('mmseg', 'mmdet'):
+            raise ValueError(f'a report is for segmentation and detection, found {scope!r}')
+        self.scope = scope
+        self.number = number
+        self.confusion: Optional[NDArray[Any]] = None
+        self.worst: List[ImageResult] = []
+        self.best: List[ImageResult] = []
+        self.images = 0
+        self.metrics: Dict[str, Any] = {}
+        self.meta: Dict[str, Any] = {}
+        self.speed: Dict[str, float] = {}
+
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
+                        outputs: Optional[Sequence[Any]] = None) -> None:
+        """Looks at the samples of a batch."""
+        if not self.meta:
+            self.meta = dict(runner.test_dataloader.dataset.metainfo)
+        classes = len(self.meta['classes'])
+        for sample in outputs or ():
+            look = self._segmentation if self.scope == 'mmseg' else self._detection
+            counts, score, kept = look(sample, classes)
+            if counts is not None:
+                self.confusion = counts if self.confusion is None else self.confusion + counts
+            self.images += 1
+            self._keep(ImageResult(sample.img_path, score, kept))
+
+    def _segmentation(self, sample: Any, classes: int) -> Tuple[Any, Optional[float], Any]:
+        predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        kept = dict(predicted=predicted.astype(np.uint16), truth=None)
+        if 'gt_sem_seg' not in sample:
+            return None, None, kept
+        truth = sample.gt_sem_seg.data.squeeze(0).cpu().numpy()
+        if truth.shape != predicted.shape:
+            return None, None, kept
+        kept['truth'] = truth.astype(np.uint16)
+        counts = confuse_labels(truth, predicted, classes)
+        union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+        seen = union > 0
+        score = float(100 * (counts.diagonal()[seen] / union[seen]).mean()) if seen.any() else None
+        return counts, score, kept
+
+    def _detection(self, sample: Any, classes: int) -> Tuple[Any, Optional[float], Any]:
+        sample = sample.cpu()
+        found = sample.pred_instances
+        kept = deepcopy(sample)
+        kept.pred_instances = found[found.scores >= SCORE]
+        if 'gt_instances' not in sample:
+            return None, None, kept
+        truth = sample.gt_instances
+        ignored = sample.ignored_instances if 'ignored_instances' in sample else None
+        counts = confuse_boxes(
+            (_boxes(truth), truth.labels.numpy()),
+            (_boxes(found), found.labels.numpy(), found.scores.numpy()),
+            np.zeros((0, 4)) if ignored is None else _boxes(ignored), classes)
+        right = counts.diagonal()[:classes].sum()
+        total = counts[:classes].sum() + counts[:, :classes].sum()
+        return counts, float(200 * right / total) if total else None, kept
+
+    def _keep(self, result: ImageResult) -> None:
+        score = -1. if result.score is None else result.score
+        if result.score is None and self.images > self.number:
+            return
+        for kept, sign in ((self.worst, 1), (self.best, -1)):
+            kept.append(result)
+            kept.sort(key=lambda r: sign * (score if r.score is None else r.score))
+            del kept[self.number:]
+
+    def after_test_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Gathers what the processes have."""
+        self.metrics = dict(metrics or {})
+        scalars = runner.message_hub.log_scalars
+        self.speed = {k: float(scalars[f'test/{k}'].mean()) for k in ('time', 'data_time')
+                      if f'test/{k}' in scalars}
+        parts = all_gather_object((self.confusion, self.worst, self.best, self.images))
+        if len(parts) > 1:
+            confusions = [p[0] for p in parts if p[0] is not None]
+            self.confusion = sum(confusions) if confusions else None
+            self.worst, self.best, self.images = [], [], 0
+            for _, worst, best, images in parts:
+                self.images += images
+                for result in {r.path: r for r in [*worst, *best]}.values():
+                    self._keep(result)
+        # An image is shown once.
+        half = [r.path for r in self.worst[:max(1, min(self.number, self.images // 2))]]
+        self.worst = [r for r in self.worst if r.path in half]
+        self.best = [r for r in self.best if r.path not in half and r.score is not None]
+
+
+def _boxes(instances: Any) -> NDArray[Any]:
+    boxes = instances.bboxes
+    return (boxes.tensor if hasattr(boxes, 'tensor') else boxes).numpy().reshape(-1, 4)
+
+
+def image_name(path: str) -> str:
+    """The name of an image, for people."""
+    return osp.basename(path)
