@@ -79,12 +79,14 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]
 
 
 def dataset_meta(cfg: Config, content: Dict[str, Any]) -> Dict[str, Any]:
-    """Classes and palette: as the checkpoint notes them, or the config's test data have them."""
-    meta = dict((content.get('meta') or {}).get('dataset_meta') or {})
-    if meta.get('classes') is not None:
-        return meta
+    """Classes and palette: as the checkpoint notes them, or else as the test data have them."""
+    noted = {k: v for k, v in ((content.get('meta') or {}).get('dataset_meta') or {}).items()
+             if v is not None}
     for dataset in iter_datasets(cfg, ('test', 'val', 'train')):
         with DATASETS.switch_scope_and_registry(None) as registry:
             cls = registry.get(dataset['type'])
-        return {**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
-    return {}
+        own = {**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
+        if tuple(noted.get('classes') or ()) in ((), tuple(own.get('classes') or ())):
+            return {**own, **noted}
+        break
+    return noted

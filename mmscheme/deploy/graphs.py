@@ -1,0 +1,273 @@
+"""Models as plain modules from a raw image to the result, for torch's exporters.
+
+Input of all: ``image``, uint8, RGB, ``(B, 3, H, W)``. Colour order and normalisation of
+the model are inside.
+"""
+from copy import deepcopy
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling']
+
+
+class Graph(nn.Module):
+    """Base of the exported modules.
+
+    Args:
+        model: In evaluation mode; becomes part of the graph.
+
+    Attributes:
+        task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
+        inputs, outputs: Names, and what they hold.
+    """
+    task = ''
+    inputs: Dict[str, str] = dict(image='uint8 (B, 3, H, W), RGB')
+    outputs: Dict[str, str] = {}
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        preprocessor = model.data_preprocessor
+        self.normalise = bool(getattr(preprocessor, '_enable_normalize', False))
+        # Images are read as BGR; a model that converts sees RGB.
+        self.rgb = bool(getattr(preprocessor, '_channel_conversion', False)
+                        or getattr(preprocessor, 'channel_conversion', False)
+                        or getattr(preprocessor, 'to_rgb', False))
+        if self.normalise:
+            self.register_buffer('mean', preprocessor.mean.detach().clone().view(1, -1, 1, 1))
+            self.register_buffer('std', preprocessor.std.detach().clone().view(1, -1, 1, 1))
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """The model's own input."""
+        x = (image if self.rgb else image.flip(1)).float()
+        return (x - self.mean) / self.std if self.normalise else x
+
+    def example(self, shape: Tuple[int, int]) -> Tuple[Tensor, ...]:
+        """Inputs of the right kind, to trace with."""
+        return (torch.zeros(1, 3, *shape, dtype=torch.uint8), )
+
+
+class ClassifierGraph(Graph):
+    """Image to class scores."""
+    task = 'classification'
+    outputs = dict(scores='float32 (B, classes), sum 1')
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.model.extract_feat(self.preprocess(image))
+        return torch.softmax(self.model.head(features), 1)
+
+
+class SegmenterGraph(Graph):
+    """Image to logits and labels at the size of the input."""
+    task = 'segmentation'
+    outputs = dict(logits='float32 (B, classes, H, W); resize these for another size',
+                   labels='int64 (B, H, W)')
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        if model.test_cfg.get('mode', 'whole') != 'whole':
+            raise ValueError(f'test_cfg.mode={model.test_cfg.mode!r}: one graph sees the whole '
+                             'image; set model.test_cfg.mode=whole')
+        if model.decode_head.out_channels < 2:
+            raise ValueError('a head with one output channel cannot be exported; expected one '
+                             'channel a class')
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, Tensor]:
+        features = self.model.extract_feat(self.preprocess(image))
+        logits = F.interpolate(self.model.decode_head(features), image.shape[2:],
+                               mode='bilinear', align_corners=self.model.align_corners)
+        return logits, logits.argmax(1)
+
+
+class DetectorGraph(Graph):
+    """Image to the boxes of an anchor head, decoded and after NMS.
+
+    The result has the rows that ``max_per_img`` of the config says; those without an
+    object have score 0 and label -1.
+    """
+    task = 'detection'
+    inputs = dict(Graph.inputs, image='uint8 (1, 3, H, W), RGB; the picture in the upper left '
+                  'corner, the rest is ignored',
+                  size='int64 (2,): height and width of the picture in it',
+                  score_threshold='float32 (): lowest score of a box')
+    outputs = dict(boxes='float32 (N, 4): x1, y1, x2, y2 in pixels of the input',
+                   scores='float32 (N,), falling; 0 where there is no object',
+                   labels='int64 (N,); -1 where there is no object')
+
+    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
+        super().__init__(model)
+        head, cfg = model.bbox_head, model.test_cfg
+        self.cfg = dict(nms_pre=cfg.get('nms_pre', -1), min_size=cfg.get('min_bbox_size', -1),
+                        iou=cfg.nms.get('iou_threshold', 0.5), keep=cfg.max_per_img,
+                        agnostic=cfg.nms.get('class_agnostic', False))
+        if cfg.nms.get('type', 'nms') != 'nms':
+            raise ValueError(f'test_cfg.nms.type={cfg.nms.type!r}: only nms can be exported')
+        with torch.no_grad():
+            scores, _ = head(model.extract_feat(torch.zeros(1, 3, *shape)))
+        anchors = head.prior_generator.grid_priors([s.shape[2:] for s in scores], device='cpu')
+        for i, boxes in enumerate(anchors):
+            self.register_buffer(f'anchors{i}', boxes)
+
+    def example(self, shape: Tuple[int, int]) -> Tuple[Tensor, ...]:
+        return (*super().example(shape), torch.tensor(shape), torch.tensor(0.05))
+
+    def forward(self, image: Tensor, size: Tensor, score_threshold: Tensor
+                ) -> Tuple[Tensor, Tensor, Tensor]:
+        height, width = size[0], size[1]
+        rows = torch.arange(image.shape[2], device=image.device) < height
+        columns = torch.arange(image.shape[3], device=image.device) < width
+        # mmdet pads after normalising, with zeros.
+        x = self.preprocess(image) * (rows[:, None] & columns[None]).float()
+        head = self.model.bbox_head
+        found: List[List[Tensor]] = [[], [], []]
+        for i, (logits, deltas) in enumerate(zip(*head(self.model.extract_feat(x)))):
+            classes = head.cls_out_channels
+            scores = logits.permute(0, 2, 3, 1).flatten().sigmoid()
+            keep = self.cfg['nms_pre'] if self.cfg['nms_pre'] > 0 else scores.shape[0]
+            scores, index = scores.topk(min(keep, scores.shape[0]))
+            anchor = torch.div(index, classes, rounding_mode='floor')
+            deltas = deltas.permute(0, 2, 3, 1).reshape(-1, 4)[anchor]
+            boxes = head.bbox_coder.decode(getattr(self, f'anchors{i}')[anchor], deltas)
+            for part, value in zip(found, (boxes, scores, index - anchor * classes)):
+                part.append(value)
+        boxes, scores, labels = (torch.cat(part) for part in found)
+        limit = torch.stack([width, height, width, height]).to(boxes)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        return self._select(boxes, scores, labels, score_threshold)
+
+    def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor, threshold: Tensor
+                ) -> Tuple[Tensor, Tensor, Tensor]:
+        valid = scores > threshold
+        if self.cfg['min_size'] >= 0:
+            sides = boxes[:, 2:] - boxes[:, :2]
+            valid = valid & (sides > self.cfg['min_size']).all(1)
+        # With the lowest score they suppress nothing, and come last.
+        scores = torch.where(valid, scores, torch.zeros_like(scores))
+        labels = torch.where(valid, labels, torch.full_like(labels, -1))
+        apart = boxes
+        if not self.cfg['agnostic']:
+            apart = boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]
+        kept = nms(apart, scores, self.cfg['iou'])
+        # One row more, without an object, fills up to the fixed number.
+        nothing = torch.full((self.cfg['keep'], ), scores.shape[0], dtype=kept.dtype)
+        kept = torch.cat([kept, nothing]).narrow(0, 0, self.cfg['keep'])
+        return (F.pad(boxes, (0, 0, 0, 1))[kept], F.pad(scores, (0, 1))[kept],
+                F.pad(labels, (0, 1), value=-1)[kept])
+
+
+class FeatureGraph(Graph):
+    """Image to the maps of backbone and neck."""
+    task = 'features'
+
+    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
+        super().__init__(model)
+        with torch.no_grad():
+            maps = model.extract_feat(torch.zeros(1, 3, *shape))
+        self.outputs = {f'p{i}': f'float32 (B, {m.shape[1]}, H / {shape[0] // m.shape[2]}, '
+                        f'W / {shape[0] // m.shape[2]})' for i, m in enumerate(maps)}
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        return tuple(self.model.extract_feat(self.preprocess(image)))
+
+
+class MatrixPool(nn.Module):
+    """Adaptive average pooling of a map of one size as two products with constant matrices.
+
+    Exactly ``nn.AdaptiveAvgPool2d``, also where the bins overlap because their number does
+    not divide the size; exporters refuse those.
+
+    Args:
+        size: Height and width of the input.
+        bins: Height and width of the output.
+    """
+
+    def __init__(self, size: Tuple[int, int], bins: Tuple[int, int]) -> None:
+        super().__init__()
+        for name, n, b in zip(('rows', 'columns'), size, bins):
+            matrix = torch.zeros(b, n)
+            for i in range(b):
+                start, end = i * n // b, -(-(i + 1) * n // b)
+                matrix[i, start:end] = 1 / (end - start)
+            self.register_buffer(name, matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows @ x @ self.columns.transpose(0, 1)
+
+
+class _Pool(NamedTuple):
+    name: str
+    module: nn.AdaptiveAvgPool2d
+
+
+def replace_adaptive_pooling(model: nn.Module, graph: nn.Module, example: Tuple[Tensor, ...]
+                             ) -> List[str]:
+    """Exchanges the adaptive poolings of a model for :class:`MatrixPool`.
+
+    Global pooling, to one bin, stays as it is: it works at any size.
+
+    Args:
+        model: Changed in place.
+        graph: What runs the model.
+        example: Inputs of the size that the model will have.
+
+    Returns:
+        The names of the modules that were exchanged.
+    """
+    pools = [_Pool(n, m) for n, m in model.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)
+             and m.output_size not in (1, (1, 1))]
+    shapes: Dict[nn.Module, Tuple[int, int]] = {}
+    handles = [p.module.register_forward_pre_hook(
+        lambda m, args: shapes.update({m: tuple(args[0].shape[2:])})) for p in pools]
+    with torch.no_grad():
+        graph(*example)
+    for handle in handles:
+        handle.remove()
+    for name, module in pools:
+        if module not in shapes:
+            continue
+        size = shapes[module]
+        wanted = module.output_size
+        pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
+        bins = (pair[0] or size[0], pair[1] or size[1])  # None keeps the size
+        parent, _, child = name.rpartition('.')
+        setattr(model.get_submodule(parent), child, MatrixPool(size, bins))
+    return [p.name for p in pools if p.module in shapes]
+
+
+def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
+                ) -> Tuple[Graph, Optional[str]]:
+    """The module to export for a model.
+
+    Args:
+        model: In evaluation mode; copied.
+        scope: ``default_scope`` of its config.
+        shape: Height and width of the input.
+
+    Returns:
+        The graph, and what is not in it, or None where it is the whole model.
+
+    Raises:
+        ValueError: There is no graph for this task or head.
+    """
+    model = deepcopy(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if scope == 'mmpretrain':
+        return ClassifierGraph(model).eval(), None
+    if scope == 'mmseg':
+        return SegmenterGraph(model).eval(), None
+    if scope != 'mmdet':
+        raise ValueError(f"default_scope: expected 'mmdet', 'mmpretrain' or 'mmseg', "
+                         f'found {scope!r}')
+    from mmdet.models import RetinaHead
+    from mmdet.models.task_modules import DeltaXYWHBBoxCoder
+    head: Any = getattr(model, 'bbox_head', None)
+    if isinstance(head, RetinaHead) and isinstance(head.bbox_coder, DeltaXYWHBBoxCoder):
+        return DetectorGraph(model, shape).eval(), None
+    return FeatureGraph(model, shape).eval(), (
+        f'{type(model).__name__} is exported without its heads: backbone and neck alone. Whole '
+        'detectors are RetinaNets')

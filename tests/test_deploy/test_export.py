@@ -1,0 +1,227 @@
+"""Exported files do what the checkpoint does, or are not written."""
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine import Config
+from torch import nn
+
+from mmscheme.apis import predict as predict_tool
+from mmscheme.deploy import export as export_module
+from mmscheme.deploy.export import export, main
+from mmscheme.deploy.graphs import MatrixPool
+from mmscheme.deploy.loading import build_model
+from mmscheme.deploy.matching import match_boxes
+from mmscheme.deploy.predict import ExportedPredictor
+from mmscheme.deploy.predict import main as predict_main
+from mmscheme.deploy.runtime import load_exported
+from tests.conftest import REPOSITORY
+from tests.test_deploy.test_fold import TINY, randomise
+
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+
+HEADS = dict(
+    upernet_scheme_s_demo='decode_head=dict(in_channels=[8, 16, 32, 64], channels=16), '
+    'auxiliary_head=dict(in_channels=32, channels=16)',
+    semantic_fpn_scheme_s_ade20k='neck=dict(in_channels=[8, 16, 32, 64], out_channels=16), '
+    'decode_head=dict(in_channels=[16] * 4, channels=16, num_classes=9)',
+    retinanet_scheme_s_coco='neck=dict(in_channels=[16, 32, 64], out_channels=16), bbox_head=dict('
+    'in_channels=16, feat_channels=16, stacked_convs=1, num_classes=6)',
+    mask_rcnn_scheme_s_demo='neck=dict(in_channels=[8, 16, 32, 64])',
+    cls_scheme_s_demo='head=dict(in_channels=64)')
+
+
+def prepare(name, folder):
+    """Config and checkpoint of a small model of random weights."""
+    dataset = "dict(type='mmscheme.ScenesDataset')"
+    if 'retina' in name:
+        dataset = "dict(type='mmscheme.ScenesInstanceDataset')"
+    data = f'test_dataloader = dict(dataset={dataset})\n' if 'ade20k' in name or (
+        'coco' in name) else ''
+    config = folder / f'{name}.py'
+    config.write_text(
+        f"_base_ = '{REPOSITORY}/configs/{name}.py'\n"
+        f'model = dict(backbone=dict(arch=dict(_delete_=True, **{TINY!r})), {HEADS[name]})\n{data}')
+    cfg = Config.fromfile(config)
+    torch.manual_seed(0)
+    model = randomise(build_model(cfg))
+    for key, parameter in model.named_parameters():
+        if 'retina_cls.weight' in key or 'retina_reg.weight' in key:
+            parameter.data.normal_(std=0.2)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(
+        dataset_meta=dict(classes=tuple('abcdef')) if 'cls' in name else {})),
+        folder / f'{name}.pth')
+    return config, str(folder / f'{name}.pth'), cfg
+
+
+@pytest.mark.parametrize('size, bins', [((16, 16), (3, 3)), ((16, 21), (6, 6)), ((7, 5), (2, 3)),
+                                        ((2, 3), (6, 6)), ((5, 5), (1, 5))])
+def test_matrix_pooling_is_adaptive_pooling(size, bins):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    pool = MatrixPool(size, bins).double()
+    expected = nn.AdaptiveAvgPool2d(bins)(x)
+    assert pool(x).shape == expected.shape
+    assert torch.allclose(pool(x), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize('suffix', ['onnx', 'pt2', 'pt'])
+def test_segmenter_draws_the_picture_of_the_checkpoint(scenes, tmp_path, capsys, suffix):
+    config, checkpoint, _ = prepare('upernet_scheme_s_demo', tmp_path)
+    formats = dict(onnx='onnx', pt2='torch_export', pt='torchscript')
+    target = tmp_path / f'model.{suffix}'
+    main([str(config), checkpoint, '--format', formats[suffix], '--shape', '128', '160', '--out',
+          str(target)])
+    shown = capsys.readouterr().out
+    assert 'check 2: logits differ by' in shown and 'largest difference:' in shown
+    image = scenes / 'images' / 'validation' / 'scene_00001.jpg'
+    predict_main([str(target), str(image), '--out', str(tmp_path / 'exported')])
+    predict_tool.main([str(config), checkpoint, str(image), '--out', str(tmp_path / 'torch')])
+    ours, expected = (cv2.imread(str(tmp_path / d / image.name)) for d in ('exported', 'torch'))
+    assert ours.shape == expected.shape == (64, 80, 3)
+    assert (np.abs(ours.astype(int) - expected).max(-1) > 0).mean() < 1e-3
+    meta = load_exported(target).meta
+    assert meta['task'] == 'segmentation' and meta['shape'] == [128, 160]
+    assert len(meta['classes']) == len(meta['palette']) == 9
+    if suffix == 'onnx':
+        import onnx
+        model = onnx.load(target)
+        keys = {p.key: p.value for p in model.metadata_props}
+        assert json.loads(keys['classes']) == meta['classes']
+        assert 'uint8' in json.loads(keys['inputs'])['image']
+        names = ' '.join(i.name for i in model.graph.initializer)
+        assert 'alpha' not in names and 'layer_scale' not in names
+
+
+def test_dynamic_sizes_where_pooling_allows(tmp_path):
+    _, checkpoint, cfg = prepare('semantic_fpn_scheme_s_ade20k', tmp_path)
+    target = tmp_path / 'model.onnx'
+    checks, _ = export(cfg, checkpoint, target, (64, 96), dynamic=True)
+    assert len(checks) == 3 and all(c.passed for c in checks)
+    run = load_exported(target).run
+    image = np.random.default_rng(0).integers(0, 256, (3, 3, 160, 32), np.uint8)
+    found = run(dict(image=image))
+    assert found['labels'].shape == (3, 160, 32)
+    assert np.array_equal(found['logits'].argmax(1), found['labels'])
+    _, checkpoint, cfg = prepare('upernet_scheme_s_demo', tmp_path)
+    with pytest.raises(ValueError, match='--dynamic: .*psp_modules.* pools to bins that depend'):
+        export(cfg, checkpoint, tmp_path / 'x.onnx', (64, 64), dynamic=True)
+    _, checkpoint, cfg = prepare('cls_scheme_s_demo', tmp_path)
+    with pytest.raises(ValueError, match='--dynamic: the position embedding'):
+        export(cfg, checkpoint, tmp_path / 'x.onnx', (64, 64), dynamic=True)
+
+
+def test_detector_with_decoding_and_nms(scenes, tmp_path):
+    config, checkpoint, cfg = prepare('retinanet_scheme_s_coco', tmp_path)
+    target = tmp_path / 'model.onnx'
+    checks, left_out = export(cfg, checkpoint, target, (128, 160))
+    assert left_out is None and all(c.passed and c.difference < 1e-3 for c in checks)
+    exported = load_exported(target)
+    image = np.random.default_rng(1).integers(0, 256, (1, 3, 128, 160), np.uint8)
+    inputs = dict(image=image, size=np.array([100, 150]), score_threshold=np.float32(0.05))
+    found = exported.run(inputs)
+    assert found['boxes'].shape == (100, 4) and found['scores'].shape == (100, )
+    valid = found['labels'] >= 0
+    assert valid.sum() > 5 and (found['scores'][valid] > 0.05).all()
+    assert (found['boxes'][valid] <= [150, 100, 150, 100]).all()
+    assert (np.diff(found['scores']) <= 0).all() and not found['scores'][~valid].any()
+    # What is beside the picture does not count.
+    image[:, :, 100:], image[..., 150:] = 7, 7
+    again = exported.run(inputs)
+    assert all(np.allclose(found[k], again[k], atol=1e-4) for k in found)
+    # At the size of the image file, as a data sample.
+    sample = ExportedPredictor(target)(scenes / 'val2017' / 'scene_00000.jpg')
+    boxes = sample.pred_instances.bboxes
+    assert len(boxes) and boxes.max() <= 80 and (boxes[:, 1::2].max() <= 64)
+    predict_main([str(target), str(scenes / 'val2017'), '--out', str(tmp_path / 'p')])
+    assert len(list((tmp_path / 'p').iterdir())) == 4
+
+
+def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
+    _, checkpoint, cfg = prepare('cls_scheme_s_demo', tmp_path)
+    checks, _ = export(cfg, checkpoint, tmp_path / 'cls.onnx')
+    assert all(c.passed for c in checks)
+    image = next((scenes / 'objects').rglob('*.jpg'))
+    sample = ExportedPredictor(tmp_path / 'cls.onnx')(image)
+    assert sample.pred_score.shape == (6, ) and sample.pred_score.sum() == pytest.approx(1)
+    predict_main([str(tmp_path / 'cls.onnx'), str(image), '--out', str(tmp_path / 'p')])
+    assert cv2.imread(str(tmp_path / 'p' / image.name)) is not None
+    config, checkpoint, _ = prepare('mask_rcnn_scheme_s_demo', tmp_path)
+    capsys.readouterr()
+    main([str(config), checkpoint, '--shape', '64', '96', '--out', str(tmp_path / 'm.onnx')])
+    assert 'note: MaskRCNN is exported without its heads' in capsys.readouterr().out
+    outputs = load_exported(tmp_path / 'm.onnx').run(
+        dict(image=np.zeros((1, 3, 64, 96), np.uint8)))
+    assert [v.shape[2:] for v in outputs.values()] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    with pytest.raises(SystemExit):
+        predict_main([str(tmp_path / 'm.onnx'), str(image)])
+    assert 'backbone and neck alone' in capsys.readouterr().err
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    _, checkpoint, cfg = prepare('upernet_scheme_s_demo', tmp_path)
+    correct = export_module.fold
+
+    def wrong(model):
+        folded = correct(model)
+        folded.decode_head.conv_seg.weight.data *= 1.01
+        return folded
+
+    monkeypatch.setattr(export_module, 'fold', wrong)
+    with pytest.raises(ValueError, match='does not do what the checkpoint does, nothing is written'
+                       ': logits differ by'):
+        export(cfg, checkpoint, tmp_path / 'new' / 'model.pt', (64, 64))
+    assert not list((tmp_path / 'new').iterdir())
+
+
+def test_matching_sees_what_is_wrong():
+    boxes = np.array([[0, 0, 10, 10], [5, 5, 20, 20.]], np.float32)
+    found = dict(boxes=np.concatenate([boxes, boxes[:1]]), scores=np.array([.9, .5, 0.]),
+                 labels=np.array([1, 2, -1]))
+    reference = dict(bboxes=boxes + .25, scores=np.array([.9, .5]), labels=np.array([1, 2]))
+    match = match_boxes(found, reference)
+    assert (match.number, match.alone) == (2, 0) and match.difference == pytest.approx(.25)
+    assert match_boxes(found, dict(reference, labels=np.array([1, 1]))).alone == 2
+    assert match_boxes(found, dict(reference, bboxes=boxes + 2)).alone == 4
+    assert match_boxes({k: v[:1] for k, v in found.items()}, reference).alone == 1
+
+
+def test_errors(scenes, tmp_path, capsys):
+    config, checkpoint, _ = prepare('upernet_scheme_s_demo', tmp_path)
+    image = str(scenes / 'images' / 'validation' / 'scene_00000.jpg')
+    (tmp_path / 'broken.onnx').write_text('x')
+    (tmp_path / 'broken.pt').write_text('x')
+    torch.jit.save(torch.jit.script(nn.ReLU()), str(tmp_path / 'foreign.pt'))
+    (tmp_path / 'text.jpg').write_text('x')
+    before = sorted(tmp_path.iterdir())
+    for call, arguments, message in (
+            (main, (config, tmp_path / 'no.pth'), 'checkpoint not found'),
+            (main, (config, checkpoint, '--out', tmp_path / 'x.pt'), 'expected a file *.onnx'),
+            (main, (config, checkpoint, '--shape', '8'), '--shape: expected'),
+            (main, (config, checkpoint, '--cfg-options', 'model.test_cfg.mode=slide'),
+             'one graph sees the whole image'),
+            (main, (config, checkpoint, '--format', 'torchscript', '--dynamic', '--out',
+                    tmp_path / 'x.pt'), '--dynamic: '),
+            (predict_main, (tmp_path / 'no.onnx', image), 'exported model not found'),
+            (predict_main, (tmp_path / 'broken.onnx', image), 'not a readable model'),
+            (predict_main, (tmp_path / 'broken.pt', image), 'not a readable model'),
+            (predict_main, (tmp_path / 'foreign.pt', image), "no entry 'mmscheme' in it"),
+            (predict_main, (checkpoint, image), 'expected a file *.onnx'),
+            (predict_main, (tmp_path / 'broken.onnx', tmp_path / 'no.jpg'), 'input not found'),
+            (predict_main, (tmp_path / 'broken.onnx', tmp_path / 'text.jpg'),
+             'not a readable image')):
+        with pytest.raises(SystemExit) as status:
+            call([str(a) for a in arguments])
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert status.value.code == 2 and error.startswith('error: ') and message in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_missing_runtime_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'x.onnx').write_text('x')
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(ImportError, match='pip install onnxruntime'):
+        load_exported(tmp_path / 'x.onnx')

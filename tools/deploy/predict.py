@@ -1,0 +1,5 @@
+"""Draws what an exported model finds in images: python tools/deploy/predict.py --help."""
+from mmscheme.deploy.predict import main
+
+if __name__ == '__main__':
+    main()
