@@ -7,7 +7,13 @@ TOOLS = dict(
     test='mmscheme.apis.test',
     make_scenes='mmscheme.apis.make_scenes',
     get_flops='mmscheme.analysis.complexity',
-    browse_dataset='mmscheme.analysis.browse')
+    browse_dataset='mmscheme.analysis.browse',
+    predict='mmscheme.apis.predict',
+    fold='mmscheme.deploy.fold',
+    export='mmscheme.deploy.export',
+    predict_exported='mmscheme.deploy.predict',
+    plot_mixing_weights='mmscheme.analysis.mixing_plot',
+    pareto='mmscheme.analysis.pareto')
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The installed package: a wheel, a project outside the clone, the README."""
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -180,6 +181,53 @@ def test_readme_converter_commands(scenes, tmp_path):
             arguments += ['--num-images', '24']
         log = call([sys.executable, tool, tmp_path / Path(config).name, *arguments], tmp_path)
     assert 'Load checkpoint from scheme.pth' in log and 'accuracy/top1' in log
+
+
+def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
+    """As written, on a smaller network, in one process and a folder of its own."""
+    for name in ('analysis_tools', 'deploy'):
+        (tmp_path / 'tools').mkdir(exist_ok=True)
+        (tmp_path / 'tools' / name).symlink_to(REPOSITORY / 'tools' / name)
+    for path in (REPOSITORY / 'tools').glob('*.py'):
+        (tmp_path / 'tools' / path.name).symlink_to(path)
+    (tmp_path / 'configs').mkdir()
+    for path in (REPOSITORY / 'configs').glob('cls*.py'):
+        (tmp_path / 'configs' / path.name).write_text(f"_base_ = '{path}'\n")
+    (tmp_path / 'configs' / 'upernet_scheme_s_demo.py').write_text(
+        f"_base_ = '{REPOSITORY}/configs/upernet_scheme_s_demo.py'\n"
+        "arch = dict(_delete_=True, depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))\n"
+        'model = dict(backbone=dict(arch=arch),\n'
+        '             decode_head=dict(in_channels=[8, 16, 32, 64], channels=16),\n'
+        '             auxiliary_head=dict(in_channels=32, channels=16))\n'
+        'train_dataloader = dict(num_workers=0, batch_size=2)\n'
+        'test_dataloader = dict(num_workers=0)\n'
+        'train_cfg = dict(max_iters=3, val_interval=9)\n'
+        'default_hooks = dict(logger=dict(interval=1))\n')
+    shutil.copytree(scenes, tmp_path / 'data' / 'scenes')
+    image = next((scenes / 'images' / 'validation').iterdir())
+    shutil.copy(image, tmp_path / 'image.jpg')
+    monkeypatch.chdir(tmp_path)
+
+    def execute(tool, *arguments):
+        monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+        runpy.run_path(tool, run_name='__main__')
+
+    execute('tools/train.py', 'configs/upernet_scheme_s_demo.py')
+    folder = tmp_path / 'work_dirs' / 'upernet_scheme_s_demo'
+    (folder / 'iter_3.pth').rename(folder / 'iter_300.pth')
+    sections = ''.join(README.partition('## See what it does')[2].partition('## In your own')[0])
+    commands = re.findall(r'^python .*$', sections, re.M)
+    assert [Path(shlex.split(c)[1]).stem for c in commands] == [
+        'test', 'plot_mixing_weights', 'predict', 'pareto', 'fold', 'export', 'predict']
+    for command in commands:
+        _, tool, *arguments = shlex.split(command)
+        execute(tool, *arguments, *(['--runs', '0'] if 'pareto' in tool else []))
+    for name in ('report/report.html', 'mixing_weights.png', 'pareto.png', 'pictures/image.jpg',
+                 'segmenter.pth', 'segmenter.py', 'segmenter.onnx', 'exported/image.jpg'):
+        assert (tmp_path / name).is_file(), name
+    ours, expected = (cv2.imread(str(tmp_path / d / 'image.jpg')).astype(int)
+                      for d in ('exported', 'pictures'))
+    assert (np.abs(ours - expected).max(-1) > 0).mean() < 1e-3
 
 
 def test_readme_python(capsys):

@@ -1,0 +1,235 @@
+"""The trade-off of models: what they cost against what they are."""
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from mmengine import Config
+from mmengine.config import DictAction
+from mmengine.utils import track_iter_progress
+from torch import nn
+
+from mmscheme.apis.config import load_config
+from mmscheme.apis.errors import user_errors
+from mmscheme.layers import BlockDiagonalLinear
+
+from .complexity import _CHANNEL_MIXERS, COUNTER, _find, count_config
+from .speed import Throughput, measure_throughput
+
+__all__ = ['Point', 'hidden_width', 'main', 'measure', 'plot_pareto', 'read_metric']
+
+
+class Point(NamedTuple):
+    """A model.
+
+    Attributes:
+        name: Of the config.
+        series: Which models it belongs to, such as ``'44-e8'``.
+        label: Of the model in its series, such as ``'s12'``.
+        params, macs: Of the whole model, see :mod:`mmscheme.analysis.complexity`.
+        width: Hidden channels of the channel mixers, the sum over the blocks.
+        throughput: Images a second, or None where it was not measured.
+        metric: From a result file, or None.
+    """
+    name: str
+    series: str
+    label: str
+    params: int
+    macs: int
+    width: int
+    throughput: Optional[Throughput]
+    metric: Optional[float] = None
+
+
+def hidden_width(model: nn.Module) -> int:
+    """The sum of the widths that the channel mixers of a backbone expand to."""
+    widths: List[int] = []
+    for name in _find(model, _CHANNEL_MIXERS):
+        found: List[int] = [int(getattr(m, 'out_features', 0) or getattr(m, 'out_channels', 0))
+                 for m in model.get_submodule(name).modules()
+                 if isinstance(m, (BlockDiagonalLinear, nn.Linear, nn.Conv2d))]
+        widths.append(max(found, default=0))
+    return sum(widths)
+
+
+def _series(cfg: Config) -> Tuple[str, str]:
+    """Series and label of a config's backbone."""
+    backbone = cfg.model.get('backbone') or {}
+    kind = str(backbone.get('type', '')).split('.')[-1]
+    arch = backbone.get('arch')
+    label = arch if isinstance(arch, str) else Path(cfg.filename or '').stem
+    if kind != 'SCHEMEformer':
+        return kind, label
+    groups = backbone.get('groups', (4, 4))
+    g1, g2 = (groups, groups) if isinstance(groups, int) else groups
+    expansion = backbone.get('expansion', 8)
+    return (f'dense-e{expansion}' if (g1, g2) == (1, 1) else f'{g1}{g2}-e{expansion}'), label
+
+
+def measure(cfg: Config, shape: Optional[Tuple[int, int]] = None, batch_size: int = 1,
+            runs: int = 10, metric: Optional[float] = None) -> Point:
+    """Measures the model of a config.
+
+    Args:
+        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
+        shape: Height and width of the input; by default what the config tests with.
+        batch_size, runs: Of the throughput; no runs leave it out.
+        metric: From elsewhere.
+
+    Returns:
+        The point.
+    """
+    from mmscheme.deploy.loading import build_model
+    cost = count_config(cfg, shape)
+    series, label = _series(cfg)
+    total = cost.parts['total']
+    speed = measure_throughput(cfg, shape or cost.shape, batch_size, runs) if runs else None
+    return Point(Path(cfg.filename or '').stem, series, label, total.params, total.macs,
+                 hidden_width(build_model(cfg)), speed, metric)
+
+
+def read_metric(path: Union[str, Path], name: str) -> float:
+    """Reads a metric from a result file of ``tools/test.py``.
+
+    Args:
+        path: A JSON file, or the work folder of a test, in which the newest result counts.
+        name: Such as ``mIoU``, ``coco/bbox_mAP`` or ``accuracy/top1``.
+
+    Returns:
+        The value.
+
+    Raises:
+        FileNotFoundError: There is no result.
+        ValueError: It does not have this metric.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob('*/*.json'), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise FileNotFoundError(f'no result of a test, */*.json, in {path}')
+        path = found[-1]
+    if not path.is_file():
+        raise FileNotFoundError(f'result not found: {path}')
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f'{path}: expected the JSON that tools/test.py writes') from None
+    if not isinstance(content, dict) or not isinstance(content.get(name), (int, float)):
+        known = [k for k, v in content.items() if isinstance(v, (int, float))] if isinstance(
+            content, dict) else []
+        raise ValueError(f'{path}: no metric {name!r}, found {known}')
+    return float(content[name])
+
+
+def plot_pareto(points: Sequence[Point], out: Union[str, Path], metric: str = '') -> None:
+    """Draws metric or width against multiply-adds, parameters and throughput.
+
+    Args:
+        points: The models.
+        out: File to write; its suffix decides the format.
+        metric: Name of the metric; empty for the width.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    panels: List[Tuple[str, Dict[str, float]]] = [
+        ('multiply-adds (G)', {p.name: p.macs / 1e9 for p in points}),
+        ('parameters (M)', {p.name: p.params / 1e6 for p in points})]
+    timed = [p for p in points if p.throughput]
+    if timed:
+        panels.append((f'images/s ({timed[0].throughput.device})',  # type: ignore[union-attr]
+                       {p.name: p.throughput.median for p in timed if p.throughput}))
+    figure = Figure(figsize=(4.3 * len(panels) + 0.4, 3.9), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    series = list(dict.fromkeys(p.series for p in points))
+    for ax, (title, values) in zip(axes, panels):
+        for i, name in enumerate(series):
+            members = sorted((p for p in points if p.series == name and p.name in values),
+                             key=lambda p: values[p.name])
+            xs = [values[p.name] for p in members]
+            ys = [_height(p, metric) for p in members]
+            ax.plot(xs, ys, marker='os^Dv*'[i % 6], color=f'C{i}', label=name, linewidth=1.2)
+            for p, x, y in zip(members, xs, ys):
+                ax.annotate(p.label, (x, y), xytext=(6, -11), textcoords='offset points',
+                            fontsize=9, color=f'C{i}')
+                if p.throughput and title.startswith('images/s'):
+                    ax.plot([p.throughput.low, p.throughput.high], [y, y], color=f'C{i}',
+                            linewidth=3, alpha=0.35)
+        ax.set_xlabel(title)
+        ax.margins(x=0.16, y=0.12)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel(metric or 'hidden channels of all FFNs')
+    axes[0].legend(frameon=False)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def _height(point: Point, metric: str) -> float:
+    return point.metric if metric and point.metric is not None else point.width
+
+
+def _text(points: Sequence[Point], metric: str) -> str:
+    width = max(len(p.name) for p in points)
+    lines = [f'{"":{width}}{"parameters":>14}{"multiply-adds":>16}{"width":>9}'
+             f'{"images/s (middle half)":>30}' + (f'{metric:>18}' if metric else '')]
+    for p in points:
+        speed = '-' if p.throughput is None else (
+            f'{p.throughput.median:.2f} ({p.throughput.low:.2f} to {p.throughput.high:.2f})')
+        lines.append(f'{p.name:{width}}{p.params / 1e6:>12.3f} M{p.macs / 1e9:>14.3f} G'
+                     f'{p.width:>9}{speed:>30}' + (f'{p.metric:>18.6g}' if metric else ''))
+    return '\n'.join(lines)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line of ``tools/analysis_tools/pareto.py``."""
+    parser = argparse.ArgumentParser(
+        description='Measure models and draw a metric, or their width, against multiply-adds, '
+        'parameters and throughput.', epilog=COUNTER)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument('--results', nargs='+', metavar='FILE',
+                        help='a result of tools/test.py for each config, in their order: a JSON '
+                        'file or a work folder')
+    parser.add_argument('--metric', help='which metric of the results, e.g. mIoU, coco/bbox_mAP, '
+                        'accuracy/top1')
+    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
+                        help='height and width of the input, or one number for both')
+    parser.add_argument('--batch-size', type=int, default=1, help='of the throughput (1)')
+    parser.add_argument('--runs', type=int, default=10,
+                        help='of the throughput (10); 0 leaves it out')
+    parser.add_argument('--out', default='pareto.png', help='picture to write (pareto.png)')
+    parser.add_argument('--json', metavar='FILE', help='write the numbers too')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='values to change in every config')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    with user_errors(args.debug):
+        shape = None
+        if args.shape:
+            if len(args.shape) > 2 or min(args.shape) < 1:
+                raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
+            shape = (args.shape[0], args.shape[-1])
+        if args.batch_size < 1 or args.runs < 0:
+            raise ValueError('--batch-size and --runs: expected positive numbers')
+        if bool(args.results) != bool(args.metric):
+            raise ValueError('--results and --metric belong together')
+        if args.results and len(args.results) != len(args.configs):
+            raise ValueError(f'--results: expected one for each of {len(args.configs)} configs, '
+                             f'found {len(args.results)}')
+        metrics: List[Optional[float]] = [None] * len(args.configs)
+        if args.results:
+            metrics = [read_metric(path, args.metric) for path in args.results]
+        cfgs = [load_config(path, cfg_options=args.cfg_options) for path in args.configs]
+        logging.disable(logging.WARNING)
+        try:
+            points = [measure(cfg, shape, args.batch_size, args.runs, value)
+                      for cfg, value in track_iter_progress(list(zip(cfgs, metrics)))]
+        finally:
+            logging.disable(logging.NOTSET)
+        plot_pareto(points, args.out, args.metric or '')
+        if args.json:
+            content: List[Dict[str, Any]] = [
+                {**p._asdict(), 'throughput': p.throughput and p.throughput._asdict()}
+                for p in points]
+            Path(args.json).write_text(json.dumps(content, indent=1))
+    print(f'\n{_text(points, args.metric or "")}\n\n{Path(args.out).resolve()}')

@@ -1,0 +1,120 @@
+"""Pictures and labelled videos of images, folders and videos."""
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmscheme.apis.predict import find_jobs, main
+from mmscheme.datasets.scenes import PALETTE
+from mmscheme.deploy.loading import build_model
+from tests.conftest import REPOSITORY
+from tests.test_deploy.test_export import prepare
+
+
+@pytest.fixture(scope='module')
+def segmenter(tmp_path_factory):
+    """Config and checkpoint of a small segmenter that predicts one class everywhere."""
+    folder = tmp_path_factory.mktemp('segmenter')
+    config, checkpoint, cfg = prepare('upernet_scheme_s_demo', folder)
+    model = build_model(cfg)
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
+    model.decode_head.conv_seg.weight.data.zero_()
+    model.decode_head.conv_seg.bias.data = torch.eye(9)[5]
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    return str(config), checkpoint
+
+
+def write_video(path, frames, size=(80, 64)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 10., size)
+    for i in range(frames):
+        writer.write(np.full((size[1], size[0], 3), 20 * i, np.uint8))
+    writer.release()
+
+
+def test_images_folders_and_videos(segmenter, scenes, tmp_path, capsys):
+    write_video(tmp_path / 'clip.mp4', 5)
+    (tmp_path / 'in' / 'sub').mkdir(parents=True)
+    for i, name in enumerate(('a.png', 'sub/a.png')):
+        cv2.imwrite(str(tmp_path / 'in' / name), np.full((50, 60, 3), 100 * i, np.uint8))
+    (tmp_path / 'in' / 'notes.txt').write_text('not an image')
+    image = scenes / 'images' / 'validation' / 'scene_00000.jpg'
+    out = tmp_path / 'out'
+    main([*segmenter, str(image), str(tmp_path / 'in'), str(tmp_path / 'clip.mp4'), '--out',
+          str(out), '--opacity', '1'])
+    shown = capsys.readouterr().out
+    assert '4 of 4 files' in shown and 'ETA' in shown and '8/8' in shown
+    assert sorted(str(p.relative_to(out)) for p in out.rglob('*') if p.is_file()) == [
+        'a.png', 'clip.mp4', 'scene_00000.jpg', 'sub/a.png']
+    picture = cv2.imread(str(out / 'a.png'))
+    assert picture.shape == (50, 60, 3)
+    # The class that is predicted, in its colour, RGB in the palette and BGR in the file.
+    assert picture[-1, -1].tolist() == list(PALETTE[5])[::-1]
+    video = cv2.VideoCapture(str(out / 'clip.mp4'))
+    frames = []
+    while True:
+        valid, frame = video.read()
+        if not valid:
+            break
+        frames.append(frame)
+    assert len(frames) == 5 and frames[0].shape == (64, 80, 3)
+    assert video.get(cv2.CAP_PROP_FPS) == 10
+    assert np.abs(frames[0][-4, -4].astype(int) - PALETTE[5][::-1]).max() < 12
+
+
+@pytest.mark.parametrize('name', ['retinanet_scheme_s_coco', 'cls_scheme_s_demo'])
+def test_other_tasks(name, scenes, tmp_path):
+    config, checkpoint, _ = prepare(name, tmp_path)
+    image = scenes / 'val2017' / 'scene_00000.jpg'
+    scale = ['--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(160,128)']
+    main([str(config), checkpoint, str(image), '--out', str(tmp_path / 'out'), '--score-thr',
+          '0.05', *scale])
+    picture, plain = cv2.imread(str(tmp_path / 'out' / image.name)), cv2.imread(str(image))
+    assert picture.shape == plain.shape
+    assert (np.abs(picture.astype(int) - plain).max(-1) > 30).mean() > 0.01
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(segmenter, scenes, tmp_path, capsys):
+    (tmp_path / 'broken.jpg').write_text('x')
+    (tmp_path / 'empty.mp4').write_text('')
+    write_video(tmp_path / 'zero.mp4', 0)
+    image = scenes / 'images' / 'validation' / 'scene_00000.jpg'
+    with pytest.raises(SystemExit) as status:
+        main([*segmenter, str(tmp_path), str(image), '--out', str(tmp_path / 'out')])
+    shown = capsys.readouterr()
+    assert status.value.code == 2 and '1 of 4 files' in shown.out
+    errors = [line for line in shown.err.splitlines() if line.startswith('error: ')]
+    assert [e.split('/')[0] for e in errors] == [
+        'error: not a readable image: ', 'error: no frames in the video: ',
+        'error: no frames in the video: ']
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['scene_00000.jpg']
+
+
+def test_errors_come_first(segmenter, scenes, tmp_path, capsys):
+    image = scenes / 'images' / 'validation' / 'scene_00000.jpg'
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'x.txt').write_text('x')
+    other = str(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
+    for arguments, message in (
+            ((*segmenter, tmp_path / 'no.jpg'), 'input not found'),
+            ((*segmenter, tmp_path / 'empty'), 'no images or videos in'),
+            ((*segmenter, tmp_path / 'x.txt'), 'expected an image'),
+            ((*segmenter, image, '--out', image.parent), 'would replace it'),
+            ((*segmenter, image, '--opacity', '2'), '--opacity: expected'),
+            ((segmenter[0], tmp_path / 'no.pth', image), 'checkpoint not found'),
+            ((other, segmenter[1], image), 'not a checkpoint of this config')):
+        arguments = [str(a) for a in arguments]
+        if '--out' not in arguments:
+            arguments += ['--out', str(tmp_path / 'out')]
+        with pytest.raises(SystemExit) as status:
+            main(arguments)
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert status.value.code == 2 and error.startswith('error: ') and message in error
+    assert not (tmp_path / 'out').exists()
+
+
+def test_two_files_of_one_name_get_two_pictures(tmp_path):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.png').write_text('')
+    jobs = find_jobs([str(tmp_path / 'a' / 'x.png'), str(tmp_path / 'b')], 'out')
+    assert [str(j.target) for j in jobs] == ['out/x.png', 'out/x_2.png']
