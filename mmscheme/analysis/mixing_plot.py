@@ -77,7 +77,8 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
     steps = sorted(entries)
     names = list(entries[steps[-1]])
     entries = {s: entries[s] for s in steps if set(entries[s]) == set(names)}
-    return MixingLog(path.stem if path.name != 'scalars.json' else path.resolve().parts[-3],
+    name = path.resolve().parts[-3] if path.name == 'scalars.json' else path.name
+    return MixingLog(name or path.resolve().name,
                      list(entries), {n: [row[n] for row in entries.values()] for n in names})
 
 

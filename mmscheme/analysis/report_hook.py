@@ -1,7 +1,9 @@
 """What a test report needs to know of every image, gathered while the test runs."""
 import os.path as osp
 from copy import deepcopy
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from functools import partial
+from operator import attrgetter
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.dist import all_gather_object
@@ -127,52 +129,25 @@ class ReportHook(Hook):
             self.meta = dict(runner.test_dataloader.dataset.metainfo)
         classes = len(self.meta['classes'])
         for sample in outputs or ():
-            look = self._segmentation if self.scope == 'mmseg' else self._detection
-            counts, score, kept = look(sample, classes)
+            count, keep = ((_count_labels, _kept_labels) if self.scope == 'mmseg' else
+                           (_count_boxes, _kept_boxes))
+            counts, score = count(sample, classes)
             if counts is not None:
                 self.confusion = counts if self.confusion is None else self.confusion + counts
             self.images += 1
-            self._keep(ImageResult(sample.img_path, score, kept))
+            self._keep(sample.img_path, score, partial(keep, sample))
 
-    def _segmentation(self, sample: Any, classes: int) -> Tuple[Any, Optional[float], Any]:
-        predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-        kept = dict(predicted=predicted.astype(np.uint16), truth=None)
-        if 'gt_sem_seg' not in sample:
-            return None, None, kept
-        truth = sample.gt_sem_seg.data.squeeze(0).cpu().numpy()
-        if truth.shape != predicted.shape:
-            return None, None, kept
-        kept['truth'] = truth.astype(np.uint16)
-        counts = confuse_labels(truth, predicted, classes)
-        union = counts.sum(0) + counts.sum(1) - counts.diagonal()
-        seen = union > 0
-        score = float(100 * (counts.diagonal()[seen] / union[seen]).mean()) if seen.any() else None
-        return counts, score, kept
-
-    def _detection(self, sample: Any, classes: int) -> Tuple[Any, Optional[float], Any]:
-        sample = sample.cpu()
-        found = sample.pred_instances
-        kept = deepcopy(sample)
-        kept.pred_instances = found[found.scores >= SCORE]
-        if 'gt_instances' not in sample:
-            return None, None, kept
-        truth = sample.gt_instances
-        ignored = sample.ignored_instances if 'ignored_instances' in sample else None
-        counts = confuse_boxes(
-            (_boxes(truth), truth.labels.numpy()),
-            (_boxes(found), found.labels.numpy(), found.scores.numpy()),
-            np.zeros((0, 4)) if ignored is None else _boxes(ignored), classes)
-        right = counts.diagonal()[:classes].sum()
-        total = counts[:classes].sum() + counts[:, :classes].sum()
-        return counts, float(200 * right / total) if total else None, kept
-
-    def _keep(self, result: ImageResult) -> None:
-        score = -1. if result.score is None else result.score
-        if result.score is None and self.images > self.number:
+    def _keep(self, path: str, score: Optional[float], sample: Callable[[], Any]) -> None:
+        """Keeps an image that is among the worst or best; only then its sample is copied."""
+        if score is None and self.images > self.number:
             return
+        result: Optional[ImageResult] = None
         for kept, sign in ((self.worst, 1), (self.best, -1)):
+            if len(kept) == self.number and sign * _rank(score) >= sign * _rank(kept[-1].score):
+                continue
+            result = result or ImageResult(path, score, sample())
             kept.append(result)
-            kept.sort(key=lambda r: sign * (score if r.score is None else r.score))
+            kept.sort(key=lambda r: _rank(r.score), reverse=sign < 0)
             del kept[self.number:]
 
     def after_test_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
@@ -189,16 +164,66 @@ class ReportHook(Hook):
             for _, worst, best, images in parts:
                 self.images += images
                 for result in {r.path: r for r in [*worst, *best]}.values():
-                    self._keep(result)
+                    self._keep(result.path, result.score, partial(attrgetter('sample'), result))
         # An image is shown once.
         half = [r.path for r in self.worst[:max(1, min(self.number, self.images // 2))]]
         self.worst = [r for r in self.worst if r.path in half]
         self.best = [r for r in self.best if r.path not in half and r.score is not None]
 
 
+def _rank(score: Optional[float]) -> float:
+    return -1. if score is None else score
+
+
+def _truth_labels(sample: Any) -> Optional[NDArray[Any]]:
+    """The true label map, if there is one at the size of the prediction."""
+    if 'gt_sem_seg' not in sample:
+        return None
+    truth = sample.gt_sem_seg.data.squeeze(0)
+    return truth.cpu().numpy() if truth.shape == sample.pred_sem_seg.data.shape[1:] else None
+
+
+def _count_labels(sample: Any, classes: int) -> Tuple[Any, Optional[float]]:
+    truth = _truth_labels(sample)
+    if truth is None:
+        return None, None
+    counts = confuse_labels(truth, sample.pred_sem_seg.data.squeeze(0).cpu().numpy(), classes)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    seen = union > 0
+    score = float(100 * (counts.diagonal()[seen] / union[seen]).mean()) if seen.any() else None
+    return counts, score
+
+
+def _kept_labels(sample: Any) -> Dict[str, Any]:
+    truth = _truth_labels(sample)
+    return dict(predicted=sample.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.uint16),
+                truth=None if truth is None else truth.astype(np.uint16))
+
+
+def _count_boxes(sample: Any, classes: int) -> Tuple[Any, Optional[float]]:
+    if 'gt_instances' not in sample:
+        return None, None
+    truth, found = sample.gt_instances, sample.pred_instances
+    ignored = sample.ignored_instances if 'ignored_instances' in sample else None
+    counts = confuse_boxes(
+        (_boxes(truth), truth.labels.cpu().numpy()),
+        (_boxes(found), found.labels.cpu().numpy(), found.scores.cpu().numpy()),
+        np.zeros((0, 4)) if ignored is None else _boxes(ignored), classes)
+    total = counts[:classes].sum() + counts[:, :classes].sum()
+    right = counts.diagonal()[:classes].sum()
+    return counts, float(200 * right / total) if total else None
+
+
+def _kept_boxes(sample: Any) -> Any:
+    found = sample.pred_instances
+    kept = sample.cpu()  # a new sample, what is in it is shared
+    kept.pred_instances = found[found.scores >= SCORE].cpu()
+    return deepcopy(kept)
+
+
 def _boxes(instances: Any) -> NDArray[Any]:
     boxes = instances.bboxes
-    return (boxes.tensor if hasattr(boxes, 'tensor') else boxes).numpy().reshape(-1, 4)
+    return (boxes.tensor if hasattr(boxes, 'tensor') else boxes).cpu().numpy().reshape(-1, 4)
 
 
 def image_name(path: str) -> str:

@@ -5,7 +5,7 @@ import io
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import cv2
 import mmcv
@@ -48,7 +48,7 @@ def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
         ValueError: A file is neither, or would be replaced by its own picture.
     """
     jobs: List[Job] = []
-    taken: Dict[Path, int] = {}
+    taken: Set[Path] = set()
     for name in inputs:
         path = Path(name)
         if path.is_dir():
@@ -67,9 +67,11 @@ def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
                                  f'({" ".join(_VIDEOS)})')
             inside = file.relative_to(path) if path.is_dir() else Path(file.name)
             target = Path(out_dir) / (inside.with_suffix('.mp4') if video else inside)
-            taken[target] = taken.get(target, 0) + 1
-            if taken[target] > 1:
-                target = target.with_name(f'{target.stem}_{taken[target]}{target.suffix}')
+            number = 1
+            while target in taken:
+                number += 1
+                target = target.with_name(f'{inside.stem}_{number}{target.suffix}')
+            taken.add(target)
             if target.exists() and target.samefile(file):
                 raise ValueError(f'{file}: its picture would replace it; choose another --out')
             jobs.append(Job(file, target, video))

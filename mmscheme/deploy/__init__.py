@@ -1,4 +1,4 @@
-"""From a trained model to one that is shipped: folding, export, prediction without torch."""
+"""From a trained model to one that is shipped: folding, export, prediction from the file."""
 from .fold import deploy_config, fold
 from .loading import load_model
 

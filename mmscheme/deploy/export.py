@@ -35,6 +35,7 @@ TOLERANCE = 1e-3
 # Of labels, where two classes are as good as equal.
 AGREEMENT = 0.9999
 _DIVISOR = 32
+_FEW = 10
 
 
 class Check(NamedTuple):
@@ -306,16 +307,26 @@ _CHECKS = dict(classification=_check_classifier, segmentation=_check_segmenter,
 def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray[Any],
                     size: Tuple[int, int], shape: Tuple[int, int]) -> Check:
     model = deepcopy(model)
-    threshold = float(model.bbox_head.test_cfg.score_thr)
-    for _ in range(2):
-        ours = exported.run(_letterboxed(image, size, exported.meta, threshold))
-        reference = predict_letterboxed(cfg, model, image[:size[0], :size[1]], shape)
-        if len(reference.scores) >= 10:
-            break
+    settings = model.bbox_head.test_cfg
+    picture = image[:size[0], :size[1]]
+    reference = predict_letterboxed(cfg, model, picture, shape)
+    if len(reference.scores) < _FEW:
         # Noise has no objects: compare the best of what the model is not sure of.
-        threshold = model.bbox_head.test_cfg.score_thr = 0.
+        settings.score_thr = 0.
+        settings.score_thr = _in_a_gap(predict_letterboxed(cfg, model, picture, shape).scores)
+        reference = predict_letterboxed(cfg, model, picture, shape)
+    ours = exported.run(_letterboxed(image, size, exported.meta, float(settings.score_thr)))
     match = match_boxes(ours, reference)
     return Check(match.difference, match.text(), match.difference <= 0.1 and not match.alone)
+
+
+def _in_a_gap(scores: torch.Tensor) -> float:
+    """A threshold far from the scores on both sides of it, below the best ten."""
+    best = scores.sort(descending=True).values[_FEW - 1:5 * _FEW]
+    if len(best) < 2:
+        return 0.
+    gap = int((best[:-1] / best[1:].clamp(min=1e-12)).argmax())
+    return float((best[gap] + best[gap + 1]) / 2)
 
 
 def _letterboxed(image: NDArray[Any], size: Tuple[int, int], meta: Dict[str, Any],
@@ -358,7 +369,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                         'suffix: .onnx, .pt2 for torch_export, .pt for torchscript)')
     parser.add_argument('--shape', type=int, nargs='+', metavar='N',
                         help='height and width of the input, or one number for both (default: '
-                        'what the config trains or tests with)')
+                        'what the config trains or tests with); images that do not fit are shrunk')
     parser.add_argument('--dynamic', action='store_true',
                         help='any batch, height and width, these in multiples of 32')
     args = parser.parse_args(argv)

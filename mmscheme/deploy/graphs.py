@@ -238,6 +238,33 @@ def replace_adaptive_pooling(model: nn.Module, graph: nn.Module, example: Tuple[
     return [p.name for p in pools if p.module in shapes]
 
 
+class _WholeUpsample(nn.Module):
+    """Upsampling by a whole number, whose output size is a whole multiple in a graph too.
+
+    mmseg computes it with floats, which a tracer takes for a constant.
+    """
+
+    def __init__(self, factor: int, mode: str, align_corners: Optional[bool]) -> None:
+        super().__init__()
+        self.factor, self.mode, self.align_corners = factor, mode, align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (x.shape[2] * self.factor, x.shape[3] * self.factor)
+        return F.interpolate(x, size, mode=self.mode, align_corners=self.align_corners)
+
+
+def _replace_upsampling(model: nn.Module) -> None:
+    """Exchanges mmseg's upsampling by whole numbers."""
+    from mmseg.models.utils import Upsample
+    for name, module in list(model.named_modules()):
+        factor = getattr(module, 'scale_factor', None)
+        if isinstance(module, Upsample) and not module.size and isinstance(
+                factor, float) and factor.is_integer():
+            parent, _, child = name.rpartition('.')
+            setattr(model.get_submodule(parent), child,
+                    _WholeUpsample(int(factor), module.mode, module.align_corners))
+
+
 def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
                 ) -> Tuple[Graph, Optional[str]]:
     """The module to export for a model.
@@ -259,6 +286,7 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
     if scope == 'mmpretrain':
         return ClassifierGraph(model).eval(), None
     if scope == 'mmseg':
+        _replace_upsampling(model)
         return SegmenterGraph(model).eval(), None
     if scope != 'mmdet':
         raise ValueError(f"default_scope: expected 'mmdet', 'mmpretrain' or 'mmseg', "
