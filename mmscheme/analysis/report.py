@@ -24,7 +24,7 @@ from .report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
 __all__ = ['write_report']
 
 _TEMPLATE = Path(__file__).with_name('report.html')
-_MIN_WIDTH, _MAX_WIDTH = 400, 720
+_MIN_WIDTH, _MAX_WIDTH = 600, 800
 # More would make a page that nobody can scroll.
 _MAX_CONFUSED = 80
 
