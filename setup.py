@@ -58,7 +58,7 @@ setup(
     extras_require={
         # Backbones for mmpretrain.TIMMBackbone.
         'timm': ['timm>=1.0'],
-        # tools/deploy/export.py: torch writes ONNX with the first two, the third checks and runs it.
+        # tools/deploy/export.py: torch writes ONNX with the first two, the third checks it.
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
     },
     cmdclass={'build_py': BuildWithConfigs},

@@ -12,6 +12,10 @@ TOOLS = dict(
     fold='mmscheme.deploy.fold',
     export='mmscheme.deploy.export',
     predict_exported='mmscheme.deploy.predict',
+    metaformer2mmscheme='mmscheme.apis.convert:metaformer_to_mmscheme',
+    mmscheme2timm='mmscheme.apis.convert:mmscheme_to_timm',
+    dense2block_diagonal='mmscheme.apis.convert:dense_to_block_diagonal',
+    publish_model='mmscheme.apis.publish',
     plot_mixing_weights='mmscheme.analysis.mixing_plot',
     pareto='mmscheme.analysis.pareto')
 
@@ -24,7 +28,8 @@ def main() -> None:
         sys.exit(0 if sys.argv[1:] in (['-h'], ['--help']) else 2)
     tool = sys.argv.pop(1)
     sys.argv[0] = f'python -m mmscheme {tool}'
-    importlib.import_module(TOOLS[tool]).main()
+    module, _, function = TOOLS[tool].partition(':')
+    getattr(importlib.import_module(module), function or 'main')()
 
 
 if __name__ == '__main__':

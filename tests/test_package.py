@@ -269,7 +269,7 @@ def test_module_command():
     result = subprocess.run([sys.executable, '-m', 'mmscheme', 'trian'], capture_output=True,
                             text=True)
     assert result.returncode == 2 and '{train,test,make_scenes,get_flops,' in result.stderr
-    for tool in ('train', 'browse_dataset'):
+    for tool in ('train', 'mmscheme2timm'):
         assert f'usage: python -m mmscheme {tool}' in call(
             [sys.executable, '-m', 'mmscheme', tool, '--help'], REPOSITORY)
 
