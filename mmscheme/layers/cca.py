@@ -5,12 +5,15 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
+from mmscheme.kernels import channel_covariance, exporting
+
 __all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False) -> Tensor:
+def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
+                                 implementation: str = 'auto') -> Tensor:
     """``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
 
     The Gram matrix and its softmax are computed in float32 at least, also under
@@ -22,10 +25,17 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False) -> T
         tau: Factor of the Gram matrix before the softmax over each row.
         mean: Divides the Gram matrix by N, which makes it the covariance of
             centred channels and its size independent of the resolution.
+        implementation: ``'plain'``, which can be differentiated twice, or ``'auto'``,
+            one operator that keeps only the C x C attention for the backward pass.
 
     Returns:
         ``(B, C, N)``.
     """
+    if implementation != 'plain' and not exporting() and x.numel():
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau
+                                  ).transpose(1, 2)
     with torch.autocast(device_type=x.device.type, enabled=False):
         rows = x.float() if x.dtype in _HALF else x
         gram = torch.matmul(rows, rows.transpose(1, 2))
@@ -44,19 +54,21 @@ class ChannelCovarianceAttention(nn.Module):
             ``'covariance'``: the Gram matrix divided by the number of positions,
             with ``tau = C ** 0.5``; the same at every resolution.
         tau: Replaces the default of the scaling.
+        implementation: See :func:`channel_covariance_attention`.
 
     Raises:
         ValueError: Unknown ``scaling``.
     """
 
     def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
-                 tau: Union[float, None] = None) -> None:
+                 tau: Union[float, None] = None, implementation: str = 'auto') -> None:
         super().__init__()
         default = {'gram': 1 / math.sqrt(expansion * embed_dims),
                    'covariance': math.sqrt(embed_dims)}
         if scaling not in default:
             raise ValueError(f'scaling: expected one of {sorted(default)}, found {scaling!r}')
         self.scaling = scaling
+        self.implementation = implementation
         self.tau = default[scaling] if tau is None else tau
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,12 +82,13 @@ class ChannelCovarianceAttention(nn.Module):
         """
         mean = self.scaling == 'covariance'
         if x.dim() == 4:
-            return channel_covariance_attention(x.flatten(2), self.tau, mean).unflatten(
-                2, x.shape[2:])
+            return channel_covariance_attention(x.flatten(2), self.tau, mean,
+                                                self.implementation).unflatten(2, x.shape[2:])
         if x.dim() != 3:
             raise ValueError('expected a map (B, C, H, W) or tokens (B, N, C), found an input '
                              f'of shape {tuple(x.shape)}')
-        return channel_covariance_attention(x.transpose(1, 2), self.tau, mean).transpose(1, 2)
+        return channel_covariance_attention(x.transpose(1, 2), self.tau, mean,
+                                            self.implementation).transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f'scaling={self.scaling!r}, tau={self.tau:.4g}'

@@ -30,23 +30,24 @@ class SCHEMEMixer(nn.Module):
         keep_cca: Keeps the CCA branch in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
-        act_layer, drop, init_std, match_variance: See :class:`BlockDiagonalMLP`.
+        act_layer, drop, init_std, match_variance, implementation: See :class:`BlockDiagonalMLP`.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
                  cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
-                 drop: float = 0., init_std: float = 0.02, match_variance: bool = True) -> None:
+                 drop: float = 0., init_std: float = 0.02, match_variance: bool = True,
+                 implementation: str = 'auto') -> None:
         super().__init__()
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
         self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
-                                    match_variance)
+                                    match_variance, implementation)
         self.keep_cca = keep_cca
         self.cca: Union[ChannelCovarianceAttention, None] = None
         if cca:
             self.cca = ChannelCovarianceAttention(embed_dims, hidden_dims / embed_dims,
-                                                  cca_scaling, cca_tau)
+                                                  cca_scaling, cca_tau, implementation)
             self.alpha_logit = nn.Parameter(torch.zeros(1))
             # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
             self.register_buffer('cca_factor', torch.ones(1))
