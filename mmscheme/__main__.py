@@ -7,7 +7,8 @@ TOOLS = dict(
     test='mmscheme.apis.test',
     make_scenes='mmscheme.apis.make_scenes',
     get_flops='mmscheme.analysis.complexity',
-    browse_dataset='mmscheme.analysis.browse')
+    browse_dataset='mmscheme.analysis.browse',
+    benchmark='mmscheme.analysis.benchmark')
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ class SCHEMEMixer(nn.Module):
         self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
                                     match_variance, implementation)
         self.keep_cca = keep_cca
+        self.cca_retired = False
         self.cca: Union[ChannelCovarianceAttention, None] = None
         if cca:
             self.cca = ChannelCovarianceAttention(embed_dims, hidden_dims / embed_dims,
@@ -51,6 +52,7 @@ class SCHEMEMixer(nn.Module):
             self.alpha_logit = nn.Parameter(torch.zeros(1))
             # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
             self.register_buffer('cca_factor', torch.ones(1))
+            self.register_load_state_dict_post_hook(_unretire)
 
     @property
     def alpha(self) -> Tensor:
@@ -72,6 +74,16 @@ class SCHEMEMixer(nn.Module):
         # In place on the device: comparing here would wait for the GPU.
         self.cca_factor.clamp_(max=limit)
 
+    def retire_cca(self) -> None:
+        """Takes the branch out for good: its factor is 0 and it is no longer computed.
+
+        Raises:
+            ValueError: There is no CCA.
+        """
+        self.lower_cca_factor(0)
+        # A number on the host: asking the factor on a GPU would wait for it in every step.
+        self.cca_retired = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Mixes channels.
 
@@ -85,6 +97,14 @@ class SCHEMEMixer(nn.Module):
         if self.cca is None:
             return y
         alpha = self.alpha
-        if self.training or self.keep_cca:
-            return alpha * y + (1 - alpha) * self.cca(x)
-        return alpha * y
+        if (self.training or self.keep_cca) and not self.cca_retired:
+            covariance = self.cca(x)
+            if alpha.dtype == y.dtype == covariance.dtype:
+                return torch.lerp(covariance, y, alpha)  # in one pass
+            return alpha * y + (1 - alpha) * covariance
+        return alpha * y if torch.is_grad_enabled() else y.mul_(alpha)
+
+
+def _unretire(mixer: SCHEMEMixer, keys: object) -> None:
+    """Weights that are loaded have their own factor."""
+    mixer.cca_retired = False
