@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pointwise import matmul_rows, outer_rows
+from .pointwise import as_image, outer
 
 __all__ = ['backward', 'forward']
 
-# Bytes of a hidden chunk, measured best between 1 and 4 MiB.
-_CHUNK = 2 * 2**20
+# Bytes of a hidden chunk at most; docs/performance.md says what other sizes did.
+_CHUNK = 8 * 2**20
 
 
 def _activate_(h: Tensor, act: str, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
@@ -39,68 +39,88 @@ def _activate_backward_(grad: Tensor, h: Tensor, act: str, scale: Any) -> Tensor
     return grad.mul_(h.relu()).mul_(2 * scale)
 
 
-def _chunks(tokens: int, width: int, element_size: int) -> Iterator[slice]:
-    """Splits tokens evenly, into multiples of 16 but for the last."""
-    limit = max(256, _CHUNK // (width * element_size))
-    count = max(1, -(-tokens // limit))
-    step = -(-tokens // (16 * count)) * 16
-    for start in range(0, tokens, max(step, 1)):
-        yield slice(start, min(start + step, tokens))
+def _image(x: Tensor) -> Tensor:
+    """Tokens ``(B, N, C)`` as a channels-last map ``(b, C, n, 1)``."""
+    return as_image(x.reshape(-1, x.shape[-1]))
 
 
-def _weights(weight: Tensor, groups: int) -> List[Tensor]:
-    return list(weight.view(groups, -1, weight.shape[1]))
+def _chunks(image: Tensor, width: int, limit: int) -> Iterator[Tuple[int, int]]:
+    """Start and length of even parts of a map's height, hidden ones of ``limit`` bytes at most."""
+    batch, _, height, _ = image.shape
+    count = -(-batch * height * width * image.element_size() // limit)
+    step = -(-height // count)
+    for start in range(0, height, step):
+        yield start, min(step, height - start)
 
 
-def _biases(bias: Optional[Tensor], groups: int) -> List[Optional[Tensor]]:
-    return [None] * groups if bias is None else list(bias.view(groups, -1))
+def _split(weight: Tensor, bias: Optional[Tensor], groups: int
+           ) -> List[Tuple[Tensor, Optional[Tensor]]]:
+    """Weights ``(o, i, 1, 1)`` and biases of the groups."""
+    weights = weight.view(groups, -1, weight.shape[1], 1, 1)
+    return [(w, b) for w, b in zip(weights, [None] * groups if bias is None else
+                                   bias.view(groups, -1))]
+
+
+def _in_order(image: Tensor) -> Tensor:
+    """A channels-last map as its memory lies."""
+    return image.permute(0, 2, 3, 1)
 
 
 def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
-            groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
+            groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
+            gain: Optional[Tensor]) -> Tensor:
     """See :func:`mmscheme.kernels.mlp.block_diagonal_mlp`."""
-    rows = x.reshape(-1, x.shape[-1])
-    y = rows.new_empty(rows.shape)
+    y = torch.empty_like(x)
+    rows = y if y.is_contiguous() else y.new_empty(y.shape)
     width, hidden = w2.shape[0] // groups, w1.shape[0] // groups
-    parts = zip(_weights(w1, groups), _biases(b1, groups), _weights(w2, groups),
-                _biases(b2, groups))
-    for k, (w1k, b1k, w2k, b2k) in enumerate(parts):
-        channels = slice(k * width, (k + 1) * width)
-        for chunk in _chunks(len(rows), hidden, x.element_size()):
-            h = _activate_(matmul_rows(rows[chunk, channels], w1k, b1k), act, scale, shift)
-            y[chunk, channels] = matmul_rows(h, w2k, b2k)
-    return torch.empty_like(x).copy_(y.view(x.shape)) if not x.is_contiguous() else y.view(x.shape)
+    layers = list(zip(_split(w1, b1, groups), _split(w2, b2, groups)))
+    source, target = _image(x), _image(rows)
+    for start, length in _chunks(source, hidden, _CHUNK):
+        parts = zip(source.narrow(2, start, length).split(width, 1),
+                    target.narrow(2, start, length).split(width, 1), layers)
+        for xk, yk, ((w1k, b1k), (w2k, b2k)) in parts:
+            h = F.conv2d(xk.contiguous(memory_format=torch.channels_last), w1k, b1k)
+            _activate_(_in_order(h), act, scale, shift)
+            out = F.conv2d(h, w2k, b2k)
+            yk.copy_(out if gain is None else out.mul_(gain))
+    return y if rows is y else y.copy_(rows)
 
 
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
              groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor]
              ) -> Tuple[Tensor, ...]:
     """Gradients for ``x, w1, b1, w2, b2, scale, shift``; those of weights in float32 at least."""
-    rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
     exact = torch.promote_types(x.dtype, torch.float32)
-    dx = rows.new_empty(rows.shape)
-    dw1, dw2 = torch.zeros_like(w1, dtype=exact), torch.zeros_like(w2, dtype=exact)
-    db1 = dw1.new_zeros(len(w1))
-    dscale, dshift = dw1.new_zeros(1), dw1.new_zeros(1)
+    dx = torch.empty_like(x)
+    rows = dx if dx.is_contiguous() else dx.new_empty(dx.shape)
     width, hidden = w2.shape[0] // groups, w1.shape[0] // groups
-    parts = zip(_weights(w1, groups), _biases(b1, groups), _weights(w2, groups),
-                _weights(dw1, groups), _biases(db1, groups), _weights(dw2, groups))
-    for k, (w1k, b1k, w2k, dw1k, db1k, dw2k) in enumerate(parts):
-        channels = slice(k * width, (k + 1) * width)
-        w1t, w2t = w1k.t().contiguous(), w2k.t().contiguous()
-        for chunk in _chunks(len(rows), hidden, x.element_size()):
-            xk, gk = rows[chunk, channels].contiguous(), grads[chunk, channels].contiguous()
-            h = matmul_rows(xk, w1k, b1k)
-            dh = matmul_rows(gk, w2t)
+    # Both (hidden, width): oneDNN is faster at the products with the wide side first.
+    dw1, dw2 = (w1.new_zeros((groups, hidden, width), dtype=exact) for _ in range(2))
+    db1 = w1.new_zeros((groups, hidden), dtype=exact)
+    dscale, dshift = dw1.new_zeros(1), dw1.new_zeros(1)
+    first, second = _split(w1, b1, groups), _split(w2, None, groups)
+    turned = [(w1k.transpose(0, 1).contiguous(), w2k.transpose(0, 1).contiguous())
+              for (w1k, _), (w2k, _) in zip(first, second)]
+    source, grads, target = _image(x), _image(grad), _image(rows)
+    for start, length in _chunks(source, hidden, _CHUNK // 2):  # three hidden maps at a time
+        parts = zip(*(m.narrow(2, start, length).split(width, 1)
+                      for m in (source, grads, target)), first, turned)
+        for k, (xk, gk, out, (w1k, b1k), (w1t, w2t)) in enumerate(parts):
+            xk = xk.contiguous(memory_format=torch.channels_last)
+            gk = gk.contiguous(memory_format=torch.channels_last)
+            h, dh = F.conv2d(xk, w1k, b1k), F.conv2d(gk, w2t)
+            pre, slope = _in_order(h), _in_order(dh)
             if act == 'star_relu':
-                dscale += (h.relu().square_() * dh).sum(dtype=exact)
-                dshift += dh.sum(dtype=exact)
-            dw2k += outer_rows(gk, _activate_(h.clone(), act, scale, shift))
-            _activate_backward_(dh, h, act, scale)
-            dw1k += outer_rows(dh, xk)
-            db1k += dh.sum(0, dtype=exact)
-            dx[chunk, channels] = matmul_rows(dh, w1t)
-    db2 = grads.sum(0, dtype=exact)
-    if not x.is_contiguous():
-        dx = torch.empty_like(x).copy_(dx.view(x.shape))
-    return dx.view(x.shape), dw1, db1, dw2, db2, dscale, dshift
+                dscale += (pre.relu().square_() * slope).sum(dtype=exact)
+                dshift += slope.sum(dtype=exact)
+            a = F.gelu(pre) if act == 'gelu' else _activate_(pre.clone(), act, scale, shift)
+            a = a.permute(0, 3, 1, 2)
+            dw2[k] += outer(a, gk)
+            _activate_backward_(slope, pre, act, scale)
+            dw1[k] += outer(dh, xk)
+            db1[k] += slope.sum((0, 1, 2), dtype=exact)
+            out.copy_(F.conv2d(dh, w1t))
+    if rows is not dx:
+        dx.copy_(rows)
+    return (dx, dw1.view(w1.shape), db1.flatten(), dw2.transpose(1, 2).reshape(w2.shape),
+            grad.sum((0, 1), dtype=exact), dscale, dshift)

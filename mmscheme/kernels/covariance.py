@@ -5,8 +5,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .pointwise import matmul_rows, outer_rows
-
 __all__ = ['channel_covariance']
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -16,37 +14,27 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     """``A^T B`` of each sample ``(N, C)``, in float32 at least."""
     if a.dtype in _HALF:
         a, b = a.float(), b.float()
-    if a.device.type == 'cpu' and a.dtype == torch.float32 and a.stride(2) == b.stride(2) == 1:
-        return torch.stack([outer_rows(p, q) for p, q in zip(a, b)])
     return torch.bmm(a.transpose(1, 2), b)
-
-
-def _apply(x: Tensor, matrices: Tensor) -> Tensor:
-    """``X A^T`` of each sample ``(N, C)``, with the memory format of ``x``."""
-    y = torch.empty_like(x)
-    if x.device.type == 'cpu' and x.dtype == torch.float32 and x.stride(2) == 1:
-        for out, rows, matrix in zip(y, x, matrices):
-            out.copy_(matmul_rows(rows, matrix))
-        return y
-    return torch.bmm(x, matrices.to(x.dtype).transpose(1, 2), out=y)
 
 
 @torch.library.custom_op('mmscheme::channel_covariance', mutates_args=())
 def _attend(x: Tensor, tau: float) -> Tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         attention = torch.softmax(_outer(x, x).mul_(tau), dim=-1)
-        return _apply(x, attention), attention
+        y = torch.empty_like(x)
+        torch.bmm(x, attention.to(x.dtype).transpose(1, 2), out=y)
+        return y, attention
 
 
 @torch.library.custom_op('mmscheme::channel_covariance_backward', mutates_args=())
 def _attend_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        if grad.stride() != x.stride():
-            grad = torch.empty_like(x).copy_(grad)
         scores = torch._softmax_backward_data(_outer(grad, x), attention, -1, attention.dtype)
-        dx = _apply(grad, attention.transpose(1, 2))
         # The Gram matrix is X^T X: its gradient reaches X from both sides.
-        return dx.add_(_apply(x, (scores + scores.transpose(1, 2)).mul_(tau)))
+        both = (scores + scores.transpose(1, 2)).mul_(tau)
+        dx = torch.empty_like(x)
+        torch.bmm(grad, attention.to(x.dtype), out=dx)
+        return dx.baddbmm_(x, both.to(x.dtype))
 
 
 @_attend.register_fake

@@ -97,10 +97,11 @@ def _kernels(name: str) -> Any:
 @torch.library.custom_op('mmscheme::block_diagonal_mlp', mutates_args=())
 def _mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
          groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
-         implementation: str) -> Tensor:
+         implementation: str, gain: Optional[Tensor] = None) -> Tensor:
     # What is computed here has its dtype already.
     with torch.autocast(x.device.type, enabled=False):
-        return _kernels(implementation).forward(x, w1, b1, w2, b2, groups, act, scale, shift)
+        return _kernels(implementation).forward(x, w1, b1, w2, b2, groups, act, scale, shift,
+                                                gain)
 
 
 @torch.library.custom_op('mmscheme::block_diagonal_mlp_backward', mutates_args=())
@@ -130,7 +131,7 @@ def _(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, *ar
 
 
 def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
-    x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, ctx.implementation = inputs
+    x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, ctx.implementation, _ = inputs
     ctx.save_for_backward(x, w1, b1, w2, b2, scale, shift)
 
 
@@ -141,7 +142,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
     dx, dw1, db1, dw2, db2, dscale, dshift = (
         None if t is None else g.to(t.dtype) for t, g in zip((x, w1, b1, w2, b2, scale, shift),
                                                              found))
-    return dx, dw1, db1, dw2, db2, None, None, dscale, dshift, None
+    return dx, dw1, db1, dw2, db2, None, None, dscale, dshift, None, None
 
 
 _mlp.register_autograd(_differentiate, setup_context=_save)
@@ -166,7 +167,7 @@ def _backward_flops(grad: Sequence[int], x: Sequence[int], w1: Sequence[int], b1
 def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
                        b2: Optional[Tensor], groups: int, act: str,
                        scale: Optional[Tensor] = None, shift: Optional[Tensor] = None,
-                       implementation: str = 'chunked') -> Tensor:
+                       implementation: str = 'chunked', gain: Optional[Tensor] = None) -> Tensor:
     """Two block-diagonal layers of as many blocks, with an activation between.
 
     The backward pass computes the hidden values again; there is no second derivative.
@@ -182,6 +183,7 @@ def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
         act: One of :data:`ACTIVATIONS`.
         scale, shift: One value each, for ``'star_relu'``.
         implementation: ``'chunked'`` or ``'triton'``.
+        gain: A number that multiplies the output, where no gradient is wanted.
 
     Returns:
         The shape and the memory format of ``x``.
@@ -194,5 +196,5 @@ def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
         tokens = x.flatten(2).transpose(1, 2)
     else:
         tokens = x if x.dim() == 3 else x.flatten(0, -2)[None]
-    y = _mlp(tokens, w1, b1, w2, b2, groups, act, scale, shift, implementation)
+    y = _mlp(tokens, w1, b1, w2, b2, groups, act, scale, shift, implementation, gain)
     return y.transpose(1, 2).unflatten(2, x.shape[2:]) if x.dim() == 4 else y.view(x.shape)

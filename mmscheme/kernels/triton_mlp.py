@@ -247,7 +247,8 @@ def _on(x: Tensor) -> Any:
 
 
 def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
-            groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
+            groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
+            gain: Optional[Tensor]) -> Tensor:
     """See :func:`mmscheme.kernels.mlp.block_diagonal_mlp`."""
     w1, w2 = w1.contiguous(), w2.contiguous()
     y = torch.empty_like(x)
@@ -258,7 +259,7 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
             xs, w1, b1, w2, b2, scale, shift, ys, xs.shape[1], width, hidden, *xs.stride(),
             *ys.stride(), HAS_B1=b1 is not None, HAS_B2=b2 is not None,
             **_options(x, width, act))
-    return y
+    return y if gain is None else y.mul_(gain)
 
 
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,

@@ -174,11 +174,12 @@ class BlockDiagonalMLP(nn.Module):
         self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, True, init_std, match_variance)
         self.drop2 = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
         """Mixes the channels of each position.
 
         Args:
             x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)`` / ``(N, C)``.
+            gain: A number that multiplies the output.
 
         Returns:
             The shape of ``x``.
@@ -187,8 +188,13 @@ class BlockDiagonalMLP(nn.Module):
         chosen = 'plain' if self.training and self.drop1.p else choose_implementation(
             x, (self.fc1.groups, self.fc2.groups), act, self.implementation)
         if act is None or chosen == 'plain':
-            return self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))
+            y = self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))
+            return y if gain is None else gain * y
         self.fc1.check(x)
-        return block_diagonal_mlp(
+        # The operator multiplies in passing, but has no gradient for it.
+        after = gain if torch.is_grad_enabled() else None
+        y = block_diagonal_mlp(
             x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, self.fc1.groups,
-            act, getattr(self.act, 'scale', None), getattr(self.act, 'bias', None), chosen)
+            act, getattr(self.act, 'scale', None), getattr(self.act, 'bias', None), chosen,
+            gain if after is None else None)
+        return y if after is None else after * y

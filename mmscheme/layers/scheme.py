@@ -93,16 +93,14 @@ class SCHEMEMixer(nn.Module):
         Returns:
             The shape of ``x``.
         """
-        y = self.ffn(x)
         if self.cca is None:
-            return y
-        alpha = self.alpha
-        if (self.training or self.keep_cca) and not self.cca_retired:
-            covariance = self.cca(x)
-            if alpha.dtype == y.dtype == covariance.dtype:
-                return torch.lerp(covariance, y, alpha)  # in one pass
-            return alpha * y + (1 - alpha) * covariance
-        return alpha * y if torch.is_grad_enabled() else y.mul_(alpha)
+            return self.ffn(x)
+        if self.cca_retired or not (self.training or self.keep_cca):
+            return self.ffn(x, self.alpha)
+        y, covariance, alpha = self.ffn(x), self.cca(x), self.alpha
+        if alpha.dtype == y.dtype == covariance.dtype:
+            return torch.lerp(covariance, y, alpha)  # in one pass
+        return alpha * y + (1 - alpha) * covariance
 
 
 def _unretire(mixer: SCHEMEMixer, keys: object) -> None:
