@@ -10,17 +10,18 @@ __all__ = ['channel_covariance']
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    """``A^T B`` of each sample ``(N, C)``, in float32 at least."""
+def _outer(a: Tensor, b: Tensor, factor: float = 1.) -> Tensor:
+    """``factor * A^T B`` of each sample ``(N, C)``, in float32 at least."""
     if a.dtype in _HALF:
         a, b = a.float(), b.float()
-    return torch.bmm(a.transpose(1, 2), b)
+    into = a.new_empty((a.shape[0], a.shape[2], b.shape[2]))
+    return torch.baddbmm(into, a.transpose(1, 2), b, beta=0, alpha=factor)
 
 
 @torch.library.custom_op('mmscheme::channel_covariance', mutates_args=())
 def _attend(x: Tensor, tau: float) -> Tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        attention = torch.softmax(_outer(x, x).mul_(tau), dim=-1)
+        attention = torch.softmax(_outer(x, x, tau), dim=-1)
         y = torch.empty_like(x)
         torch.bmm(x, attention.to(x.dtype).transpose(1, 2), out=y)
         return y, attention
@@ -31,10 +32,10 @@ def _attend_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float) -> 
     with torch.autocast(x.device.type, enabled=False):
         scores = torch._softmax_backward_data(_outer(grad, x), attention, -1, attention.dtype)
         # The Gram matrix is X^T X: its gradient reaches X from both sides.
-        both = (scores + scores.transpose(1, 2)).mul_(tau)
+        both = scores + scores.transpose(1, 2)
         dx = torch.empty_like(x)
         torch.bmm(grad, attention.to(x.dtype), out=dx)
-        return dx.baddbmm_(x, both.to(x.dtype))
+        return dx.baddbmm_(x, both.to(x.dtype), alpha=tau)
 
 
 @_attend.register_fake

@@ -15,7 +15,8 @@ from triton.runtime.interpreter import InterpretedFunction
 
 __all__ = ['backward', 'forward', 'needs']
 
-_PART_BYTES = 32 * 2**20
+# Sums over tokens are split into parts of so many tokens, unless they would take more bytes.
+_PART_TOKENS, _PART_BYTES = 1024, 32 * 2**20
 
 
 @triton.jit
@@ -271,7 +272,7 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     gs, xs, ds = _views(grad, x, dx)
     (batch, tokens, _), width, hidden = xs.shape, w2.shape[0] // groups, w1.shape[0] // groups
     options = dict(HAS_B1=b1 is not None, **_options(x, width, act))
-    parts = max(1, min(batch * tokens // 1024, _PART_BYTES // (8 * w1.numel()), 128))
+    parts = max(1, min(batch * tokens // _PART_TOKENS, _PART_BYTES // (8 * w1.numel()), 128))
     dw1, dw2 = (x.new_empty((parts, groups, hidden, width), dtype=torch.float32)
                 for _ in range(2))
     db1, dscale, dshift = (x.new_zeros((parts, groups, hidden), dtype=torch.float32)

@@ -44,6 +44,49 @@ def test_cca_has_the_right_gradient():
         assert torch.autograd.gradcheck(ChannelCovarianceAttention(4, 8, scaling), (x, ))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('scaling', ['gram', 'covariance'])
+def test_cca_as_one_operator_has_the_gradient_of_the_plain_one(scaling, dtype):
+    torch.manual_seed(0)
+    fused, plain = (ChannelCovarianceAttention(9, 8, scaling, implementation=i)
+                    for i in ('auto', 'plain'))
+    x = torch.randn(2, 9, 5, 7).to(dtype)
+    grad = torch.randn(2, 9, 5, 7).to(dtype)
+    exact = x.double().requires_grad_()
+    expected, = torch.autograd.grad(plain(exact), exact, grad.double())
+    for layout, g in zip(four_layouts(x), four_layouts(grad)):
+        layout = layout.detach().requires_grad_()
+        found, = torch.autograd.grad(fused(layout), layout, g)
+        assert (as_map(found, x) - expected).abs().max() < TOLERANCE[dtype] * max(
+            1, expected.abs().max())
+
+
+def test_cca_compiles_in_one_graph():
+    torch.manual_seed(0)
+    cca = ChannelCovarianceAttention(6)
+    compiled = torch.compile(cca, fullgraph=True, backend='aot_eager')
+    x = torch.randn(2, 6, 3, 5, requires_grad=True)
+    for a, b in zip((cca(x), *torch.autograd.grad(cca(x).square().sum(), x)),
+                    (compiled(x), *torch.autograd.grad(compiled(x).square().sum(), x))):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_retired_cca_is_not_computed_until_weights_are_loaded():
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(16)
+    state = {k: v.clone() for k, v in mixer.state_dict().items()}
+    calls = []
+    mixer.cca.register_forward_hook(lambda *args: calls.append(1))
+    x = torch.randn(2, 16, 3, 5)
+    before = mixer(x)
+    mixer.retire_cca()
+    assert torch.equal(mixer(x), mixer.ffn(x)) and mixer.alpha == 1 and len(calls) == 1
+    mixer(x).sum().backward()
+    assert mixer.alpha_logit.grad is not None  # DistributedDataParallel waits for it
+    mixer.load_state_dict(state)
+    assert torch.equal(mixer(x), before) and len(calls) == 2
+
+
 @pytest.mark.parametrize('implementation', ['plain', 'auto'])
 @pytest.mark.parametrize('autocast', [False, True])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
