@@ -108,14 +108,17 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
         for k, (xk, gk, out, (w1k, b1k), (w1t, w2t)) in enumerate(parts):
             xk = xk.contiguous(memory_format=torch.channels_last)
             gk = gk.contiguous(memory_format=torch.channels_last)
-            h, dh = F.conv2d(xk, w1k, b1k), F.conv2d(gk, w2t)
-            pre, slope = _in_order(h), _in_order(dh)
+            # Each map is used up while it is in the cache.
+            h = F.conv2d(xk, w1k, b1k)
+            pre = _in_order(h)
+            a = F.gelu(pre) if act == 'gelu' else _activate_(pre.clone(), act, scale, shift)
+            dw2[k] += outer(a.permute(0, 3, 1, 2), gk)
+            del a
+            dh = F.conv2d(gk, w2t)
+            slope = _in_order(dh)
             if act == 'star_relu':
                 dscale += (pre.relu().square_() * slope).sum(dtype=exact)
                 dshift += slope.sum(dtype=exact)
-            a = F.gelu(pre) if act == 'gelu' else _activate_(pre.clone(), act, scale, shift)
-            a = a.permute(0, 3, 1, 2)
-            dw2[k] += outer(a, gk)
             _activate_backward_(slope, pre, act, scale)
             dw1[k] += outer(dh, xk)
             db1[k] += slope.sum((0, 1, 2), dtype=exact)

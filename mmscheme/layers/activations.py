@@ -26,12 +26,10 @@ class StarReLU(nn.Module):
 
 def fused_name(act: nn.Module) -> Optional[str]:
     """The name of an activation in :data:`mmscheme.kernels.ACTIVATIONS`; None if not there."""
-    if isinstance(act, nn.GELU):
-        return 'gelu' if act.approximate == 'none' else None
-    for kind, name in ((nn.SiLU, 'silu'), (nn.ReLU, 'relu'), (StarReLU, 'star_relu')):
-        if isinstance(act, kind):
-            return name
-    return None
+    if type(act) is nn.GELU and act.approximate != 'none':
+        return None
+    # A subclass may compute something else.
+    return {nn.GELU: 'gelu', nn.SiLU: 'silu', nn.ReLU: 'relu', StarReLU: 'star_relu'}.get(type(act))
 
 
 def apply_activation(act: nn.Module, x: Tensor) -> Tensor:

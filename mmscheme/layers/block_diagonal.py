@@ -174,6 +174,13 @@ class BlockDiagonalMLP(nn.Module):
         self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, True, init_std, match_variance)
         self.drop2 = nn.Dropout(drop)
 
+    def _needs_its_parts(self) -> bool:
+        """Whether a part acts, or was replaced or hooked to see what goes through it."""
+        parts = (self.fc1, self.act, self.fc2)
+        return (self.training and self.drop1.p > 0
+                or any(type(fc) is not BlockDiagonalLinear for fc in (self.fc1, self.fc2))
+                or any(p._forward_hooks or p._forward_pre_hooks for p in parts))
+
     def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
         """Mixes the channels of each position.
 
@@ -185,7 +192,7 @@ class BlockDiagonalMLP(nn.Module):
             The shape of ``x``.
         """
         act = fused_name(self.act)
-        chosen = 'plain' if self.training and self.drop1.p else choose_implementation(
+        chosen = 'plain' if self._needs_its_parts() else choose_implementation(
             x, (self.fc1.groups, self.fc2.groups), act, self.implementation)
         if act is None or chosen == 'plain':
             y = self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))

@@ -137,6 +137,25 @@ def test_what_cannot_be_fused_is_plain_and_said_once(caplog, monkeypatch):
         BlockDiagonalMLP(8, implementation='fast')
 
 
+def test_hooks_and_replaced_parts_are_called():
+    module, seen = BlockDiagonalMLP(8), []
+    x = torch.randn(2, 8, 3, 3)
+    expected = module(x)
+    handle = module.act.register_forward_hook(lambda m, args, out: seen.append(out.shape))
+    assert torch.allclose(module(x), expected, atol=1e-6) and seen == [(2, 64, 3, 3)]
+    handle.remove()
+
+    class Doubled(nn.GELU):
+
+        def forward(self, h):
+            return 2 * super().forward(h)
+
+    module.act = Doubled()
+    assert not torch.allclose(module(x), expected, atol=1e-2)
+    module.act = nn.GELU(approximate='tanh')
+    assert not torch.equal(module(x), expected)
+
+
 def test_tracing_and_export_see_plain_operators():
     module = BlockDiagonalMLP(8).eval()
     x = torch.randn(1, 8, 4, 4)
