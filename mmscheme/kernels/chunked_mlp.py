@@ -13,8 +13,11 @@ from .pointwise import as_image, outer
 
 __all__ = ['backward', 'forward']
 
-# Bytes of a hidden chunk at most; docs/performance.md says what other sizes did.
-_CHUNK = 8 * 2**20
+# Groups narrower than this are computed one by one in the forward pass too.
+_NARROW = 32
+# Bytes of a hidden chunk at most, of one group and of all; docs/performance.md says what other
+# sizes did.
+_ALONE, _TOGETHER = 4 * 2**20, 8 * 2**20
 
 
 def _activate_(h: Tensor, act: str, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
@@ -72,17 +75,22 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
     """See :func:`mmscheme.kernels.mlp.block_diagonal_mlp`."""
     y = torch.empty_like(x)
     rows = y if y.is_contiguous() else y.new_empty(y.shape)
-    width, hidden = w2.shape[0] // groups, w1.shape[0] // groups
-    layers = list(zip(_split(w1, b1, groups), _split(w2, b2, groups)))
+    # oneDNN is slow at grouped convolutions of narrow groups.
+    alone = w1.shape[1] < _NARROW
+    pieces, each = (groups, 1) if alone else (1, groups)
+    layers = list(zip(_split(w1, b1, pieces), _split(w2, b2, pieces)))
     source, target = _image(x), _image(rows)
-    for start, length in _chunks(source, hidden, _CHUNK):
-        parts = zip(source.narrow(2, start, length).split(width, 1),
-                    target.narrow(2, start, length).split(width, 1), layers)
+    for start, length in _chunks(source, len(w1) // pieces, _ALONE if alone else _TOGETHER):
+        parts = zip(*(m.narrow(2, start, length).split(len(w2) // pieces, 1)
+                      for m in (source, target)), layers)
         for xk, yk, ((w1k, b1k), (w2k, b2k)) in parts:
-            h = F.conv2d(xk.contiguous(memory_format=torch.channels_last), w1k, b1k)
+            h = F.conv2d(xk.contiguous(memory_format=torch.channels_last), w1k, b1k, groups=each)
             _activate_(_in_order(h), act, scale, shift)
-            out = F.conv2d(h, w2k, b2k)
-            yk.copy_(out if gain is None else out.mul_(gain))
+            out = F.conv2d(h, w2k, b2k, groups=each)
+            if gain is None:
+                yk.copy_(out)
+            else:
+                torch.mul(out, gain, out=yk)
     return y if rows is y else y.copy_(rows)
 
 
@@ -102,7 +110,7 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     turned = [(w1k.transpose(0, 1).contiguous(), w2k.transpose(0, 1).contiguous())
               for (w1k, _), (w2k, _) in zip(first, second)]
     source, grads, target = _image(x), _image(grad), _image(rows)
-    for start, length in _chunks(source, hidden, _CHUNK // 2):  # three hidden maps at a time
+    for start, length in _chunks(source, hidden, _ALONE):
         parts = zip(*(m.narrow(2, start, length).split(width, 1)
                       for m in (source, grads, target)), first, turned)
         for k, (xk, gk, out, (w1k, b1k), (w1t, w2t)) in enumerate(parts):

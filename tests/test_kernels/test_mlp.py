@@ -12,9 +12,13 @@ from tests.test_kernels.reference import errors, make
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
-@pytest.fixture(params=[1, 10**9], ids=['many_chunks', 'one_chunk'])
+@pytest.fixture(params=[(2000, 32), (2000, 1), (10**9, 1)],
+                ids=['many_chunks_of_a_group', 'many_chunks', 'one_chunk'])
 def chunks(request, monkeypatch):
-    monkeypatch.setattr(chunked_mlp, '_CHUNK', 2000 * request.param)
+    size, narrow = request.param
+    for name in ('_ALONE', '_TOGETHER'):
+        monkeypatch.setattr(chunked_mlp, name, size)
+    monkeypatch.setattr(chunked_mlp, '_NARROW', narrow)
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
