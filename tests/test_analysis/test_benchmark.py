@@ -10,7 +10,7 @@ from mmscheme.analysis import contenders
 from mmscheme.analysis.benchmark import geometric_mean, main, summary
 from mmscheme.analysis.timing import Ceilings, peak_memory, take_turns
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
-from tests.conftest import REPOSITORY, run
+from tests.conftest import REPOSITORY, blocks, run
 
 CPU = torch.device('cpu')
 
@@ -81,6 +81,12 @@ def test_command(work, names, tmp_path, capsys, monkeypatch):
         assert result['runs']['ours']['ratio'] == 1
         assert all(r['seconds'] >= r['fastest'] > 0 for r in result['runs'].values())
     assert 'threads' in out and (tmp_path / 'b' / 'times.png').stat().st_size > 5000
+
+
+def test_readme_command():
+    command, = (line.split() for block in blocks('bash') for line in block.splitlines()
+                if 'benchmark.py' in line)
+    assert 'PoolFormer' in run(sys.executable, *command[1:], '--rounds', '2')
 
 
 def test_wrong_arguments_are_one_line():
