@@ -17,6 +17,7 @@ TOOLS = dict(
     dense2block_diagonal='mmscheme.apis.convert:dense_to_block_diagonal',
     publish_model='mmscheme.apis.publish',
     plot_mixing_weights='mmscheme.analysis.mixing_plot',
+    benchmark='mmscheme.analysis.benchmark',
     pareto='mmscheme.analysis.pareto')
 
 

@@ -10,8 +10,9 @@ default_hooks = dict(
     # Weights for the backbone from this checkpoint (tools/train.py --pretrained), or None.
     pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
     # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
-    # fractions of training; `decay=None` leaves alpha to itself.
-    mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)),
+    # fractions of training; `decay=None` leaves alpha to itself. `retire=0.001` stops computing
+    # the CCA of a block whose 1 - alpha has fallen below that.
+    mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9), retire=None),
     # alpha of each block in the logs, and at the end whether CCA has decayed.
     mixing_weights=dict(type='mmscheme.MixingWeightsHook'))
 env_cfg = dict(

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmscheme.kernels import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation
+
+from .activations import apply_activation, fused_name
+
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
 
@@ -105,13 +109,17 @@ class BlockDiagonalLinear(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See :func:`block_diagonal_linear`."""
+    def check(self, x: Tensor) -> None:
+        """Raises a ValueError for an input of another width."""
         channels = x.shape[1] if x.dim() == 4 else x.shape[-1]
         if channels != self.in_features:
             raise ValueError(
                 f'expected {self.in_features} channels in a map (B, C, H, W) or in tokens '
                 f'(B, N, C), found an input of shape {tuple(x.shape)}')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :func:`block_diagonal_linear`."""
+        self.check(x)
         return block_diagonal_linear(x, self.weight, self.bias, self.groups)
 
     def extra_repr(self) -> str:
@@ -132,16 +140,29 @@ class BlockDiagonalMLP(nn.Module):
         act_layer: Makes the activation.
         drop: Dropout after the activation and after the second layer.
         init_std, match_variance: See :class:`BlockDiagonalLinear`.
+        implementation: ``'plain'``: one layer after the other. ``'chunked'``: a chunk
+            of tokens through both layers at a time. ``'triton'``: the same in one
+            kernel, on a GPU. The latter two keep nothing of the hidden width for the
+            backward pass, which computes it again and has no derivative itself;
+            they need as many blocks in both layers, GELU, SiLU, ReLU or
+            :class:`StarReLU`, and no dropout, and are plain otherwise. ``'auto'``:
+            Triton on a GPU, chunked for float32 on the CPU.
 
     Raises:
-        ValueError: ``C`` or the hidden width does not divide by the groups.
+        ValueError: ``C`` or the hidden width does not divide by the groups, or there is
+            no such implementation.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
                  groups: Union[int, Sequence[int]] = (4, 4),
                  act_layer: Callable[[], nn.Module] = nn.GELU, drop: float = 0.,
-                 init_std: float = 0.02, match_variance: bool = True) -> None:
+                 init_std: float = 0.02, match_variance: bool = True,
+                 implementation: str = 'auto') -> None:
         super().__init__()
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(f'implementation: expected one of {list(IMPLEMENTATIONS)}, '
+                             f'found {implementation!r}')
+        self.implementation = implementation
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
         g1, g2 = parse_groups(groups)
         for name, channels in (('embed_dims', embed_dims), ('hidden_dims', hidden_dims)):
@@ -153,13 +174,34 @@ class BlockDiagonalMLP(nn.Module):
         self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, True, init_std, match_variance)
         self.drop2 = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _needs_its_parts(self) -> bool:
+        """Whether a part acts, or was replaced or hooked to see what goes through it."""
+        parts = (self.fc1, self.act, self.fc2)
+        return (self.training and self.drop1.p > 0
+                or any(type(fc) is not BlockDiagonalLinear for fc in (self.fc1, self.fc2))
+                or any(p._forward_hooks or p._forward_pre_hooks for p in parts))
+
+    def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
         """Mixes the channels of each position.
 
         Args:
             x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)`` / ``(N, C)``.
+            gain: A number that multiplies the output.
 
         Returns:
             The shape of ``x``.
         """
-        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
+        act = fused_name(self.act)
+        chosen = 'plain' if self._needs_its_parts() else choose_implementation(
+            x, (self.fc1.groups, self.fc2.groups), act, self.implementation)
+        if act is None or chosen == 'plain':
+            y = self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))
+            return y if gain is None else gain * y
+        self.fc1.check(x)
+        # The operator multiplies in passing, but has no gradient for it.
+        after = gain if torch.is_grad_enabled() else None
+        y = block_diagonal_mlp(
+            x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, self.fc1.groups,
+            act, getattr(self.act, 'scale', None), getattr(self.act, 'bias', None), chosen,
+            gain if after is None else None)
+        return y if after is None else after * y

@@ -5,13 +5,16 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
+from mmscheme.kernels import channel_covariance, exporting
+
 __all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
-                                 num_extra_tokens: int = 0) -> Tensor:
+                                 num_extra_tokens: int = 0, implementation: str = 'auto'
+                                 ) -> Tensor:
     """``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
 
     The Gram matrix and its softmax are computed in float32 at least, also under
@@ -25,10 +28,17 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
             centred channels and its size independent of the resolution.
         num_extra_tokens: So many of the first N are no positions but class tokens and the
             like: they have no part in the Gram matrix, and are attended to as the rest.
+        implementation: ``'plain'``, which can be differentiated twice, or ``'auto'``,
+            one operator that keeps only the C x C attention for the backward pass.
 
     Returns:
         ``(B, C, N)``.
     """
+    if implementation != 'plain' and not num_extra_tokens and not exporting() and x.numel():
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau
+                                  ).transpose(1, 2)
     with torch.autocast(device_type=x.device.type, enabled=False):
         rows = x[..., num_extra_tokens:]
         rows = rows.float() if x.dtype in _HALF else rows
@@ -50,19 +60,22 @@ class ChannelCovarianceAttention(nn.Module):
         tau: Replaces the default of the scaling.
         num_extra_tokens: Leading tokens that are no positions; see
             :func:`channel_covariance_attention`.
+        implementation: See :func:`channel_covariance_attention`.
 
     Raises:
         ValueError: Unknown ``scaling``.
     """
 
     def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
-                 tau: Union[float, None] = None, num_extra_tokens: int = 0) -> None:
+                 tau: Union[float, None] = None, num_extra_tokens: int = 0,
+                 implementation: str = 'auto') -> None:
         super().__init__()
         default = {'gram': 1 / math.sqrt(expansion * embed_dims),
                    'covariance': math.sqrt(embed_dims)}
         if scaling not in default:
             raise ValueError(f'scaling: expected one of {sorted(default)}, found {scaling!r}')
         self.scaling = scaling
+        self.implementation = implementation
         self.tau = default[scaling] if tau is None else tau
         self.num_extra_tokens = num_extra_tokens
 
@@ -78,13 +91,15 @@ class ChannelCovarianceAttention(nn.Module):
         """
         mean = self.scaling == 'covariance'
         if x.dim() == 4:
-            return channel_covariance_attention(x.flatten(2), self.tau, mean).unflatten(
-                2, x.shape[2:])
+            return channel_covariance_attention(
+                x.flatten(2), self.tau, mean, implementation=self.implementation
+            ).unflatten(2, x.shape[2:])
         if x.dim() != 3:
             raise ValueError('expected a map (B, C, H, W) or tokens (B, N, C), found an input '
                              f'of shape {tuple(x.shape)}')
         return channel_covariance_attention(x.transpose(1, 2), self.tau, mean,
-                                            self.num_extra_tokens).transpose(1, 2)
+                                            self.num_extra_tokens, self.implementation
+                                            ).transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f'scaling={self.scaling!r}, tau={self.tau:.4g}'

@@ -30,26 +30,30 @@ class SCHEMEMixer(nn.Module):
         keep_cca: Keeps the CCA branch in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
-        act_layer, drop, init_std, match_variance: See :class:`BlockDiagonalMLP`.
+        act_layer, drop, init_std, match_variance, implementation: See :class:`BlockDiagonalMLP`.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
                  cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
-                 drop: float = 0., init_std: float = 0.02, match_variance: bool = True) -> None:
+                 drop: float = 0., init_std: float = 0.02, match_variance: bool = True,
+                 implementation: str = 'auto') -> None:
         super().__init__()
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
         self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
-                                    match_variance)
+                                    match_variance, implementation)
         self.keep_cca = keep_cca
+        self.cca_retired = False
         self.cca: Union[ChannelCovarianceAttention, None] = None
         if cca:
             self.cca = ChannelCovarianceAttention(embed_dims, hidden_dims / embed_dims,
-                                                  cca_scaling, cca_tau)
+                                                  cca_scaling, cca_tau,
+                                                  implementation=implementation)
             self.alpha_logit = nn.Parameter(torch.zeros(1))
             # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
             self.register_buffer('cca_factor', torch.ones(1))
+            self.register_load_state_dict_post_hook(_unretire)
 
     @property
     def alpha(self) -> Tensor:
@@ -71,6 +75,16 @@ class SCHEMEMixer(nn.Module):
         # In place on the device: comparing here would wait for the GPU.
         self.cca_factor.clamp_(max=limit)
 
+    def retire_cca(self) -> None:
+        """Takes the branch out for good: its factor is 0 and it is no longer computed.
+
+        Raises:
+            ValueError: There is no CCA.
+        """
+        self.lower_cca_factor(0)
+        # A number on the host: asking the factor on a GPU would wait for it in every step.
+        self.cca_retired = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Mixes channels.
 
@@ -80,10 +94,16 @@ class SCHEMEMixer(nn.Module):
         Returns:
             The shape of ``x``.
         """
-        y = self.ffn(x)
         if self.cca is None:
-            return y
-        alpha = self.alpha
-        if self.training or self.keep_cca:
-            return alpha * y + (1 - alpha) * self.cca(x)
-        return alpha * y
+            return self.ffn(x)
+        if self.cca_retired or not (self.training or self.keep_cca):
+            return self.ffn(x, self.alpha)
+        y, covariance, alpha = self.ffn(x), self.cca(x), self.alpha
+        if alpha.dtype == y.dtype == covariance.dtype:
+            return torch.lerp(covariance, y, alpha)  # in one pass
+        return alpha * y + (1 - alpha) * covariance
+
+
+def _unretire(mixer: SCHEMEMixer, keys: object) -> None:
+    """Weights that are loaded have their own factor."""
+    mixer.cca_retired = False

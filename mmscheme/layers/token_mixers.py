@@ -4,6 +4,10 @@ from typing import Callable, Dict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmscheme.kernels import exporting
+
+from .block_diagonal import block_diagonal_linear
+
 __all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']
 
 
@@ -47,12 +51,19 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
         # (B, N, 3C) -> three of (B, heads, N, head_dims)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, -1, self.head_dims)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v)
-        y = self.proj(y.transpose(1, 2).flatten(2))
-        return y.transpose(1, 2).unflatten(2, x.shape[2:])
+        q, k, v = _project(x, self.qkv).flatten(2).transpose(1, 2).unflatten(
+            2, (3, -1, self.head_dims)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return _project(y.transpose(1, 2).unflatten(2, x.shape[2:]), self.proj)
+
+
+def _project(x: Tensor, linear: nn.Linear) -> Tensor:
+    """A linear layer over the channels of a map."""
+    if x.device.type == 'cpu' and not exporting():
+        # oneDNN has the convolution, MKL the linear layer: see kernels/pointwise.py.
+        return block_diagonal_linear(x, linear.weight, linear.bias)
+    return linear(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 TOKEN_MIXERS: Dict[str, Callable[..., nn.Module]] = dict(pool=Pooling, attention=SelfAttention)

@@ -62,3 +62,33 @@ def test_models_without_cca_are_left_alone():
 def test_wrong_decay_is_named(decay):
     with pytest.raises(ValueError, match='decay: expected'):
         MixingScheduleHook(decay)
+
+
+@pytest.mark.parametrize('arguments', [dict(retire=0), dict(retire=1.5), dict(interval=0)])
+def test_wrong_retirement_is_named(arguments):
+    with pytest.raises(ValueError, match=f'{next(iter(arguments))}: expected'):
+        MixingScheduleHook(**arguments)
+
+
+def test_cca_retires_where_its_weight_stays_below_the_threshold():
+    model, lines = SCHEMEformer(TINY), []
+    mixers = [b.channel_mixer for stage in model.stages for b in stage]
+    hook = MixingScheduleHook(None, retire=0.01, interval=10)
+    logger = SimpleNamespace(info=lines.append)
+    runner = SimpleNamespace(iter=0, max_iters=100, model=model, logger=logger)
+    hook.before_train(runner)
+    with torch.no_grad():
+        mixers[1].alpha_logit.fill_(6.)
+        mixers[2].alpha_logit.fill_(6.)
+    for runner.iter in range(21):
+        with torch.no_grad():  # back over the threshold at every other check
+            mixers[2].alpha_logit.fill_(6. if runner.iter % 20 < 10 else 4.)
+        hook.before_train_iter(runner, 0)
+        assert mixers[1].cca_retired == (runner.iter >= 10)
+    assert [m.cca_retired for m in mixers] == [False, True, False, False]
+    assert len(lines) == 1 and lines[0].startswith('stages.1.0.channel_mixer: CCA retired')
+    never = MixingScheduleHook((0, 0))
+    never.before_train(runner)
+    runner.iter = 50
+    never.before_train_iter(runner, 0)
+    assert not mixers[0].cca_retired and mixers[0].alpha == 1

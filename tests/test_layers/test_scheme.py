@@ -44,21 +44,67 @@ def test_cca_has_the_right_gradient():
         assert torch.autograd.gradcheck(ChannelCovarianceAttention(4, 8, scaling), (x, ))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('scaling', ['gram', 'covariance'])
+def test_cca_as_one_operator_has_the_gradient_of_the_plain_one(scaling, dtype):
+    torch.manual_seed(0)
+    fused, plain = (ChannelCovarianceAttention(9, 8, scaling, implementation=i)
+                    for i in ('auto', 'plain'))
+    x = torch.randn(2, 9, 5, 7).to(dtype)
+    grad = torch.randn(2, 9, 5, 7).to(dtype)
+    exact = x.double().requires_grad_()
+    expected, = torch.autograd.grad(plain(exact), exact, grad.double())
+    for layout, g in zip(four_layouts(x), four_layouts(grad)):
+        layout = layout.detach().requires_grad_()
+        found, = torch.autograd.grad(fused(layout), layout, g)
+        assert (as_map(found, x) - expected).abs().max() < TOLERANCE[dtype] * max(
+            1, expected.abs().max())
+
+
+def test_cca_compiles_in_one_graph():
+    torch.manual_seed(0)
+    cca = ChannelCovarianceAttention(6)
+    compiled = torch.compile(cca, fullgraph=True, backend='aot_eager')
+    x = torch.randn(2, 6, 3, 5, requires_grad=True)
+    for a, b in zip((cca(x), *torch.autograd.grad(cca(x).square().sum(), x)),
+                    (compiled(x), *torch.autograd.grad(compiled(x).square().sum(), x))):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_retired_cca_is_not_computed_until_weights_are_loaded():
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(16)
+    state = {k: v.clone() for k, v in mixer.state_dict().items()}
+    calls = []
+    mixer.cca.register_forward_hook(lambda *args: calls.append(1))
+    x = torch.randn(2, 16, 3, 5)
+    before = mixer(x)
+    mixer.retire_cca()
+    assert torch.equal(mixer(x), mixer.ffn(x)) and mixer.alpha == 1 and len(calls) == 1
+    mixer(x).sum().backward()
+    assert mixer.alpha_logit.grad is not None  # DistributedDataParallel waits for it
+    mixer.load_state_dict(state)
+    assert torch.equal(mixer(x), before) and len(calls) == 2
+
+
+@pytest.mark.parametrize('implementation', ['plain', 'auto'])
 @pytest.mark.parametrize('autocast', [False, True])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_gram_matrix_is_float32_in_half_precision(dtype, autocast, monkeypatch):
+def test_gram_matrix_is_float32_in_half_precision(dtype, autocast, implementation):
     torch.manual_seed(0)
     # Entries of the Gram matrix near 4e5: beyond float16.
     x = 10 * torch.randn(1, 6, 64, 64)
     x[:, 1] = x[:, 0] + 0.01 * x[:, 1]
     x = x if autocast else x.to(dtype)
-    products, matmul = [], torch.matmul
-    monkeypatch.setattr(torch, 'matmul', lambda a, b: products.append(matmul(a, b)) or products[-1])
-    tau = 1e-4
-    with torch.autocast('cpu', dtype=dtype, enabled=autocast):
-        out = ChannelCovarianceAttention(6, 8, tau=tau)(x)
-    assert [p.dtype for p in products] == [torch.float32, dtype]
-    assert products[0].max() > torch.finfo(torch.float16).max and out.isfinite().all()
+    rows = x.float().flatten(2)
+    assert (rows @ rows.transpose(1, 2)).max() > torch.finfo(torch.float16).max
+    tau, saved = 1e-4, []
+    with torch.autocast('cpu', dtype=dtype, enabled=autocast), \
+            torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        out = ChannelCovarianceAttention(6, 8, tau=tau, implementation=implementation)(
+            x.requires_grad_())
+    attention = next(t for t in saved if t.shape == (1, 6, 6))
+    assert attention.dtype == torch.float32 and out.dtype == dtype and out.isfinite().all()
     # What is left is the rounding of the second product's operands.
     assert (out.double() - cca_by_loop(x, tau)).abs().max() < 0.02 * x.abs().max()
 

@@ -189,6 +189,40 @@ def test_cca_stays_in_evaluation_when_asked_for():
     assert not torch.allclose(dropped.eval()(x)[-1], kept(x)[-1], atol=1e-3)
 
 
+@pytest.mark.parametrize('arguments', [{}, DENSE, dict(norm_cfg=dict(type='BN'))])
+def test_memory_format_and_implementation_change_nothing(arguments):
+    torch.manual_seed(0)
+    arch = dict(TINY, layer_scale_init=1.)
+    fused = SCHEMEformer(arch, **arguments).train()
+    plain = SCHEMEformer(arch, implementation='plain', **arguments).train()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, 65, 97)
+    grads = []
+    for model, image, memory_format in ((plain, x, torch.contiguous_format),
+                                        (fused, x, torch.contiguous_format),
+                                        (fused, x.contiguous(memory_format=torch.channels_last),
+                                         torch.channels_last)):
+        model.zero_grad()
+        outs = model(image)
+        assert all(out.is_contiguous(memory_format=memory_format) for out in outs)
+        sum(out.square().mean() for out in outs).backward()
+        grads.append([*outs, *(p.grad for p in model.parameters())])
+    for expected, *found in zip(*grads):
+        for g in found:
+            assert (g - expected).abs().max() < 1e-3 * expected.abs().max() + 1e-6
+
+
+def test_inside_all_maps_are_channels_last():
+    model = SCHEMEformer(TINY, pos_embed=True).eval()
+    strides = {}
+    for name, module in model.named_modules():
+        if name.count('.') in (2, 3) or name.startswith('downsamples.'):
+            module.register_forward_hook(
+                lambda m, args, out, name=name: strides.update({name: out.stride(1)}))
+    model(torch.randn(2, 3, 65, 97))
+    assert len(strides) > 20 and set(strides.values()) == {1}
+
+
 def test_torch_compile_takes_it_in_one_graph():
     torch.manual_seed(0)
     model = SCHEMEformer(TINY)

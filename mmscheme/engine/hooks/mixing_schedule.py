@@ -1,6 +1,6 @@
 """The schedule that takes CCA out of training."""
 import math
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Set
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -27,18 +27,29 @@ class MixingScheduleHook(Hook):
         decay: Where the factor starts to fall and where it is 0, as fractions of
             training, ``0 <= decay[0] <= decay[1] <= 1``; None leaves alpha to itself.
 
+        retire: Takes the CCA of a block out, computation and all, once ``1 - alpha`` is
+            below this at two checks in a row; 0.001 say. It is logged. None never does.
+        interval: Iterations between these checks.
+
     Raises:
-        ValueError: ``decay`` is not such a pair.
+        ValueError: ``decay`` is not such a pair, or ``retire`` is not in (0, 1].
     """
 
-    def __init__(self, decay: Optional[Sequence[float]] = (0.5, 0.9)) -> None:
+    def __init__(self, decay: Optional[Sequence[float]] = (0.5, 0.9),
+                 retire: Optional[float] = None, interval: int = 100) -> None:
         if decay is None:
             decay = (math.inf, math.inf)
         elif len(decay) != 2 or not 0 <= decay[0] <= decay[1] <= 1:
             raise ValueError('decay: expected (start, end) with 0 <= start <= end <= 1, '
                              f'found {decay!r}')
+        if retire is not None and not 0 < retire <= 1:
+            raise ValueError(f'retire: expected a number in (0, 1] or None, found {retire!r}')
+        if interval < 1:
+            raise ValueError(f'interval: expected at least 1, found {interval!r}')
         self.start, self.end = decay
-        self._mixers: List[SCHEMEMixer] = []
+        self.retire, self.interval = retire, interval
+        self._mixers: Dict[str, SCHEMEMixer] = {}
+        self._below: Set[str] = set()
 
     def factor(self, progress: float) -> float:
         """The factor at a fraction of training, both in [0, 1]."""
@@ -51,8 +62,9 @@ class MixingScheduleHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Finds the SCHEME mixers of the model."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._mixers = [m for m in model.modules()
-                        if isinstance(m, SCHEMEMixer) and m.cca is not None]
+        self._mixers = {name: m for name, m in model.named_modules()
+                        if isinstance(m, SCHEMEMixer) and m.cca is not None}
+        self._below = set()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
@@ -60,5 +72,20 @@ class MixingScheduleHook(Hook):
         # The last iteration counts as the end of training, so that decay[1] = 1 is reached.
         limit = self.factor((runner.iter + 1) / runner.max_iters)
         if limit < 1:
-            for mixer in self._mixers:
+            for mixer in self._mixers.values():
                 mixer.lower_cca_factor(limit)
+        if self.retire is not None and runner.iter % self.interval == 0:
+            self._retire(runner, self.retire)
+
+    def _retire(self, runner: Any, threshold: float) -> None:
+        """Takes out what was below the threshold at the last check too."""
+        before, self._below = self._below, set()
+        for name, mixer in self._mixers.items():
+            weight = 1 - float(mixer.alpha)
+            if mixer.cca_retired or weight >= threshold:
+                continue
+            if name in before:
+                mixer.retire_cca()
+                runner.logger.info(f'{name}: CCA retired, its weight 1 - alpha is {weight:.2g}')
+            else:
+                self._below.add(name)

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmscheme.kernels import exporting
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
 from mmscheme.registry import MODELS
 
@@ -89,12 +90,17 @@ class MetaFormerBlock(nn.Module):
         self.layer_scale2 = nn.Parameter(torch.full((embed_dims, ), float(layer_scale_init)))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.layer_scale1 is None or self.layer_scale2 is None:
-            x = x + self.drop_path(self.token_mixer(self.norm1(x)))
-            return x + self.drop_path(self.channel_mixer(self.norm2(x)))
-        x = x + self.drop_path(self.layer_scale1[:, None, None] * self.token_mixer(self.norm1(x)))
-        return x + self.drop_path(
-            self.layer_scale2[:, None, None] * self.channel_mixer(self.norm2(x)))
+        x = self._add(x, self.token_mixer(self.norm1(x)), self.layer_scale1)
+        return self._add(x, self.channel_mixer(self.norm2(x)), self.layer_scale2)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: Optional[Tensor]) -> Tensor:
+        branch = self.drop_path(branch)
+        if scale is None:
+            return x + branch
+        scale = scale[:, None, None]
+        if x.dtype == branch.dtype == scale.dtype:
+            return torch.addcmul(x, branch, scale)  # in one pass
+        return x + scale * branch
 
 
 @MODELS.register_module()
@@ -131,6 +137,8 @@ class SCHEMEformer(BaseModule):
         with_cp: Saves memory by computing each block again in the backward pass.
         deploy: Builds the form for inference that :mod:`mmscheme.deploy` makes of a
             trained model: without CCA, alpha, layer scale and drop path.
+        implementation: How the channel mixers are computed, see
+            :class:`mmscheme.layers.BlockDiagonalMLP`.
         init_cfg: Initialisation of mmengine, usually
             ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
 
@@ -157,6 +165,7 @@ class SCHEMEformer(BaseModule):
                  act_cfg: dict = dict(type='GELU'),
                  with_cp: bool = False,
                  deploy: bool = False,
+                 implementation: str = 'auto',
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         super().__init__(init_cfg)
         settings = _read_arch(arch)
@@ -196,7 +205,8 @@ class SCHEMEformer(BaseModule):
                 try:
                     mixer = SCHEMEMixer(dims[i], hidden, groups, cca, keep_cca, cca_scaling,
                                         cca_tau, lambda: build_activation_layer(act_cfg),
-                                        drop_rate, match_variance=match_variance)
+                                        drop_rate, match_variance=match_variance,
+                                        implementation=implementation)
                 except ValueError as e:
                     raise ValueError(f'stage {i} of arch {arch!r}: {e}') from None
                 blocks.append(
@@ -229,15 +239,20 @@ class SCHEMEformer(BaseModule):
         return self
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Computes the feature maps.
+        """Computes the feature maps, inside in channels-last order.
 
         Args:
             x: Images ``(B, 3, H, W)`` of any size that the stem accepts.
 
         Returns:
-            For each of ``out_indices`` a map ``(B, C_i, H_i, W_i)``.
+            For each of ``out_indices`` a map ``(B, C_i, H_i, W_i)`` in the memory format
+            of ``x``.
         """
         outs = []
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if not exporting():
+            x = x.contiguous(memory_format=torch.channels_last)
         for i, (down, blocks) in enumerate(zip(self.downsamples, self.stages)):
             x = down(x)
             if i == POS_EMBED_STAGE and self.pos_embed is not None:
@@ -248,5 +263,7 @@ class SCHEMEformer(BaseModule):
                 else:
                     x = block(x)
             if i in self.out_indices:
-                outs.append(getattr(self, f'norm{i}')(x))
+                out = getattr(self, f'norm{i}')(x)
+                # Heads that say `view` are made for the format they were fed with.
+                outs.append(out if exporting() else out.contiguous(memory_format=memory_format))
         return tuple(outs)

@@ -1,0 +1,232 @@
+"""What a benchmark compares: channel mixers, backbones and whole models, ours and others."""
+from copy import deepcopy
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmengine import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, channel_covariance_attention
+from mmscheme.models import SCHEMEformer
+from mmscheme.models.backbones.schemeformer import ARCHS
+
+from .random_batch import random_batch
+
+__all__ = ['DENSE', 'OURS', 'Contest', 'backbones', 'config_models', 'mixers']
+
+#: The name of ours in every contest.
+OURS = 'ours'
+#: Arguments of the dense MetaFormer-PPAA.
+DENSE: Dict[str, Any] = dict(groups=(1, 1), expansion=4, cca=False)
+
+
+class Contest(NamedTuple):
+    """Alternatives for the same work.
+
+    Attributes:
+        name: Of the work.
+        runs: The alternatives.
+        macs, bytes_: Multiply-adds and bytes to and from memory that ours needs at least;
+            None where nobody counts them.
+    """
+    name: str
+    runs: Dict[str, Callable[[], Any]]
+    macs: Optional[float] = None
+    bytes_: Optional[float] = None
+
+
+def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor],
+          training: bool) -> Callable[[], Any]:
+    """A call, or a call with its backward pass."""
+    if not training:
+        def infer() -> Any:
+            with torch.inference_mode():
+                return function(x)
+        return infer
+    x = x.detach().requires_grad_()
+
+    def train() -> None:
+        outs = function(x)
+        outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
+        torch.autograd.backward(outs, [torch.ones_like(out) for out in outs],
+                                inputs=[x, *(p for p in parameters if p.requires_grad)])
+        x.grad = None
+        for p in parameters:
+            p.grad = None
+    return train
+
+
+def _grouped(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
+    """The authors' construction: two grouped 1x1 convolutions, channels first."""
+    def run(x: Tensor) -> Tensor:
+        h = F.conv2d(x, ffn.fc1.weight[:, :, None, None], ffn.fc1.bias, groups=ffn.fc1.groups)
+        return F.conv2d(F.gelu(h), ffn.fc2.weight[:, :, None, None], ffn.fc2.bias,
+                        groups=ffn.fc2.groups)
+    return run
+
+
+def _with_cca(ffn: Callable[[Tensor], Tensor], mixer: SCHEMEMixer) -> Callable[[Tensor], Tensor]:
+    """The authors' training: beside the FFN a softmax between two matrix products."""
+    def run(x: Tensor) -> Tensor:
+        y, alpha = ffn(x), mixer.alpha
+        covariance = channel_covariance_attention(
+            x.flatten(2), mixer.cca.tau, implementation='plain')  # type: ignore[union-attr]
+        return alpha * y + (1 - alpha) * covariance.view_as(x)
+    return run
+
+
+def _batched(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
+    """A batched matrix product over the groups, of tokens."""
+    g = ffn.fc1.groups
+
+    def run(x: Tensor) -> Tensor:
+        rows = x.view(-1, g, x.shape[-1] // g).transpose(0, 1)
+        w1, w2 = (fc.weight.view(g, -1, fc.weight.shape[1]).transpose(1, 2)
+                  for fc in (ffn.fc1, ffn.fc2))
+        h = F.gelu(torch.baddbmm(ffn.fc1.bias.view(g, 1, -1), rows, w1))
+        y = torch.baddbmm(ffn.fc2.bias.view(g, 1, -1), h, w2)
+        return y.transpose(0, 1).reshape(x.shape)
+    return run
+
+
+def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
+    """A dense FFN in its good forms, by their memory format."""
+    (w1, b1), (w2, b2) = ((fc.weight, fc.bias) for fc in (ffn.fc1, ffn.fc2))
+
+    def convolutions(x: Tensor) -> Tensor:
+        h = F.conv2d(x, w1[:, :, None, None], b1)
+        return F.conv2d(F.gelu(h), w2[:, :, None, None], b2)
+
+    def channels_last(x: Tensor) -> Tensor:
+        h = F.conv2d(x, w1[:, :, None, None], b1)
+        # The activation on the memory as it lies.
+        h = F.gelu(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return F.conv2d(h, w2[:, :, None, None], b2)
+
+    def tokens(x: Tensor) -> Tensor:
+        return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+
+    return {'convolutions': convolutions, 'channels last': channels_last, 'tokens': tokens}
+
+
+def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
+           dtype: torch.dtype, training: bool, channels_last: bool = True,
+           groups: Tuple[int, int] = (4, 4), expansion: int = 8) -> Iterator[Contest]:
+    """Channel mixers alone, at the shapes of each stage.
+
+    Args:
+        arch: A member of the family.
+        batch: Images.
+        size: Height and width of the images.
+        device, dtype: Of everything.
+        training: Forward and backward pass, with CCA; else inference.
+        channels_last: Memory format of our input.
+        groups, expansion: Of ours and of the authors' construction.
+    """
+    for stage, dims in enumerate(ARCHS[arch]['embed_dims']):
+        height, width = (side // (4 * 2**stage) for side in size)
+        maps = torch.randn(batch, dims, height, width, device=device).to(dtype)
+        rows = maps.contiguous(memory_format=torch.channels_last)
+        tokens = maps.flatten(2).transpose(1, 2).contiguous()
+        mixer = SCHEMEMixer(dims, expansion * dims, groups).to(device, dtype).train(training)
+        dense = BlockDiagonalMLP(dims, 4 * dims, 1).to(device, dtype).train(training)
+        own, others = list(mixer.parameters()), list(dense.parameters())
+        grouped = _grouped(mixer.ffn)
+        ours = rows if channels_last else maps
+        runs = {OURS: _step(mixer, ours, own, training)}
+        if training:
+            runs['ours, FFN alone'] = _step(mixer.ffn, ours, list(mixer.ffn.parameters()), True)
+        inputs = {'convolutions': maps, 'channels last': rows, 'tokens': tokens}
+        for name, run in _dense(dense).items():
+            runs[f'dense e4, {name}'] = _step(run, inputs[name], others, training)
+        if training:
+            runs['authors\''] = _step(_with_cca(grouped, mixer), maps, own, True)
+        else:
+            runs['authors\''] = _step(grouped, maps, own, False)
+        if groups[0] == groups[1]:
+            runs['batched matmul'] = _step(_batched(mixer.ffn), tokens,
+                                           list(mixer.ffn.parameters()), training)
+        positions = batch * height * width
+        layers = positions * expansion * dims**2 * sum(1 / g for g in groups)
+        weights = sum(p.numel() for p in own)
+        if training:  # the gradients cost twice the forward pass; CCA two products and three
+            macs, values = 3 * layers + 5 * positions * dims**2, 4 * maps.numel() + 2 * weights
+        else:
+            macs, values = layers, 2 * maps.numel() + weights
+        yield Contest(f'stage {stage}: {dims} channels, {height}x{width}', runs, macs,
+                      values * maps.element_size())
+
+
+def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
+              dtype: torch.dtype, training: bool, channels_last: bool = False,
+              compiled: bool = False, implementation: str = 'auto') -> Contest:
+    """Whole backbones: ours, its dense sister and mmpretrain's PoolFormer.
+
+    Args:
+        arch, batch, size, device, dtype, training: As for :func:`mixers`.
+        channels_last: Memory format of the images.
+        compiled: Adds ``torch.compile`` of ours and of the dense one.
+        implementation: Of the channel mixers of ours and of the dense one.
+    """
+    from mmpretrain.models import PoolFormer
+    ours = SCHEMEformer(arch, implementation=implementation)
+    dense = SCHEMEformer(arch, implementation=implementation, **DENSE)
+    models: Dict[str, nn.Module] = {OURS: ours, 'dense PPAA': dense}
+    if implementation != 'plain':
+        models['ours, plain'] = SCHEMEformer(arch, implementation='plain')
+        models['dense PPAA, plain'] = SCHEMEformer(arch, implementation='plain', **DENSE)
+    if arch in PoolFormer.arch_settings:
+        models['PoolFormer'] = PoolFormer(arch, out_indices=(0, 2, 4, 6), frozen_stages=-1)
+    x = torch.randn(batch, 3, *size, device=device).to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    runs = {}
+    for name, model in models.items():
+        model.to(device, dtype).train(training)
+        runs[name] = _step(model, x, list(model.parameters()), training)
+    if compiled:
+        for name in (OURS, 'dense PPAA'):
+            runs[f'{name}, compiled'] = _step(torch.compile(models[name], fullgraph=True), x,
+                                              list(models[name].parameters()), training)
+    return Contest(f'{arch}, {batch} x {size[0]}x{size[1]}', runs)
+
+
+def config_models(cfg: Config, batch: int, size: Tuple[int, int], device: torch.device,
+                  training: bool) -> Contest:
+    """A config's whole model, with its backbone as it is, plain and dense.
+
+    Args:
+        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
+        batch, size, device: Of random images.
+        training: Loss and gradients; else prediction.
+    """
+    init_default_scope(cfg.default_scope)
+    changes: Dict[str, Dict[str, Any]] = {OURS: {}}
+    if cfg.model.backbone.type.endswith('SCHEMEformer'):
+        changes.update({'ours, plain': dict(implementation='plain'), 'dense PPAA': DENSE})
+    runs = {}
+    for name, change in changes.items():
+        model_cfg = deepcopy(cfg.model)
+        if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
+            model_cfg['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
+        model_cfg.backbone.update(change)
+        model = revert_sync_batchnorm(MODELS.build(model_cfg)).to(device).train(training)
+        runs[name] = _model_step(model, random_batch(cfg, size, batch), training)
+    return Contest(f'{batch} x {size[0]}x{size[1]}', runs)
+
+
+def _model_step(model: Any, batch: Dict[str, Any], training: bool) -> Callable[[], Any]:
+    def infer() -> None:
+        with torch.inference_mode():
+            data = model.data_preprocessor(deepcopy(batch), False)
+            model(data['inputs'], data['data_samples'], mode='predict')
+
+    def train() -> None:
+        data = model.data_preprocessor(deepcopy(batch), True)
+        losses = model(data['inputs'], data['data_samples'], mode='loss')
+        model.parse_losses(losses)[0].backward()
+        model.zero_grad()
+    return train if training else infer
