@@ -5,15 +5,17 @@ width at a time. The backward pass computes the slice again: one kernel for the 
 one for the weights, whose sums over parts of the tokens are added up afterwards in a fixed
 order, so that results repeat bit by bit.
 """
+import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
-__all__ = ['backward', 'forward', 'needs']
+__all__ = ['backward', 'forward', 'needs', 'trial']
 
 # Sums over tokens are split into parts of so many tokens, unless they would take more bytes.
 _PART_TOKENS, _PART_BYTES = 1024, 32 * 2**20
@@ -216,7 +218,43 @@ def needs(device_type: str, index: Optional[int]) -> Optional[str]:
     if device_type != 'cuda' or torch.version.hip:
         return 'Triton kernels need an NVIDIA GPU'
     capability = torch.cuda.get_device_capability(index)
-    return None if capability >= (8, 0) else f'compute capability {capability} is below 8.0'
+    if capability < (8, 0):
+        return f'compute capability {capability} is below 8.0'
+    return trial(torch.device(device_type, index or 0))
+
+
+@functools.cache
+def trial(device: torch.device) -> Optional[str]:
+    """What goes wrong with the kernels on a device; None when they compute what they should.
+
+    There are more GPUs, drivers and versions of Triton than can be tested. A small input,
+    compared once a process with the formula, keeps a kernel that fails from spoiling a run.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # 70 tokens, 12 channels and 40 hidden ones a group: none fills a tile.
+    shapes = ((2, 70, 24), (80, 12), (80, ), (24, 40), (24, ))
+    tensors = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+    try:
+        with torch.autocast(device.type, enabled=False):
+            x, w1, b1, w2, b2 = tensors
+            grad = x.flip(1).contiguous()
+            found = [forward(x, w1, b1, w2, b2, 2, 'gelu', None, None, None),
+                     *backward(grad, x, w1, b1, w2, 2, 'gelu', None, None)[:5]]
+            with torch.enable_grad():
+                x, w1, b1, w2, b2 = doubles = [t.double().requires_grad_() for t in tensors]
+                hidden = torch.einsum('bngi,goi->bngo', x.unflatten(2, (2, 12)),
+                                      w1.unflatten(0, (2, 40))).flatten(2) + b1
+                y = torch.einsum('bngi,goi->bngo', F.gelu(hidden).unflatten(2, (2, 40)),
+                                 w2.unflatten(0, (2, 12))).flatten(2) + b2
+                wanted = [y, *torch.autograd.grad(y, doubles, grad.double())]
+        for a, b in zip(found, wanted):
+            error = float((a - b.detach()).abs().max() / b.detach().abs().max())
+            if not error < 1e-2:    # tf32 has three digits
+                return f'its Triton kernels are off by {error:.1g} in a trial'
+    except Exception as e:  # whatever a compiler or driver raises
+        return f'a trial of its Triton kernels ended with {type(e).__name__}: ' \
+               f'{(str(e).splitlines() or [""])[0]}'
+    return None
 
 
 def _view(x: Tensor) -> Tensor:

@@ -21,6 +21,25 @@ def test_output_and_gradients_in_the_interpreter():
         assert max(case_errors) < TOLERANCE[case[-1]], (case, case_errors)
 
 
+def test_a_trial_keeps_kernels_away_that_fail():
+    code = '''
+import torch
+from mmscheme.kernels import triton_mlp
+print(triton_mlp.trial(torch.device('cpu')))
+right = triton_mlp.backward
+def broken(*args):
+    raise RuntimeError('out of resource\\nand more')
+for wrong in (lambda *args: [1.1 * g for g in right(*args)], broken):
+    triton_mlp.trial.cache_clear()
+    triton_mlp.backward = wrong
+    print(triton_mlp.trial(torch.device('cpu')))
+'''
+    lines = run(sys.executable, '-c', code, TRITON_INTERPRET='1',
+                PYTHONPATH=str(REPOSITORY)).splitlines()
+    assert lines == ['None', 'its Triton kernels are off by 0.1 in a trial',
+                     'a trial of its Triton kernels ended with RuntimeError: out of resource']
+
+
 def test_kernels_compile_for_a_gpu_that_is_not_there():
     code = '''
 import torch, triton
