@@ -122,7 +122,8 @@ def test_detector_with_decoding_and_nms(scenes, tmp_path):
     assert left_out is None and all(c.passed and c.difference < 1e-3 for c in checks)
     exported = load_exported(target)
     image = np.random.default_rng(1).integers(0, 256, (1, 3, 128, 160), np.uint8)
-    inputs = dict(image=image, size=np.array([100, 150]), score_threshold=np.array(0.05, np.float32))
+    inputs = dict(image=image, size=np.array([100, 150]),
+                  score_threshold=np.array(0.05, np.float32))
     found = exported.run(inputs)
     assert found['boxes'].shape == (100, 4) and found['scores'].shape == (100, )
     valid = found['labels'] >= 0

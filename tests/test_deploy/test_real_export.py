@@ -24,8 +24,10 @@ def prepare(name, folder, spread=1., sides=SIDES):
     torch.manual_seed(0)
     model = randomise(build_model(cfg))
     for key, parameter in model.named_parameters():
-        if 'retina_cls.weight' in key or 'retina_reg.weight' in key:
+        if 'retina_cls.weight' in key:
             parameter.data.normal_(std=spread)
+        elif 'retina_reg.weight' in key:    # boxes near their anchors, as trained ones are
+            parameter.data.normal_(std=spread / 5)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(
         classes=[str(i) for i in range(1000)]))), folder / 'model.pth')
     return cfg, model, str(folder / 'model.pth')
@@ -61,7 +63,7 @@ def test_segmenters_agree_on_camvid(real_data, tmp_path, name):
 
 
 def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
-    cfg, model, checkpoint = prepare('retinanet_scheme_s_coco.py', tmp_path, 0.05, (192, 256))
+    cfg, model, checkpoint = prepare('retinanet_scheme_s_coco.py', tmp_path, 0.005, (192, 256))
     shape = (192, 256)
     export(cfg, checkpoint, tmp_path / 'model.onnx', shape)
     predictor = ExportedPredictor(tmp_path / 'model.onnx')
@@ -74,7 +76,9 @@ def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
                            list(size))
         expected = predict_letterboxed(cfg, model, padded[:size[0], :size[1], ::-1], shape)
         match = match_boxes(predictor.exported.run(inputs), expected)
-        assert match.difference <= 1e-3 and not match.alone, (path.name, match)
+        # In pixels; boxes of random weights are large, and float32 has seven digits.
+        assert match.difference <= 1e-4 * max(shape) and not match.alone, (path.name, match)
+        assert match.scores <= 1e-3
         number += match.number
     assert number >= 400
 
