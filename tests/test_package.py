@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine import Config
 from mmengine.registry import MODELS
+from mmseg.visualization import SegLocalVisualizer
 
 import mmscheme
 from mmscheme.datasets.scenes import write_scenes
@@ -210,6 +211,8 @@ def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def execute(tool, *arguments):
+        # One process: the visualizer of a test before would write to its own folder.
+        SegLocalVisualizer._instance_dict.clear()
         monkeypatch.setattr(sys, 'argv', [tool, *arguments])
         runpy.run_path(tool, run_name='__main__')
 

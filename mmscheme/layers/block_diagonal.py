@@ -177,7 +177,7 @@ class BlockDiagonalMLP(nn.Module):
     def _needs_its_parts(self) -> bool:
         """Whether a part acts, or was replaced or hooked to see what goes through it."""
         parts = (self.fc1, self.act, self.fc2)
-        return (self.training and self.drop1.p > 0
+        return (self.training and (self.drop1.p > 0 or self.drop2.p > 0)
                 or any(type(fc) is not BlockDiagonalLinear for fc in (self.fc1, self.fc2))
                 or any(p._forward_hooks or p._forward_pre_hooks for p in parts))
 

@@ -100,3 +100,17 @@ def test_dropout_acts_in_training_only():
 def test_wrong_widths_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_each_dropout_acts_alone():
+    """A stock FFN may have only one of them."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 50, 8)
+    mlp = BlockDiagonalMLP(8, 32, 2).train()
+    mlp.drop2.p = 0.5
+    y = mlp(x)
+    assert 0.4 < (y == 0).float().mean() < 0.6
+    assert torch.allclose(y[y != 0], 2 * mlp.eval()(x)[y != 0], atol=1e-6)
+    mlp.drop1.p, mlp.drop2.p = 0.5, 0.
+    y = mlp.train()(x)
+    assert (y != 0).all() and not torch.allclose(y, mlp.eval()(x), atol=1e-3)
