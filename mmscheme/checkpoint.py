@@ -237,7 +237,7 @@ def find_weights(content: Any) -> Dict[str, torch.Tensor]:
             else type(content).__name__
         raise ValueError(f'expected a checkpoint with tensors by key, found {found}')
     return {k.removeprefix('module.'): v for k, v in weights.items()
-            if isinstance(v, torch.Tensor)}
+            if isinstance(v, torch.Tensor) and isinstance(k, str)}
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -66,8 +66,9 @@ def metaformer_to_mmscheme(argv: Optional[List[str]] = None) -> None:
         _, weights = _read(args.source)
         try:
             found = from_metaformer(weights, args.norm, args.keep_alpha)
-        except ValueError as e:
-            raise ValueError(f'{args.source}: {e}') from None
+        except (LookupError, ValueError) as e:
+            missing = 'a weight is missing: ' if isinstance(e, LookupError) else ''
+            raise ValueError(f'{args.source}: {missing}{e}') from None
         _write(dict(meta=dict(mmscheme_version=__version__, backbone=make_plain(found.backbone)),
                     state_dict=found.state_dict), args.target)
     for block, rest in found.mixing.items():
@@ -91,6 +92,10 @@ def mmscheme_to_timm(argv: Optional[List[str]] = None) -> None:
         except ValueError as e:
             raise ValueError(f'{args.source}: {e}') from None
         _write(state, args.target)
+    rest = [float(v * torch.sigmoid(-weights[k.replace('cca_factor', 'alpha_logit')]))
+            for k, v in weights.items() if k.endswith('.cca_factor')]
+    if max(rest, default=0.) > 0:
+        print(f'note: CCA is not in it; 1 - alpha is up to {max(rest):.4f}')
     print(f'{args.target}: {len(state)} tensors')
 
 
@@ -135,12 +140,14 @@ def convert_classifier(cfg: Config, weights: Dict[str, Tensor], images: Sequence
     rest = {k: v for k, v in dense.state_dict().items() if not k.startswith('backbone.')}
     model.load_state_dict(rest, strict=False)
     head = getattr(getattr(model, 'head', None), 'fc', None)
-    follows = isinstance(head, nn.Linear) and model.backbone.out_indices == (3, )
+    # Pooling keeps the channels; what else may stand between does not.
+    pooled = type(getattr(model, 'neck', None)).__name__ in ('GlobalAveragePooling', 'NoneType')
+    follows = isinstance(head, nn.Linear) and pooled and model.backbone.out_indices == (3, )
     hidden = [i for i in range(len(model.backbone.stages))
               if i not in model.backbone.out_indices]
     report, orders = convert_backbone(dense.backbone, model.backbone, images,
                                       movable=(*hidden, 3) if follows else hidden, **settings)
-    if isinstance(head, nn.Linear) and 3 in orders:
+    if isinstance(head, nn.Linear) and follows and 3 in orders:
         with torch.no_grad():
             head.weight.copy_(head.weight[:, orders[3]])
     return BlockDiagonalModel(model, report)
@@ -162,14 +169,13 @@ def _build_with(cfg: Config, weights: Dict[str, Tensor]) -> nn.Module:
 
 
 def _load_images(cfg: Config, model: nn.Module, count: int, seed: int) -> List[Tensor]:
-    """Batches of the training set as the backbone gets them, at least ``count`` images."""
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=seed)
+    """Batches of the training set as the backbone gets them, of ``count`` images or all."""
     batches: List[Tensor] = []
-    while True:
-        for data in loader:
-            batches.append(model.data_preprocessor(data, False)['inputs'])
-            if sum(map(len, batches)) >= count:
-                return batches
+    for data in Runner.build_dataloader(cfg.train_dataloader, seed=seed):
+        batches.append(model.data_preprocessor(data, False)['inputs'])
+        if sum(map(len, batches)) >= count:
+            break
+    return batches
 
 
 def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
@@ -194,6 +200,8 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
     with user_errors(args.debug):
         if args.num_images < 8:
             raise ValueError(f'--num-images: expected at least 8, found {args.num_images}')
+        if args.target.is_dir():
+            raise ValueError(f'expected a file to write, found the folder {args.target}')
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         meta, weights = _read(args.source)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -207,10 +215,10 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
             model, reports[permutation] = convert_classifier(
                 cfg, weights, images, args.groups, args.expansion, permutation=permutation,
                 seed=args.seed, progress=_Progress(permutation))
+        print(_table(reports))
         _write(dict(meta=make_plain({'mmscheme_version': __version__,
                                      **{k: meta[k] for k in ('dataset_meta', ) if k in meta}}),
                     state_dict=model.state_dict()), args.target)
-    print(_table(reports))
     print(f'{args.target}: for the same config with model.backbone.groups='
           f'"({args.groups[0]},{args.groups[1]})" model.backbone.expansion={args.expansion:g} '
           'model.backbone.cca=True')

@@ -89,12 +89,12 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
     student.load_state_dict(own)
     for block in _blocks(student).values():
         if block.channel_mixer.cca is not None:
-            block.channel_mixer.lower_cca_factor(0.)
+            block.channel_mixer.retire_cca()
     report = []
     for name, block in _blocks(student).items():
         ffn = _blocks(dense)[name].channel_mixer.ffn
         tokens = _collect(student, {name: ffn}, images, max_tokens, generator)[name]
-        fit = _fit_ffn(name, block.channel_mixer.ffn, ffn, tokens)
+        fit = _fit_ffn(name, block.channel_mixer.ffn, ffn, tokens, sum(map(len, images)))
         progress(fit)
         report.append(fit)
     return report, orders
@@ -174,11 +174,11 @@ def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[
     return orders
 
 
-def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: _Tokens
-             ) -> LayerFit:
-    """Fits one FFN; see :func:`convert_backbone`."""
-    last = len(tokens.x)
-    cuts = (0, int(0.7 * last), int(0.85 * last), last)
+def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: _Tokens,
+             images: int) -> LayerFit:
+    """Fits one FFN; see :func:`convert_backbone`. Tokens are in the order of the images."""
+    # At images, each with as many tokens: none is on both sides of a cut.
+    cuts = [int(share * images) * (len(tokens.x) // images) for share in (0, 0.7, 0.85, 1)]
     train, check, report = (_Tokens(tokens.x[a:b], tokens.y[a:b])
                             for a, b in zip(cuts, cuts[1:]))
     _cut_out(new, dense)
@@ -217,6 +217,7 @@ def _group(values: Tensor, index: int, groups: int, dim: int = -1) -> Tensor:
 def _cut_out(new: BlockDiagonalMLP, dense: BlockDiagonalMLP) -> None:
     """The blocks of the dense weights: the units that weigh most for each block."""
     hidden = new.fc1.out_features
+    new.act.load_state_dict(dense.act.state_dict())     # some have parameters
     new.fc1.reset_parameters()
     new.fc2.weight.zero_()
     new.fc2.bias.copy_(dense.fc2.bias)

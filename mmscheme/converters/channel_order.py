@@ -27,8 +27,8 @@ def permute_stage(backbone: SCHEMEformer, stage: int, order: Tensor) -> None:
         order: A permutation of the stage's channels.
 
     Raises:
-        ValueError: ``order`` is no such permutation, or an FFN is block-diagonal, whose
-            channels cannot leave their block.
+        ValueError: ``order`` is no such permutation, an FFN is block-diagonal, whose
+            channels cannot leave their block, or a norm has several groups.
     """
     blocks = backbone.stages[stage]
     channels = len(blocks[0].layer_scale1)
@@ -48,6 +48,9 @@ def permute_stage(backbone: SCHEMEformer, stage: int, order: Tensor) -> None:
         if isinstance(block.token_mixer, SelfAttention):
             readers.append(block.token_mixer.qkv)
             writers.append(block.token_mixer.proj)
+    if any(getattr(norm, 'num_groups', 1) != 1 for norm in scales):
+        raise ValueError(f'stage {stage}: its norms have groups of channels, whose statistics '
+                         'depend on the order of the channels')
     with torch.no_grad():
         for module in writers + scales:
             for value in module.state_dict().values():

@@ -60,7 +60,8 @@ def from_metaformer(weights: Dict[str, Tensor], norm: Optional[str] = None,
     computes in evaluation what the source computes, with one exception: the authors'
     mixers with a dense first layer keep CCA in evaluation, and form the covariance from
     wrongly ordered values (``X.reshape(N, C)`` where the transpose is meant). Here CCA is
-    the paper's; where ``1 - alpha`` has fallen to 0 that makes no difference.
+    the paper's; where ``1 - alpha`` has fallen to 0 that makes no difference. A token mixer
+    without weights is taken for pooling: an IdentityFormer has the same keys.
 
     Args:
         weights: Tensors by key, also with the prefixes ``module.`` and ``backbone.``.
@@ -166,7 +167,8 @@ def _settings(state: Dict[str, Tensor], norm: Optional[str], cca: bool, keep_cca
                    for i in range(4))
     fc1, fc2 = (state[f'stages.0.0.channel_mixer.ffn.fc{i}.weight'] for i in (1, 2))
     groups = (dims[0] // fc1.shape[1], len(fc1) // fc2.shape[1])
-    expansion = len(fc1) // dims[0]
+    expansion: Any = len(fc1) / dims[0]
+    expansion = int(expansion) if expansion.is_integer() else expansion
     layer_norm = groups == (1, 1) and expansion == 4 and 'attention' in mixers
     outputs = tuple(i for i in range(4) if f'norm{i}.weight' in state)
     arch: Any = dict(depths=depths, embed_dims=dims, token_mixers=mixers)
@@ -257,7 +259,7 @@ def _as_timm(value: Tensor, leaf: str, block: str, weights: Dict[str, Tensor]) -
     if '.fc2.' in leaf and logit is not None:
         value = value * (1 - weights[f'{block}.channel_mixer.cca_factor']
                          * torch.sigmoid(-logit))
-    if leaf.endswith('bias'):
+    if not leaf.endswith(('fc1.weight', 'fc2.weight')):
         return value
     fc1 = weights[f'{block}.channel_mixer.ffn.fc1.weight']
     fc2 = weights[f'{block}.channel_mixer.ffn.fc2.weight']

@@ -30,10 +30,10 @@ def exporting() -> bool:
             or torch.compiler.is_exporting())
 
 
-def _say_once(text: str) -> None:
+def _say_once(text: str, level: int) -> None:
     if not torch.compiler.is_compiling() and text not in _said:
         _said.add(text)
-        _logger.info(text)
+        _logger.log(level, text)
 
 
 def choose_implementation(x: Tensor, groups: Tuple[int, int], act: Optional[str],
@@ -64,7 +64,9 @@ def choose_implementation(x: Tensor, groups: Tuple[int, int], act: Optional[str]
         reason = _triton_cannot(x, groups[0])
     if reason is None:
         return wanted
-    _say_once(f'block-diagonal FFN: not fused, {reason}')
+    # A GPU without its kernels is worth a warning, other groups or activations are a choice.
+    _say_once(f'block-diagonal FFN: not fused, {reason}',
+              logging.WARNING if wanted == 'triton' else logging.INFO)
     return 'plain'
 
 

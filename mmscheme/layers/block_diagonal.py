@@ -176,10 +176,12 @@ class BlockDiagonalMLP(nn.Module):
 
     def _needs_its_parts(self) -> bool:
         """Whether a part acts, or was replaced or hooked to see what goes through it."""
-        parts = (self.fc1, self.act, self.fc2)
-        return (self.training and (self.drop1.p > 0 or self.drop2.p > 0)
-                or any(type(fc) is not BlockDiagonalLinear for fc in (self.fc1, self.fc2))
-                or any(p._forward_hooks or p._forward_pre_hooks for p in parts))
+        drops, layers = (self.drop1, self.drop2), (self.fc1, self.fc2)
+        return (any(type(drop) is not nn.Dropout or drop.training and drop.p > 0
+                    for drop in drops)
+                or any(type(fc) is not BlockDiagonalLinear for fc in layers)
+                or any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks
+                       or p._backward_pre_hooks for p in (*layers, *drops, self.act)))
 
     def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
         """Mixes the channels of each position.

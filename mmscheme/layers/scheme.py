@@ -105,5 +105,6 @@ class SCHEMEMixer(nn.Module):
 
 
 def _unretire(mixer: SCHEMEMixer, keys: object) -> None:
-    """Weights that are loaded have their own factor."""
-    mixer.cca_retired = False
+    """Weights that are loaded have their own factor; at 0 the branch stays out."""
+    factor = mixer.cca_factor
+    mixer.cca_retired = factor.device.type != 'meta' and not bool(factor)

@@ -39,6 +39,9 @@ def test_what_cannot_be_permuted_is_an_error():
         permute_stage(SCHEMEformer(TINY, **DENSE), 0, torch.zeros(8, dtype=torch.long))
     with pytest.raises(ValueError, match=r'stage 0: expected dense FFNs, found groups=\(4, 4\)'):
         permute_stage(SCHEMEformer(TINY), 0, torch.arange(8))
+    with pytest.raises(ValueError, match='stage 0: its norms have groups of channels'):
+        permute_stage(SCHEMEformer(TINY, norm_cfg=dict(type='GN', num_groups=2), **DENSE), 0,
+                      torch.arange(8))
 
 
 def explained(x, y, order, groups):

@@ -25,7 +25,8 @@ def test_a_trial_keeps_kernels_away_that_fail():
     code = '''
 import torch
 from mmscheme.kernels import triton_mlp
-print(triton_mlp.trial(torch.device('cpu')))
+with torch.inference_mode():
+    print(triton_mlp.trial(torch.device('cpu')))
 right = triton_mlp.backward
 def broken(*args):
     raise RuntimeError('out of resource\\nand more')

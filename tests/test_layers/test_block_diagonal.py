@@ -111,6 +111,8 @@ def test_each_dropout_acts_alone():
     y = mlp(x)
     assert 0.4 < (y == 0).float().mean() < 0.6
     assert torch.allclose(y[y != 0], 2 * mlp.eval()(x)[y != 0], atol=1e-6)
+    mlp.drop2.train()   # Monte Carlo dropout: these alone, in evaluation
+    assert (mlp(x) == 0).any()
     mlp.drop1.p, mlp.drop2.p = 0.5, 0.
     y = mlp.train()(x)
     assert (y != 0).all() and not torch.allclose(y, mlp.eval()(x), atol=1e-3)

@@ -183,3 +183,12 @@ def test_wrong_arguments_are_named():
         SCHEMEMixer(8).lower_cca_factor(2)
     with pytest.raises(ValueError, match=r'tokens \(B, N, C\)'):
         ChannelCovarianceAttention(8)(torch.zeros(3, 8))
+
+
+def test_a_branch_that_was_taken_out_stays_out_of_loaded_weights():
+    mixer, other = SCHEMEMixer(8), SCHEMEMixer(8)
+    mixer.retire_cca()
+    other.load_state_dict(mixer.state_dict())
+    assert other.cca_retired
+    other.load_state_dict(SCHEMEMixer(8).state_dict())
+    assert not other.cca_retired

@@ -103,6 +103,10 @@ class PretrainedBackboneHook(Hook):
         report = load_matching(backbone, weights)
         for line in report.lines():
             print_log(f'backbone from {self.checkpoint}: {line}', logger='current')
+        if any(key.startswith('pos_embed ') for key in report.mismatched):
+            print_log('the position embeddings of checkpoint and backbone have other sizes: it '
+                      'starts anew; backbone.pos_embed=(rows, columns) of the checkpoint takes it',
+                      logger='current', level=logging.WARNING)
         if 'pos_embed' in report.unexpected:
             print_log('the checkpoint has a position embedding, the backbone none; '
                       'backbone.pos_embed=True takes it', logger='current',
