@@ -3,7 +3,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-__all__ = ['add_common_arguments', 'add_config_arguments']
+__all__ = ['add_common_arguments', 'add_config_arguments', 'add_drawing_arguments']
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,3 +27,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     # torchrun and its predecessor pass one or the other.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
+
+
+def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds where pictures of predictions go and how they look."""
+    parser.add_argument('--out', default='predictions', metavar='DIR',
+                        help='folder of the pictures (predictions)')
+    parser.add_argument('--score-thr', type=float, default=0.3,
+                        help='lowest score of a box that is drawn (0.3)')
+    parser.add_argument('--opacity', type=float, default=0.6,
+                        help='of the colours of a segmentation (0.6)')

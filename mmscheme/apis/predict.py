@@ -15,7 +15,7 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from .arguments import add_config_arguments
+from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
 
@@ -263,12 +263,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='file written by training or by tools/deploy/fold.py')
     parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video or folder')
-    parser.add_argument('--out', default='predictions', metavar='DIR',
-                        help='folder of the pictures (predictions)')
-    parser.add_argument('--score-thr', type=float, default=0.3,
-                        help='lowest score of a box that is drawn (0.3)')
-    parser.add_argument('--opacity', type=float, default=0.6,
-                        help='of the colours of a segmentation (0.6)')
+    add_drawing_arguments(parser)
     parser.add_argument('--device', help='as torch names it (the GPU where there is one)')
     args = parser.parse_args(argv)
     warnings.filterwarnings('ignore', category=UserWarning)

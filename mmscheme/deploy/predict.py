@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils import track_iter_progress
 from numpy.typing import NDArray
 
+from mmscheme.apis.arguments import add_drawing_arguments
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.predict import draw_prediction, find_jobs, make_visualizer
 
@@ -134,12 +135,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         description='Draw what an exported model finds into images.')
     parser.add_argument('model', help='file of tools/deploy/export.py')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
-    parser.add_argument('--out', default='predictions', metavar='DIR',
-                        help='folder of the pictures (predictions)')
-    parser.add_argument('--score-thr', type=float, default=0.3,
-                        help='lowest score of a box that is drawn (0.3)')
-    parser.add_argument('--opacity', type=float, default=0.6,
-                        help='of the colours of a segmentation (0.6)')
+    add_drawing_arguments(parser)
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)
     warnings.filterwarnings('ignore', category=UserWarning)
