@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import chunked_mlp
+from . import chunked_mlp, native
 
 __all__ = [
     'ACTIVATIONS', 'IMPLEMENTATIONS', 'block_diagonal_mlp', 'choose_implementation', 'exporting'
 ]
 
 #: What ``implementation=`` may be.
-IMPLEMENTATIONS = ('auto', 'plain', 'chunked', 'triton')
+IMPLEMENTATIONS = ('auto', 'plain', 'chunked', 'native', 'triton')
 #: The activations that are fused: ``StarReLU`` is ``scale * relu(x) ** 2 + shift``.
 ACTIVATIONS = ('gelu', 'silu', 'relu', 'star_relu')
 
@@ -47,14 +47,17 @@ def choose_implementation(x: Tensor, groups: Tuple[int, int], act: Optional[str]
         wanted: One of :data:`IMPLEMENTATIONS`.
 
     Returns:
-        ``'plain'``, ``'chunked'`` or ``'triton'``.
+        ``'plain'``, ``'chunked'``, ``'native'`` or ``'triton'``.
     """
     if wanted == 'plain' or exporting() or x.numel() == 0:
         return 'plain'
     if wanted == 'auto':
-        wanted = 'triton' if x.is_cuda else 'chunked'
-        if wanted == 'chunked' and (x.dtype != torch.float32 or x.device.type != 'cpu'):
+        if x.is_cuda:
+            wanted = 'triton'
+        elif x.dtype != torch.float32 or x.device.type != 'cpu':
             return 'plain'
+        else:
+            wanted = 'chunked' if native_cannot(x) else 'native'
     reason = None
     if groups[0] != groups[1]:
         reason = f'the two layers have {groups[0]} and {groups[1]} groups'
@@ -62,12 +65,31 @@ def choose_implementation(x: Tensor, groups: Tuple[int, int], act: Optional[str]
         reason = 'its activation is not one of ' + ', '.join(ACTIVATIONS)
     elif wanted == 'triton':
         reason = _triton_cannot(x, groups[0])
+    elif wanted == 'native':
+        reason = native_cannot(x)
     if reason is None:
         return wanted
     # A GPU without its kernels is worth a warning, other groups or activations are a choice.
     _say_once(f'block-diagonal FFN: not fused, {reason}',
               logging.WARNING if wanted == 'triton' else logging.INFO)
     return 'plain'
+
+
+@torch.compiler.assume_constant_result
+def _native_needs() -> Optional[str]:
+    problem = native.problem()
+    if problem is not None:
+        _say_once(f'channel mixer: no native one, {problem}', logging.WARNING)
+    return problem
+
+
+def native_cannot(x: Tensor) -> Optional[str]:
+    """Why the C++ functions cannot take an input; None when they can."""
+    if x.device.type != 'cpu' or x.dtype != torch.float32:
+        return f'{x.dtype} on {x.device.type} is not for the native one'
+    if torch.is_autocast_enabled('cpu'):
+        return 'the native one computes in float32, not as autocast wants'
+    return _native_needs()
 
 
 @torch.compiler.assume_constant_result
@@ -93,7 +115,7 @@ def _kernels(name: str) -> Any:
     if name == 'triton':
         from . import triton_mlp
         return triton_mlp
-    return chunked_mlp
+    return native if name == 'native' else chunked_mlp
 
 
 @torch.library.custom_op('mmscheme::block_diagonal_mlp', mutates_args=())
@@ -184,7 +206,7 @@ def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
         groups: Blocks of each layer.
         act: One of :data:`ACTIVATIONS`.
         scale, shift: One value each, for ``'star_relu'``.
-        implementation: ``'chunked'`` or ``'triton'``.
+        implementation: ``'chunked'``, ``'native'`` or ``'triton'``.
         gain: A number that multiplies the output, where no gradient is wanted.
 
     Returns:

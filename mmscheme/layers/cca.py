@@ -37,8 +37,8 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
     if implementation != 'plain' and not num_extra_tokens and not exporting() and x.numel():
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau
-                                  ).transpose(1, 2)
+        return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau,
+                                  implementation).transpose(1, 2)
     with torch.autocast(device_type=x.device.type, enabled=False):
         rows = x[..., num_extra_tokens:]
         rows = rows.float() if x.dtype in _HALF else rows
