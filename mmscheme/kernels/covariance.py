@@ -38,7 +38,7 @@ def _attend(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
 def _attend_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float, fused: bool
                      ) -> Tensor:
     if fused:
-        return native.covariance_backward(grad, x, attention, tau)
+        return native.covariance_backward(grad, x, attention, tau)[0]
     with torch.autocast(x.device.type, enabled=False):
         scores = torch._softmax_backward_data(_outer(x, grad), attention, 1, attention.dtype)
         # The Gram matrix is X^T X: its gradient reaches X from both sides.

@@ -1,6 +1,6 @@
 """Linear layers and FFNs whose weight matrices are block diagonal."""
 import math
-from typing import Callable, Sequence, Tuple, Union
+from typing import Any, Callable, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +183,17 @@ class BlockDiagonalMLP(nn.Module):
                 or any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks
                        or p._backward_pre_hooks for p in (*layers, *drops, self.act)))
 
+    def choose(self, x: Tensor) -> str:
+        """The implementation for an input, see :func:`mmscheme.kernels.choose_implementation`."""
+        return 'plain' if self._needs_its_parts() else choose_implementation(
+            x, (self.fc1.groups, self.fc2.groups), fused_name(self.act), self.implementation)
+
+    def arguments(self) -> Tuple[Any, ...]:
+        """Weights, biases, groups, the activation and its numbers, as fused operators want."""
+        return (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, self.fc1.groups,
+                fused_name(self.act), getattr(self.act, 'scale', None),
+                getattr(self.act, 'bias', None))
+
     def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
         """Mixes the channels of each position.
 
@@ -193,17 +204,12 @@ class BlockDiagonalMLP(nn.Module):
         Returns:
             The shape of ``x``.
         """
-        act = fused_name(self.act)
-        chosen = 'plain' if self._needs_its_parts() else choose_implementation(
-            x, (self.fc1.groups, self.fc2.groups), act, self.implementation)
-        if act is None or chosen == 'plain':
+        chosen = self.choose(x)
+        if chosen == 'plain':
             y = self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))
             return y if gain is None else gain * y
         self.fc1.check(x)
         # The operator multiplies in passing, but has no gradient for it.
         after = gain if torch.is_grad_enabled() else None
-        y = block_diagonal_mlp(
-            x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, self.fc1.groups,
-            act, getattr(self.act, 'scale', None), getattr(self.act, 'bias', None), chosen,
-            gain if after is None else None)
+        y = block_diagonal_mlp(x, *self.arguments(), chosen, gain if after is None else None)
         return y if after is None else after * y

@@ -101,5 +101,9 @@ class ChannelCovarianceAttention(nn.Module):
                                             self.num_extra_tokens, self.implementation
                                             ).transpose(1, 2)
 
+    def factor(self, positions: int) -> float:
+        """What the Gram matrix is multiplied by."""
+        return self.tau / positions if self.scaling == 'covariance' else self.tau
+
     def extra_repr(self) -> str:
         return f'scaling={self.scaling!r}, tau={self.tau:.4g}'

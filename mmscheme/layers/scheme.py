@@ -4,6 +4,8 @@ from typing import Callable, Sequence, Union
 import torch
 from torch import Tensor, nn
 
+from mmscheme.kernels import scheme_mixer
+
 from .block_diagonal import BlockDiagonalMLP
 from .cca import ChannelCovarianceAttention
 
@@ -85,6 +87,17 @@ class SCHEMEMixer(nn.Module):
         # A number on the host: asking the factor on a GPU would wait for it in every step.
         self.cca_retired = True
 
+    def _one_operator(self, x: Tensor) -> bool:
+        """Whether nothing asks for the outputs of the branches, and the C++ functions are there."""
+        branches = self.ffn, self.cca
+        return (x.dim() in (3, 4) and not self.cca.num_extra_tokens
+                and self.cca.implementation in ('auto', 'native')
+                and type(self.cca) is ChannelCovarianceAttention
+                and type(self.ffn) is BlockDiagonalMLP
+                and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
+                            or m._backward_pre_hooks for m in branches)
+                and self.ffn.choose(x) == 'native')
+
     def forward(self, x: Tensor) -> Tensor:
         """Mixes channels.
 
@@ -98,6 +111,10 @@ class SCHEMEMixer(nn.Module):
             return self.ffn(x)
         if self.cca_retired or not (self.training or self.keep_cca):
             return self.ffn(x, self.alpha)
+        if self._one_operator(x):
+            self.ffn.fc1.check(x)
+            positions = x.shape[2:].numel() if x.dim() == 4 else x.shape[1]
+            return scheme_mixer(x, *self.ffn.arguments(), self.alpha, self.cca.factor(positions))
         y, covariance, alpha = self.ffn(x), self.cca(x), self.alpha
         if alpha.dtype == y.dtype == covariance.dtype:
             return torch.lerp(covariance, y, alpha)  # in one pass

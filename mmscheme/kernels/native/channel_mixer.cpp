@@ -290,6 +290,11 @@ void gather(const float* weight, long hidden, long width, long part, float* to) 
     std::memcpy(to + c * part, weight + c * hidden, part * 4);
 }
 
+void multiply_by(float gain, float* p, long n) {
+  if (gain != 1)
+    for (long i = 0; i < n; ++i) p[i] *= gain;
+}
+
 inline long vectors_of(long tokens) { return (std::min(tokens, PANEL) + LANES - 1) / LANES; }
 
 template <int ACT>
@@ -341,9 +346,7 @@ bool mlp_forward(const float* x, const float* w1, const float* b1, const float* 
       for (long t = 0; t < count; t += PANEL) {
         float* const panel = out + t * width;
         const long n = std::min(count - t, PANEL);
-        if (gain != 1)
-          for (long i = 0; i < width * PANEL; i += LANES)
-            store(panel + i, load(panel + i) * splat(gain));
+        multiply_by(gain, panel, width * PANEL);
         turn(panel, PANEL, width, n, target + t * channels, channels);
       }
     }
@@ -352,13 +355,13 @@ bool mlp_forward(const float* x, const float* w1, const float* b1, const float* 
 }
 
 struct Gradients {
-  float *w1, *b1, *w2, *b2, *scale, *shift;
+  float *w1, *b1, *w2, *b2, *scale, *shift, *gain;
 };
 
 template <int ACT>
 bool mlp_backward(const float* grad, const float* x, const float* w1, const float* b1,
-                  const float* w2, float* dx, Gradients d, long tokens, long groups, long width,
-                  long hidden, float scale, float shift, int threads) {
+                  const float* w2, const float* b2, float* dx, Gradients d, long tokens, long groups, long width,
+                  long hidden, float scale, float shift, float gain, int threads) {
   const long channels = groups * width, padded = round_up(width, LANES);
   const long panels = (tokens + PANEL - 1) / PANEL;
   // Every thread has as many tasks: a group and a part of the tokens each.
@@ -367,8 +370,9 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
   const long splits = std::min(threads / a, panels);
   const long chunk = std::min(HIDDEN, hidden), size = BLOCK * width * PANEL;
   const long rows = BLOCK * PANEL * padded;
-  // Of each task: both weights as (hidden, padded width), the biases, scale, shift.
-  const long own = 2 * hidden * padded + hidden + width + 2;
+  // Of each task: both weights as (hidden, padded width), the biases, scale, shift, gain; all as
+  // if the gain were 1, which would otherwise be divided by.
+  const long own = 2 * hidden * padded + hidden + width + 3;
   const long stride = round_up(own, 16);
   const Buffer partial = allocate(groups * splits * stride);
   if (!partial) return false;
@@ -400,7 +404,7 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
       float* const db1 = dw2 + hidden * padded;
       float* const db2 = db1 + hidden;
       std::memset(dw1, 0, own * 4);
-      vec dscale{}, dshift{};
+      vec dscale{}, dshift{}, dgain{};
       const long end = std::min(tokens, panels * (s + 1) / splits * PANEL);
       for (long first = panels * s / splits * PANEL; first < end; first += BLOCK * PANEL) {
         const long count = std::min(end - first, BLOCK * PANEL);
@@ -437,7 +441,9 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
                 float* const q = dh + i * PANEL + v * LANES;
                 const vec pre = load(p), after = load(q);
                 vec slope;
-                store(p, activate<ACT>(pre, scale, shift, &slope));
+                const vec act = activate<ACT>(pre, scale, shift, &slope);
+                dgain += act * after;
+                store(p, act);
                 store(q, after * slope);
                 sum += after * slope;
                 if (ACT == STAR_RELU) {
@@ -458,12 +464,15 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
                             dw2 + f * padded, padded, ADD);
           }
         }
-        for (long t = 0; t < count; t += PANEL)
+        for (long t = 0; t < count; t += PANEL) {
+          multiply_by(gain, out + t * width, width * PANEL);
           turn(out + t * width, PANEL, width, std::min(count - t, PANEL),
                dx + (first + t) * channels + g * width, channels);
+        }
       }
       float* const last = db2 + width;
-      for (int l = 0; l < LANES; ++l) last[0] += dscale[l], last[1] += dshift[l];
+      for (int l = 0; l < LANES; ++l)
+        last[0] += dscale[l], last[1] += dshift[l], last[2] += dgain[l];
     }
     // The parts of the tokens are added up in their order.
 #pragma omp for schedule(static)
@@ -477,22 +486,28 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
           first += part[s * stride + f * padded + c];
           second += part[s * stride + (hidden + f) * padded + c];
         }
-        d.w1[row * width + c] = first;
-        d.w2[(g * width + c) * hidden + f] = second;
+        d.w1[row * width + c] = gain * first;
+        d.w2[(g * width + c) * hidden + f] = gain * second;
       }
       float sum = 0;
       for (long s = 0; s < splits; ++s) sum += part[s * stride + 2 * hidden * padded + f];
-      d.b1[row] = sum;
+      d.b1[row] = gain * sum;
     }
   }
   if (!enough) return false;
-  *d.scale = *d.shift = 0;
+  *d.scale = *d.shift = *d.gain = 0;
+  std::fill(d.b2, d.b2 + channels, 0.f);
   for (long g = 0; g < groups; ++g)
     for (long s = 0; s < splits; ++s) {
       const float* const db2 = partial.get() + (g * splits + s) * stride + 2 * hidden * padded +
                                hidden;
-      for (long c = 0; c < width; ++c) d.b2[g * width + c] = (s ? d.b2[g * width + c] : 0) + db2[c];
-      *d.scale += db2[width], *d.shift += db2[width + 1];
+      for (long c = 0; c < width; ++c) {
+        d.b2[g * width + c] += gain * db2[c];
+        if (b2) *d.gain += b2[g * width + c] * db2[c];
+      }
+      *d.scale += gain * db2[width];
+      *d.shift += gain * db2[width + 1];
+      *d.gain += db2[width + 2];
     }
   return true;
 }
@@ -528,6 +543,14 @@ struct Strip {
     }
   }
 
+  // to (n x columns) = or += weight times the sum.
+  void write(long n, float weight, bool add, float* to) const {
+    for (long i = 0; i < n; ++i, to += columns) {
+      const float* const from = sum + i * padded;
+      for (long j = 0; j < columns; ++j) to[j] = (add ? to[j] : 0) + weight * from[j];
+    }
+  }
+
   void pack_rows(const float* b, long ldb, long depth, long n) {
     for (long i = 0; i < depth; ++i) {
       std::memcpy(right + i * PANEL, b + i * ldb, n * 4);
@@ -544,7 +567,7 @@ long rows_of(long rows, long most, long samples, long threads) {
 
 // attention (samples, C, C), transposed: of column i the softmax over j of tau * sum_t x_ti x_tj.
 bool cca_forward(const float* x, float* y, float* attention, long samples, long tokens,
-                 long channels, float tau, int threads) {
+                 long channels, float tau, float weight, bool add, int threads) {
   const long rows = rows_of(channels, 64, samples, threads);
   const long bands = (channels + rows - 1) / rows;
   const long part = rows_of(tokens, 192, samples, threads);
@@ -610,15 +633,15 @@ bool cca_forward(const float* x, float* y, float* attention, long samples, long 
                                [&](long k, long depth, long j, long m) {
         strip.pack_rows(weights + k * channels + j, channels, depth, m);
       });
-      for (long i = 0; i < n; ++i)
-        std::memcpy(y + offset + i * channels, strip.sum + i * strip.padded, channels * 4);
+      strip.write(n, weight, add, y + offset);
     }
   }
   return enough;
 }
 
 bool cca_backward(const float* grad, const float* x, const float* attention, float* dx,
-                  long samples, long tokens, long channels, float tau, int threads) {
+                  float* dweight, long samples, long tokens, long channels, float tau,
+                  float weight, bool add, int threads) {
   const long rows = rows_of(channels, 64, samples, threads);
   const long bands = (channels + rows - 1) / rows;
   const long part = rows_of(tokens, 192, samples, threads);
@@ -696,10 +719,11 @@ bool cca_backward(const float* grad, const float* x, const float* attention, flo
         turn(score + j * channels + k, channels, m, depth, spare.get(), PANEL);
         for (long i = 0; i < depth * PANEL; ++i) strip.right[i] += spare.get()[i];
       });
-      for (long i = 0; i < n; ++i)
-        std::memcpy(dx + offset + i * channels, strip.sum + i * strip.padded, channels * 4);
+      strip.write(n, weight, add, dx + offset);
     }
   }
+  *dweight = 0;
+  for (long i = 0; enough && i < samples * bands * channels; ++i) *dweight += shares.get()[i];
   return enough;
 }
 
@@ -721,27 +745,29 @@ int mmscheme_mlp_forward(const float* x, const float* w1, const float* b1, const
 }
 
 int mmscheme_mlp_backward(const float* grad, const float* x, const float* w1, const float* b1,
-                          const float* w2, float* dx, float* dw1, float* db1, float* dw2,
-                          float* db2, float* dscale, float* dshift, long tokens, long groups,
-                          long width, long hidden, int act, float scale, float shift,
-                          int threads) {
+                          const float* w2, const float* b2, float* dx, float* dw1, float* db1,
+                          float* dw2, float* db2, float* dscale, float* dshift, float* dgain,
+                          long tokens, long groups, long width, long hidden, int act, float scale,
+                          float shift, float gain, int threads) {
   const auto run = act == GELU   ? mlp_backward<GELU>
                    : act == SILU ? mlp_backward<SILU>
                    : act == RELU ? mlp_backward<RELU>
                                  : mlp_backward<STAR_RELU>;
-  return !run(grad, x, w1, b1, w2, dx, {dw1, db1, dw2, db2, dscale, dshift}, tokens, groups, width,
-              hidden, scale, shift, threads);
+  return !run(grad, x, w1, b1, w2, b2, dx, {dw1, db1, dw2, db2, dscale, dshift, dgain}, tokens,
+              groups, width, hidden, scale, shift, gain, threads);
 }
 
-// y = softmax(tau * x^T x) x^T, transposed, of samples (tokens, channels); attention (samples,
-// channels, channels) is the softmax, transposed.
+// y += weight * (softmax(tau * x^T x) x^T)^T of samples (tokens, channels), or = with ``add`` 0;
+// attention (samples, channels, channels) is the softmax, transposed.
 int mmscheme_cca_forward(const float* x, float* y, float* attention, long samples, long tokens,
-                         long channels, float tau, int threads) {
-  return !cca_forward(x, y, attention, samples, tokens, channels, tau, threads);
+                         long channels, float tau, float weight, int add, int threads) {
+  return !cca_forward(x, y, attention, samples, tokens, channels, tau, weight, add, threads);
 }
 
 int mmscheme_cca_backward(const float* grad, const float* x, const float* attention, float* dx,
-                          long samples, long tokens, long channels, float tau, int threads) {
-  return !cca_backward(grad, x, attention, dx, samples, tokens, channels, tau, threads);
+                          float* dweight, long samples, long tokens, long channels, float tau,
+                          float weight, int add, int threads) {
+  return !cca_backward(grad, x, attention, dx, dweight, samples, tokens, channels, tau, weight,
+                       add, threads);
 }
 }

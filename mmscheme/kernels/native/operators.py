@@ -44,30 +44,51 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
 
 
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, groups: int,
-             act: str, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tuple[Tensor, ...]:
-    """Gradients for ``x, w1, b1, w2, b2, scale, shift``."""
+             act: str, scale: Optional[Tensor], shift: Optional[Tensor],
+             b2: Optional[Tensor] = None, gain: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
+    """Gradients for ``x, w1, b1, w2, b2, scale, shift, gain``; the last one needs ``b2``."""
     rows, gradient, (dx, out) = _rows(x), _rows(grad), _in_order(x)
     w1, w2 = w1.contiguous(), w2.contiguous()
     dw1, dw2 = torch.empty_like(w1), torch.empty_like(w2)
     db1, db2 = w1.new_empty(len(w1)), w2.new_empty(len(w2))
-    dscale, dshift = w1.new_empty(1), w1.new_empty(1)
-    _call('mmscheme_mlp_backward', gradient, rows, w1, b1, w2, out, dw1, db1, dw2, db2, dscale,
-          dshift, len(rows), groups, w1.shape[1], w2.shape[1], _ACTIVATIONS.index(act),
-          _number(scale, 1), _number(shift, 0))
-    return dx if out is dx else dx.copy_(out), dw1, db1, dw2, db2, dscale, dshift
+    dscale, dshift, dgain = w1.new_empty(1), w1.new_empty(1), w1.new_empty(1)
+    _call('mmscheme_mlp_backward', gradient, rows, w1, b1, w2, b2, out, dw1, db1, dw2, db2,
+          dscale, dshift, dgain, len(rows), groups, w1.shape[1], w2.shape[1],
+          _ACTIVATIONS.index(act), _number(scale, 1), _number(shift, 0), _number(gain, 1))
+    return (dx if out is dx else dx.copy_(out), dw1, db1, dw2, db2, dscale, dshift, dgain)
 
 
-def covariance_forward(x: Tensor, tau: float) -> Tuple[Tensor, Tensor]:
-    """See :func:`mmscheme.kernels.covariance.channel_covariance`; and the attention, transposed."""
-    rows, (y, out) = x.contiguous(), _in_order(x)
+def covariance_forward(x: Tensor, tau: float, y: Optional[Tensor] = None, weight: float = 1
+                       ) -> Tuple[Tensor, Tensor]:
+    """Channel covariance attention of tokens.
+
+    Args:
+        x: ``(B, N, C)``.
+        tau: Factor of the Gram matrix.
+        y: Where the output is added; it is written to new memory else.
+        weight: Factor of the output.
+
+    Returns:
+        The output, and the attention ``(B, C, C)``, transposed.
+    """
+    given = y is not None
+    if y is None:
+        y = torch.empty_like(x)
+    out = y.contiguous()
     attention = x.new_empty((x.shape[0], x.shape[2], x.shape[2]))
-    _call('mmscheme_cca_forward', rows, out, attention, *x.shape, tau)
+    _call('mmscheme_cca_forward', x.contiguous(), out, attention, *x.shape, tau, weight, given)
     return y if out is y else y.copy_(out), attention
 
 
-def covariance_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float) -> Tensor:
-    """The gradient for ``x``."""
-    dx, out = _in_order(x)
-    _call('mmscheme_cca_backward', grad.contiguous(), x.contiguous(), attention, out, *x.shape,
-          tau)
-    return dx if out is dx else dx.copy_(out)
+def covariance_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float,
+                        dx: Optional[Tensor] = None, weight: float = 1
+                        ) -> Tuple[Tensor, Tensor]:
+    """Gradients for ``x``, which is added to ``dx`` where that is given, and for the weight."""
+    given = dx is not None
+    if dx is None:
+        dx = torch.empty_like(x)
+    out = dx.contiguous()
+    dweight = x.new_empty(1)
+    _call('mmscheme_cca_backward', grad.contiguous(), x.contiguous(), attention, out, dweight,
+          *x.shape, tau, weight, given)
+    return dx if out is dx else dx.copy_(out), dweight
