@@ -26,7 +26,7 @@ def _mix_backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2:
     dx, *others, dalpha = native.backward(grad, x, w1, b1, w2, groups, act, scale, shift, b2,
                                           alpha)
     dx, dweight = native.covariance_backward(grad, x, attention, tau, dx, 1 - float(alpha))
-    return (dx, *others, dalpha - dweight)  # type: ignore[return-value]
+    return (dx, *others, dalpha - dweight)
 
 
 @_mix.register_fake

@@ -1,6 +1,6 @@
 """Linear layers and FFNs whose weight matrices are block diagonal."""
 import math
-from typing import Any, Callable, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +127,12 @@ class BlockDiagonalLinear(nn.Module):
                 f'groups={self.groups}, bias={self.bias is not None}')
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to see what goes through a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or module._backward_pre_hooks)
+
+
 class BlockDiagonalMLP(nn.Module):
     """The channel mixer of SCHEME: two block-diagonal layers, activation between.
 
@@ -180,19 +186,18 @@ class BlockDiagonalMLP(nn.Module):
         return (any(type(drop) is not nn.Dropout or drop.training and drop.p > 0
                     for drop in drops)
                 or any(type(fc) is not BlockDiagonalLinear for fc in layers)
-                or any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks
-                       or p._backward_pre_hooks for p in (*layers, *drops, self.act)))
+                or any(map(is_hooked, (*layers, *drops, self.act))))
 
     def choose(self, x: Tensor) -> str:
         """The implementation for an input, see :func:`mmscheme.kernels.choose_implementation`."""
         return 'plain' if self._needs_its_parts() else choose_implementation(
             x, (self.fc1.groups, self.fc2.groups), fused_name(self.act), self.implementation)
 
-    def arguments(self) -> Tuple[Any, ...]:
-        """Weights, biases, groups, the activation and its numbers, as fused operators want."""
-        return (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, self.fc1.groups,
-                fused_name(self.act), getattr(self.act, 'scale', None),
-                getattr(self.act, 'bias', None))
+    def arguments(self) -> Dict[str, Any]:
+        """What the fused operators want beside the input."""
+        return dict(w1=self.fc1.weight, b1=self.fc1.bias, w2=self.fc2.weight, b2=self.fc2.bias,
+                    groups=self.fc1.groups, act=fused_name(self.act),
+                    scale=getattr(self.act, 'scale', None), shift=getattr(self.act, 'bias', None))
 
     def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
         """Mixes the channels of each position.
@@ -211,5 +216,6 @@ class BlockDiagonalMLP(nn.Module):
         self.fc1.check(x)
         # The operator multiplies in passing, but has no gradient for it.
         after = gain if torch.is_grad_enabled() else None
-        y = block_diagonal_mlp(x, *self.arguments(), chosen, gain if after is None else None)
+        y = block_diagonal_mlp(x, **self.arguments(), implementation=chosen,
+                               gain=gain if after is None else None)
         return y if after is None else after * y

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmscheme.kernels import scheme_mixer
 
-from .block_diagonal import BlockDiagonalMLP
+from .block_diagonal import BlockDiagonalMLP, is_hooked
 from .cca import ChannelCovarianceAttention
 
 __all__ = ['SCHEMEMixer']
@@ -87,15 +87,13 @@ class SCHEMEMixer(nn.Module):
         # A number on the host: asking the factor on a GPU would wait for it in every step.
         self.cca_retired = True
 
-    def _one_operator(self, x: Tensor) -> bool:
+    def _one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
         """Whether nothing asks for the outputs of the branches, and the C++ functions are there."""
-        branches = self.ffn, self.cca
-        return (x.dim() in (3, 4) and not self.cca.num_extra_tokens
-                and self.cca.implementation in ('auto', 'native')
-                and type(self.cca) is ChannelCovarianceAttention
+        return (x.dim() in (3, 4) and not cca.num_extra_tokens
+                and cca.implementation in ('auto', 'native')
+                and type(cca) is ChannelCovarianceAttention
                 and type(self.ffn) is BlockDiagonalMLP
-                and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
-                            or m._backward_pre_hooks for m in branches)
+                and not is_hooked(cca) and not is_hooked(self.ffn)
                 and self.ffn.choose(x) == 'native')
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +109,11 @@ class SCHEMEMixer(nn.Module):
             return self.ffn(x)
         if self.cca_retired or not (self.training or self.keep_cca):
             return self.ffn(x, self.alpha)
-        if self._one_operator(x):
+        if self._one_operator(self.cca, x):
             self.ffn.fc1.check(x)
             positions = x.shape[2:].numel() if x.dim() == 4 else x.shape[1]
-            return scheme_mixer(x, *self.ffn.arguments(), self.alpha, self.cca.factor(positions))
+            return scheme_mixer(x, **self.ffn.arguments(), alpha=self.alpha,
+                                tau=self.cca.factor(positions))
         y, covariance, alpha = self.ffn(x), self.cca(x), self.alpha
         if alpha.dtype == y.dtype == covariance.dtype:
             return torch.lerp(covariance, y, alpha)  # in one pass

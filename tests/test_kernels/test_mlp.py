@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmscheme.kernels import block_diagonal_mlp, choose_implementation, chunked_mlp, mlp
+from mmscheme.kernels.scheme_mixer import _mix as mixer_operator
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, StarReLU
 from tests.test_kernels.reference import errors, make
 
@@ -60,9 +61,11 @@ def test_the_number_of_threads_changes_nothing_but_rounding(threads):
 
 @pytest.mark.parametrize('act_layer', [nn.GELU, nn.SiLU, nn.ReLU, StarReLU])
 @pytest.mark.parametrize('training', [True, False])
-def test_module_equals_the_plain_one(act_layer, training):
+@pytest.mark.parametrize('implementation', ['chunked', 'native'])
+def test_module_equals_the_plain_one(act_layer, training, implementation):
     torch.manual_seed(0)
-    fused = SCHEMEMixer(20, 100, 5, act_layer=act_layer, implementation='chunked').train(training)
+    fused = SCHEMEMixer(20, 100, 5, act_layer=act_layer, implementation=implementation
+                        ).train(training)
     plain = SCHEMEMixer(20, 100, 5, act_layer=act_layer, implementation='plain').train(training)
     plain.load_state_dict(fused.state_dict())
     x = torch.randn(2, 20, 5, 3)
@@ -100,9 +103,11 @@ def test_compiled_in_one_graph():
         grads.append((y, *torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()])))
     for a, b in zip(*grads):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-    operators = torch.library.opcheck
-    operators(mlp._mlp, (*make('tokens', 6, 12, 2, 'gelu', True, torch.float32)[:5], 2, 'gelu',
-                         None, None, 'chunked'))
+    inputs = make('tokens', 6, 12, 2, 'gelu', True, torch.float32)[:5]
+    for implementation in ('chunked', 'native'):
+        torch.library.opcheck(mlp._mlp, (*inputs, 2, 'gelu', None, None, implementation))
+    alpha = torch.tensor(.3, requires_grad=True)
+    torch.library.opcheck(mixer_operator, (*inputs, 2, 'gelu', None, None, alpha, .01))
 
 
 def test_autocast_computes_in_its_dtype():
@@ -130,11 +135,13 @@ def test_what_cannot_be_fused_is_plain_and_said_once(caplog, monkeypatch):
             assert choose_implementation(x, (1, 2), 'gelu') == 'plain'
             assert choose_implementation(x, (2, 2), None, 'chunked') == 'plain'
             assert choose_implementation(x, (2, 2), 'gelu', 'triton') == 'plain'
+            assert choose_implementation(x.double(), (2, 2), 'gelu', 'native') == 'plain'
     assert [r.getMessage().split('not fused, ')[1] for r in caplog.records] == [
         'the two layers have 1 and 2 groups',
         'its activation is not one of gelu, silu, relu, star_relu',
-        'Triton kernels need an NVIDIA GPU']
-    assert choose_implementation(x, (2, 2), 'gelu') == 'chunked'
+        'Triton kernels need an NVIDIA GPU',
+        'torch.float64 on cpu is not for the native one']
+    assert choose_implementation(x, (2, 2), 'gelu') == 'native'
     assert choose_implementation(x.bfloat16(), (2, 2), 'gelu') == 'plain'
     assert choose_implementation(x, (2, 2), 'gelu', 'plain') == 'plain'
     with pytest.raises(ValueError, match=r"implementation: expected one of .*found 'fast'"):

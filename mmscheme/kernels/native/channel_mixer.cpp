@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -45,6 +46,12 @@ inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
 inline vec splat(float x) { return x - vec{}; }
 inline vec min_(vec a, vec b) { return a < b ? a : b; }
 inline vec max_(vec a, vec b) { return a > b ? a : b; }
+
+inline float total(vec v) {
+  float sum = 0;
+  for (int l = 0; l < LANES; ++l) sum += v[l];
+  return sum;
+}
 
 inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
 
@@ -360,8 +367,8 @@ struct Gradients {
 
 template <int ACT>
 bool mlp_backward(const float* grad, const float* x, const float* w1, const float* b1,
-                  const float* w2, const float* b2, float* dx, Gradients d, long tokens, long groups, long width,
-                  long hidden, float scale, float shift, float gain, int threads) {
+                  const float* w2, const float* b2, float* dx, Gradients d, long tokens,
+                  long groups, long width, long hidden, float scale, float shift, float gain, int threads) {
   const long channels = groups * width, padded = round_up(width, LANES);
   const long panels = (tokens + PANEL - 1) / PANEL;
   // Every thread has as many tasks: a group and a part of the tokens each.
@@ -404,7 +411,7 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
       float* const db1 = dw2 + hidden * padded;
       float* const db2 = db1 + hidden;
       std::memset(dw1, 0, own * 4);
-      vec dscale{}, dshift{}, dgain{};
+      double dscale = 0, dshift = 0, dgain = 0;  // sums over everything, which may cancel
       const long end = std::min(tokens, panels * (s + 1) / splits * PANEL);
       for (long first = panels * s / splits * PANEL; first < end; first += BLOCK * PANEL) {
         const long count = std::min(end - first, BLOCK * PANEL);
@@ -434,6 +441,7 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
                             h, PANEL, ZERO, b1 ? b1 + g * hidden + f : nullptr);
             multiply<true>(part, vectors, width, w2c, part, gradient + t * width, PANEL, dh,
                            PANEL, ZERO);
+            vec scales{}, shifts{}, gains{};
             for (long i = 0; i < part; ++i) {
               vec sum{};
               for (long v = 0; v < vectors; ++v) {
@@ -442,20 +450,19 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
                 const vec pre = load(p), after = load(q);
                 vec slope;
                 const vec act = activate<ACT>(pre, scale, shift, &slope);
-                dgain += act * after;
+                gains += act * after;
                 store(p, act);
                 store(q, after * slope);
                 sum += after * slope;
                 if (ACT == STAR_RELU) {
                   const vec positive = max_(pre, vec{});
-                  dscale += positive * positive * after;
-                  dshift += after;
+                  scales += positive * positive * after;
+                  shifts += after;
                 }
               }
-              float total = 0;
-              for (int l = 0; l < LANES; ++l) total += sum[l];
-              db1[f + i] += total;
+              db1[f + i] += total(sum);
             }
+            dscale += total(scales), dshift += total(shifts), dgain += total(gains);
             multiply<true>(width, vectors, part, w1g + f * width, width, dh, PANEL,
                            out + t * width, PANEL, f ? ADD : ZERO);
             multiply<false>(part, padded / LANES, n, dh, PANEL, in_rows + t * padded, padded,
@@ -471,8 +478,7 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
         }
       }
       float* const last = db2 + width;
-      for (int l = 0; l < LANES; ++l)
-        last[0] += dscale[l], last[1] += dshift[l], last[2] += dgain[l];
+      last[0] = dscale, last[1] = dshift, last[2] = dgain;
     }
     // The parts of the tokens are added up in their order.
 #pragma omp for schedule(static)
@@ -495,7 +501,7 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
     }
   }
   if (!enough) return false;
-  *d.scale = *d.shift = *d.gain = 0;
+  double dscale = 0, dshift = 0, dgain = 0;
   std::fill(d.b2, d.b2 + channels, 0.f);
   for (long g = 0; g < groups; ++g)
     for (long s = 0; s < splits; ++s) {
@@ -503,12 +509,11 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
                                hidden;
       for (long c = 0; c < width; ++c) {
         d.b2[g * width + c] += gain * db2[c];
-        if (b2) *d.gain += b2[g * width + c] * db2[c];
+        if (b2) dgain += double(b2[g * width + c]) * db2[c];
       }
-      *d.scale += gain * db2[width];
-      *d.shift += gain * db2[width + 1];
-      *d.gain += db2[width + 2];
+      dscale += db2[width], dshift += db2[width + 1], dgain += db2[width + 2];
     }
+  *d.scale = gain * dscale, *d.shift = gain * dshift, *d.gain = dgain;
   return true;
 }
 
@@ -606,7 +611,7 @@ bool cca_forward(const float* x, float* y, float* attention, long samples, long 
         for (; j + LANES <= channels; j += LANES)
           sums += exponential(load(row + j) * splat(tau) - splat(top));
         for (; j < channels; ++j) sum += std::exp(row[j] * tau - top);
-        for (int l = 0; l < LANES; ++l) sum += sums[l];
+        sum += total(sums);
         float* const at = statistics.get() + sample * channels * 2 + first + i;
         at[0] = top, at[channels] = 1 / sum;
       }
@@ -722,8 +727,10 @@ bool cca_backward(const float* grad, const float* x, const float* attention, flo
       strip.write(n, weight, add, dx + offset);
     }
   }
-  *dweight = 0;
-  for (long i = 0; enough && i < samples * bands * channels; ++i) *dweight += shares.get()[i];
+  if (enough) {
+    const float* const first = shares.get();
+    *dweight = std::accumulate(first, first + samples * bands * channels, 0.);
+  }
   return enough;
 }
 
