@@ -24,7 +24,8 @@ def _outer(a: Tensor, b: Tensor, factor: float = 1.) -> Tensor:
 @torch.library.custom_op('mmscheme::channel_covariance', mutates_args=())
 def _attend(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
     if fused:
-        return native.covariance_forward(x, tau)
+        attention = native.covariance_attention(x, tau)
+        return native.covariance_forward(x, attention), attention
     with torch.autocast(x.device.type, enabled=False):
         # The Gram matrix is its own transpose: the softmax over columns is that of the softmax
         # over rows, and what the product wants.

@@ -1,4 +1,4 @@
-"""The whole mixer of training as one operator: neither branch's output is kept."""
+"""The whole mixer of training as one operator, which keeps nothing but its input."""
 from typing import Any, Optional, Sequence, Tuple
 
 import torch
@@ -13,25 +13,27 @@ __all__ = ['scheme_mixer']
 @torch.library.custom_op('mmscheme::scheme_mixer', mutates_args=())
 def _mix(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
          groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor], alpha: Tensor,
-         tau: float) -> Tuple[Tensor, Tensor]:
+         tau: float) -> Tensor:
     y = native.forward(x, w1, b1, w2, b2, groups, act, scale, shift, alpha)
-    return native.covariance_forward(x, tau, y, 1 - float(alpha))
+    attention = native.covariance_attention(x, tau)
+    return native.covariance_forward(x, attention, y, 1 - float(alpha))
 
 
 @torch.library.custom_op('mmscheme::scheme_mixer_backward', mutates_args=())
 def _mix_backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
                   b2: Optional[Tensor], groups: int, act: str, scale: Optional[Tensor],
-                  shift: Optional[Tensor], alpha: Tensor, tau: float, attention: Tensor
+                  shift: Optional[Tensor], alpha: Tensor, tau: float
                   ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dx, *others, dalpha = native.backward(grad, x, w1, b1, w2, groups, act, scale, shift, b2,
                                           alpha)
+    attention = native.covariance_attention(x, tau)
     dx, dweight = native.covariance_backward(grad, x, attention, tau, dx, 1 - float(alpha))
     return (dx, *others, dalpha - dweight)
 
 
 @_mix.register_fake
-def _(x: Tensor, *args: Any) -> Tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty((x.shape[0], x.shape[2], x.shape[2]))
+def _(x: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(x)
 
 
 @_mix_backward.register_fake
@@ -41,18 +43,15 @@ def _(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, *ar
             x.new_empty(w2.shape), x.new_empty(len(w2)), *(x.new_empty(1) for _ in range(3)))
 
 
-def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
     x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, alpha, ctx.tau = inputs
-    ctx.save_for_backward(x, w1, b1, w2, b2, scale, shift, alpha, output[1])
-    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, w1, b1, w2, b2, scale, shift, alpha)
 
 
-def _differentiate(ctx: Any, grad: Any, of_attention: Any) -> Tuple[Optional[Tensor], ...]:
-    if grad is None:
-        return (None, ) * 11
-    x, w1, b1, w2, b2, scale, shift, alpha, attention = ctx.saved_tensors
+def _differentiate(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    x, w1, b1, w2, b2, scale, shift, alpha = ctx.saved_tensors
     found = _mix_backward(grad, x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, alpha,
-                          ctx.tau, attention)
+                          ctx.tau)
     dx, dw1, db1, dw2, db2, dscale, dshift, dalpha = (
         None if t is None else g.view(t.shape)
         for t, g in zip((x, w1, b1, w2, b2, scale, shift, alpha), found))
@@ -71,7 +70,9 @@ def _forward_flops(x: Sequence[int], w1: Sequence[int], b1: Any, w2: Sequence[in
 @register_flop_formula(torch.ops.mmscheme.scheme_mixer_backward)
 def _backward_flops(grad: Sequence[int], x: Sequence[int], w1: Sequence[int], b1: Any,
                     w2: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    return mlp._backward_flops(grad, x, w1, b1, w2) + covariance._backward_flops(grad)
+    # The attention is computed again.
+    return (mlp._backward_flops(grad, x, w1, b1, w2) + covariance._backward_flops(grad)
+            + covariance._forward_flops(x) // 2)
 
 
 def scheme_mixer(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
@@ -79,8 +80,8 @@ def scheme_mixer(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Op
                  alpha: Tensor, tau: float) -> Tensor:
     """``alpha`` times the block-diagonal FFN plus ``1 - alpha`` times CCA, of float32 on the CPU.
 
-    For the backward pass the input and the C x C attention are kept. There is no second
-    derivative.
+    Only the input is kept for the backward pass, which computes hidden values and attention
+    again. There is no second derivative.
 
     Args:
         x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)``.
@@ -93,5 +94,5 @@ def scheme_mixer(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Op
         The shape and the memory format of ``x``.
     """
     tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
-    y = _mix(tokens, w1, b1, w2, b2, groups, act, scale, shift, alpha, tau)[0]
+    y = _mix(tokens, w1, b1, w2, b2, groups, act, scale, shift, alpha, tau)
     return y.transpose(1, 2).unflatten(2, x.shape[2:]) if x.dim() == 4 else y

@@ -20,7 +20,8 @@ _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ct
 _SIGNATURES = {
     'mmscheme_mlp_forward': [_POINTER] * 6 + [_LONG] * 4 + [_INT] + [_FLOAT] * 3 + [_INT],
     'mmscheme_mlp_backward': [_POINTER] * 14 + [_LONG] * 4 + [_INT] + [_FLOAT] * 3 + [_INT],
-    'mmscheme_cca_forward': [_POINTER] * 3 + [_LONG] * 3 + [_FLOAT] * 2 + [_INT] * 2,
+    'mmscheme_cca_attention': [_POINTER] * 2 + [_LONG] * 3 + [_FLOAT, _INT],
+    'mmscheme_cca_forward': [_POINTER] * 3 + [_LONG] * 3 + [_FLOAT] + [_INT] * 2,
     'mmscheme_cca_backward': [_POINTER] * 5 + [_LONG] * 3 + [_FLOAT] * 2 + [_INT] * 2,
 }
 

@@ -571,18 +571,16 @@ long rows_of(long rows, long most, long samples, long threads) {
 }
 
 // attention (samples, C, C), transposed: of column i the softmax over j of tau * sum_t x_ti x_tj.
-bool cca_forward(const float* x, float* y, float* attention, long samples, long tokens,
-                 long channels, float tau, float weight, bool add, int threads) {
+bool cca_attention(const float* x, float* attention, long samples, long tokens, long channels,
+                   float tau, int threads) {
   const long rows = rows_of(channels, 64, samples, threads);
   const long bands = (channels + rows - 1) / rows;
-  const long part = rows_of(tokens, 192, samples, threads);
-  const long parts = (tokens + part - 1) / part;
   const Buffer statistics = allocate(samples * channels * 2);
   if (!statistics) return false;
   bool enough = true;
 #pragma omp parallel num_threads(threads)
   {
-    Strip strip(std::max(rows, part), channels);
+    Strip strip(rows, channels);
     const bool can = strip.sum;
     if (!can) {
 #pragma omp atomic write
@@ -626,6 +624,23 @@ bool cca_forward(const float* x, float* y, float* attention, long samples, long 
       for (; j + LANES <= channels; j += LANES)
         store(at + j, exponential(load(at + j) * splat(tau) - load(top + j)) * load(inverse + j));
       for (; j < channels; ++j) at[j] = std::exp(at[j] * tau - top[j]) * inverse[j];
+    }
+  }
+  return enough;
+}
+
+bool cca_forward(const float* x, const float* attention, float* y, long samples, long tokens,
+                 long channels, float weight, bool add, int threads) {
+  const long part = rows_of(tokens, 192, samples, threads);
+  const long parts = (tokens + part - 1) / part;
+  bool enough = true;
+#pragma omp parallel num_threads(threads)
+  {
+    Strip strip(part, channels);
+    const bool can = strip.sum;
+    if (!can) {
+#pragma omp atomic write
+      enough = false;
     }
 #pragma omp for schedule(static)
     for (long task = 0; task < samples * parts; ++task) {
@@ -764,13 +779,20 @@ int mmscheme_mlp_backward(const float* grad, const float* x, const float* w1, co
               groups, width, hidden, scale, shift, gain, threads);
 }
 
-// y += weight * (softmax(tau * x^T x) x^T)^T of samples (tokens, channels), or = with ``add`` 0;
-// attention (samples, channels, channels) is the softmax, transposed.
-int mmscheme_cca_forward(const float* x, float* y, float* attention, long samples, long tokens,
-                         long channels, float tau, float weight, int add, int threads) {
-  return !cca_forward(x, y, attention, samples, tokens, channels, tau, weight, add, threads);
+// attention (samples, channels, channels) = softmax(tau * x^T x), transposed, of samples (tokens,
+// channels).
+int mmscheme_cca_attention(const float* x, float* attention, long samples, long tokens,
+                           long channels, float tau, int threads) {
+  return !cca_attention(x, attention, samples, tokens, channels, tau, threads);
 }
 
+// y += weight * (attention x^T)^T, or = with ``add`` 0.
+int mmscheme_cca_forward(const float* x, const float* attention, float* y, long samples,
+                         long tokens, long channels, float weight, int add, int threads) {
+  return !cca_forward(x, attention, y, samples, tokens, channels, weight, add, threads);
+}
+
+// The gradient for x, through the attention as well, and for the weight.
 int mmscheme_cca_backward(const float* grad, const float* x, const float* attention, float* dx,
                           float* dweight, long samples, long tokens, long channels, float tau,
                           float weight, int add, int threads) {

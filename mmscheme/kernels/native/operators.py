@@ -6,7 +6,9 @@ from torch import Tensor
 
 from .build import library
 
-__all__ = ['backward', 'covariance_backward', 'covariance_forward', 'forward']
+__all__ = [
+    'backward', 'covariance_attention', 'covariance_backward', 'covariance_forward', 'forward'
+]
 
 _ACTIVATIONS = ('gelu', 'silu', 'relu', 'star_relu')  # in the order of the enumeration there
 
@@ -58,26 +60,32 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     return (dx if out is dx else dx.copy_(out), dw1, db1, dw2, db2, dscale, dshift, dgain)
 
 
-def covariance_forward(x: Tensor, tau: float, y: Optional[Tensor] = None, weight: float = 1
-                       ) -> Tuple[Tensor, Tensor]:
+def covariance_attention(x: Tensor, tau: float) -> Tensor:
+    """``softmax(tau * X^T X)`` of tokens ``(B, N, C)``, transposed: ``(B, C, C)``."""
+    attention = x.new_empty((x.shape[0], x.shape[2], x.shape[2]))
+    _call('mmscheme_cca_attention', x.contiguous(), attention, *x.shape, tau)
+    return attention
+
+
+def covariance_forward(x: Tensor, attention: Tensor, y: Optional[Tensor] = None,
+                       weight: float = 1) -> Tensor:
     """Channel covariance attention of tokens.
 
     Args:
         x: ``(B, N, C)``.
-        tau: Factor of the Gram matrix.
+        attention: Of :func:`covariance_attention`.
         y: Where the output is added; it is written to new memory else.
         weight: Factor of the output.
 
     Returns:
-        The output, and the attention ``(B, C, C)``, transposed.
+        ``(B, N, C)``.
     """
     given = y is not None
     if y is None:
         y = torch.empty_like(x)
     out = y.contiguous()
-    attention = x.new_empty((x.shape[0], x.shape[2], x.shape[2]))
-    _call('mmscheme_cca_forward', x.contiguous(), out, attention, *x.shape, tau, weight, given)
-    return y if out is y else y.copy_(out), attention
+    _call('mmscheme_cca_forward', x.contiguous(), attention, out, *x.shape, weight, given)
+    return y if out is y else y.copy_(out)
 
 
 def covariance_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float,
