@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import native
 from .mlp import native_cannot
+from .native import operators as native
 
 __all__ = ['channel_covariance']
 

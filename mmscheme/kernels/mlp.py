@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import chunked_mlp, native
+from . import chunked_mlp
+from .native import build
+from .native import operators as native
 
 __all__ = [
     'ACTIVATIONS', 'IMPLEMENTATIONS', 'block_diagonal_mlp', 'choose_implementation', 'exporting'
@@ -77,7 +79,7 @@ def choose_implementation(x: Tensor, groups: Tuple[int, int], act: Optional[str]
 
 @torch.compiler.assume_constant_result
 def _native_needs() -> Optional[str]:
-    problem = native.problem()
+    problem = build.problem()
     if problem is not None:
         _say_once(f'channel mixer: no native one, {problem}', logging.WARNING)
     return problem

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import covariance, mlp, native
+from . import covariance, mlp
+from .native import operators as native
 
 __all__ = ['scheme_mixer']
 
