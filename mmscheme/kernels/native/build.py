@@ -53,13 +53,13 @@ def build(folder: Union[str, Path], architecture: Sequence[str] = ('-march=nativ
 
     Raises:
         OSError: There is no compiler, or no room or permission to write.
-        subprocess.SubprocessError: It fails, or takes more than two minutes.
+        subprocess.SubprocessError: It fails, or takes more than five minutes.
     """
     compiler: List[str] = shlex.split(os.environ.get('CXX') or 'c++')
 
     def run(*arguments: str) -> bytes:
         return subprocess.run([*compiler, *arguments], check=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=120).stdout
+                              stderr=subprocess.STDOUT, timeout=300).stdout
 
     key = hashlib.sha256(repr((SOURCE.read_bytes(), run('--version'), FLAGS, architecture,
                                _processor())).encode()).hexdigest()[:16]
