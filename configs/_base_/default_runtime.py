@@ -3,7 +3,8 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', max_keep_ckpts=2),
+    # Written so that a kill or a full disk leaves one to go on from.
+    checkpoint=dict(type='mmscheme.CheckpointHook', max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Checkpoints that torch >= 2.6 reads with its safe default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),

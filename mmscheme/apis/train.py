@@ -9,12 +9,13 @@ from mmengine import Config
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
 from .processes import leave_process_group, set_local_rank
+from .resume import find_checkpoint
 
 __all__ = ['build_train_runner', 'main']
 
@@ -70,13 +71,29 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
             'pretrained_backbone', dict(type='mmscheme.PretrainedBackboneHook'))
         hook['checkpoint'] = pretrained
     if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+        found = find_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+        cfg.resume = found is not None
+        cfg.load_from = found or cfg.get('load_from')
+    _use_own_parts(cfg)
     prepare_run(cfg, ('train', 'val'))
     # A config may name a runner of its own, as in OpenMMLab's tools.
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     _compare_batch_size(cfg)
     return runner
+
+
+def _use_own_parts(cfg: Config) -> None:
+    """Trains a config of another project with our loops and checkpoints, which resume exactly."""
+    loop = cfg.get('train_cfg') or {}
+    kind = loop.get('type')
+    if kind is None and 'by_epoch' in loop:
+        kind = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
+    for stock in (EpochBasedTrainLoop, IterBasedTrainLoop):
+        if kind in (stock, stock.__name__):
+            loop['type'] = f'mmscheme.{stock.__name__}'
+    checkpoint = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', {})
+    if checkpoint is not None and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
+        checkpoint['type'] = 'mmscheme.CheckpointHook'
 
 
 def _compare_batch_size(cfg: Config) -> None:

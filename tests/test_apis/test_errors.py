@@ -5,12 +5,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner import TestLoop as MMEngineTestLoop
 
 from mmscheme.apis import test as test_api
 from mmscheme.apis import train as train_api
 from mmscheme.apis.errors import user_errors
+from mmscheme.engine.loops import IterBasedTrainLoop
 from tests.conftest import REPOSITORY
 from tests.test_checkpoint import RunsCode
 

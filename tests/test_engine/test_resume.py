@@ -1,0 +1,106 @@
+"""A run that was interrupted ends as the one that was not."""
+import itertools
+
+import pytest
+import torch
+from mmengine import Config
+from mmengine.hooks import Hook
+
+from mmscheme.apis.config import load_config
+from mmscheme.apis.resume import find_checkpoint
+from mmscheme.apis.train import build_train_runner
+from tests.conftest import REPOSITORY
+
+BACKBONE = dict(arch=dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 32)), groups=(2, 2),
+                drop_path_rate=0.3)
+WIDTHS = [8, 16, 32, 32]
+_names = itertools.count()
+
+
+class Interrupted(Exception):
+    """What ends a run here."""
+
+
+class InterruptHook(Hook):
+    """Ends a run in an iteration that nothing has saved yet."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            raise Interrupted
+
+
+def small(task, scenes, work_dir, workers=0, **options):
+    """A demo config whose run takes a second."""
+    cfg = load_config(REPOSITORY / f'configs/{task}_scheme_s_demo.py', str(work_dir),
+                      data_root=str(scenes))
+    cfg.model.backbone.update(BACKBONE)
+    if task == 'upernet':
+        cfg.model.decode_head.update(in_channels=WIDTHS, channels=8)
+        cfg.model.auxiliary_head.update(in_channels=32, channels=8)
+        cfg.train_cfg.update(max_iters=8, val_interval=100)
+    elif task == 'cls':
+        cfg.model.head.in_channels = 32
+        # Mixing draws numbers in the process of training.
+        cfg.model.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)])
+        cfg.train_cfg.update(max_epochs=2, val_interval=100)
+    else:
+        cfg.model.neck.update(in_channels=WIDTHS, out_channels=8)
+        cfg.model.rpn_head.update(in_channels=8, feat_channels=8)
+        head = cfg.model.roi_head
+        for part in (head.bbox_roi_extractor, head.mask_roi_extractor):
+            part.out_channels = 8
+        head.bbox_head.update(in_channels=8, fc_out_channels=8)
+        head.mask_head.update(in_channels=8, conv_out_channels=8)
+        cfg.train_cfg.update(max_epochs=2, val_interval=100)
+    cfg.train_dataloader.update(batch_size=8 if task == 'cls' else 2, num_workers=workers,
+                                persistent_workers=workers > 0)
+    cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.default_hooks.checkpoint.update(interval=3, by_epoch=False, save_best=None)
+    cfg.default_hooks.mixing_schedule.update(decay=(0., 0.6))
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+    cfg.randomness = dict(seed=1)
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def train(cfg, interrupt=None, **kwargs):
+    """Trains; returns the last checkpoint, or None where the run was interrupted."""
+    cfg = Config(cfg._cfg_dict.to_dict())
+    cfg.experiment_name = f'run {next(_names)}'
+    runner = build_train_runner(cfg, **kwargs)
+    if interrupt is not None:
+        runner.register_hook(InterruptHook(interrupt))
+        with pytest.raises(Interrupted):
+            runner.train()
+        return None
+    runner.train()
+    return torch.load(find_checkpoint(cfg.work_dir), weights_only=True)
+
+
+def differences(a, b, path=''):
+    """The places where two nested containers of tensors differ in any bit."""
+    if isinstance(a, dict):
+        assert set(a) == set(b), path
+        for key in a:
+            yield from differences(a[key], b[key], f'{path}.{key}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            yield from differences(x, y, f'{path}.{i}')
+    elif not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b):
+        yield path
+
+
+@pytest.mark.parametrize('task, workers, interrupt', [
+    ('upernet', 0, 7), ('upernet', 2, 5), ('cls', 0, 11), ('mask_rcnn', 0, 5)])
+def test_interrupted_run_ends_with_the_same_bits(scenes, tmp_path, task, workers, interrupt):
+    whole = train(small(task, scenes, tmp_path / 'whole', workers))
+    cfg = small(task, scenes, tmp_path / 'parts', workers)
+    train(cfg, interrupt)
+    resumed = train(cfg, resume='auto')
+    keys = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
+    assert not list(differences({k: whole[k] for k in keys}, {k: resumed[k] for k in keys}))
+    assert whole['meta']['iter'] == resumed['meta']['iter'] > interrupt
