@@ -3,6 +3,7 @@ import logging
 import re
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
+from zipfile import BadZipFile, ZipFile
 
 from mmengine.logging import print_log
 
@@ -73,7 +74,13 @@ def _problem(path: Path) -> Optional[str]:
     """Why a run cannot resume from a file, or None."""
     try:
         content = load_checkpoint(str(path), map_location='cpu')
+        with ZipFile(path) as parts:  # torch does not look at its checksums
+            damaged = parts.testzip()
+    except BadZipFile:
+        damaged = None  # torch's format of long ago has none
     except (OSError, ValueError) as e:
         return str(e)
+    if damaged:
+        return f'{path} is damaged: the checksum of {damaged} is wrong'
     missing = [k for k in _NEEDED if not isinstance(content, dict) or k not in content]
     return f'{path} has no {", ".join(missing)}' if missing else None

@@ -107,7 +107,9 @@ class CheckpointHook(_CheckpointHook):
         usable = f'the last usable one is {self.last_ckpt}' if self.last_ckpt else 'there is none'
         text = f'checkpoint not written: {path} ({error.strerror or error}); {usable}'
         if last:
-            raise OSError(f'{text}; make room, then --resume goes on from there') from None
+            failure = OSError(f'{text}; make room, then --resume goes on from there')
+            failure.errno = error.errno
+            raise failure from None
         runner.logger.error(f'{text}; training goes on')
 
     def _remove_superseded(self, runner: Any) -> None:
