@@ -14,7 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
-from .processes import leave_process_group, set_local_rank
+from .processes import leave_process_group, lost_process, set_local_rank
 from .resume import find_checkpoint
 
 __all__ = ['build_train_runner', 'main']
@@ -116,5 +116,6 @@ def main(argv: Optional[List[str]] = None) -> None:
         runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher,
                                     args.pretrained)
         runner.register_hook(started)
-        runner.train()
+        with lost_process():
+            runner.train()
         leave_process_group()

@@ -94,13 +94,57 @@ def differences(a, b, path=''):
         yield path
 
 
-@pytest.mark.parametrize('task, workers, interrupt', [
-    ('upernet', 0, 7), ('upernet', 2, 5), ('cls', 0, 11), ('mask_rcnn', 0, 5)])
-def test_interrupted_run_ends_with_the_same_bits(scenes, tmp_path, task, workers, interrupt):
-    whole = train(small(task, scenes, tmp_path / 'whole', workers))
-    cfg = small(task, scenes, tmp_path / 'parts', workers)
-    train(cfg, interrupt)
-    resumed = train(cfg, resume='auto')
+@pytest.mark.parametrize('task, interrupts', [
+    ('upernet', [(0, 7), (2, 5)]), ('cls', [(0, 11)]), ('mask_rcnn', [(1, 5)])])
+def test_interrupted_run_ends_with_the_same_bits(scenes, tmp_path, task, interrupts):
+    whole = train(small(task, scenes, tmp_path / 'whole'))
     keys = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
-    assert not list(differences({k: whole[k] for k in keys}, {k: resumed[k] for k in keys}))
-    assert whole['meta']['iter'] == resumed['meta']['iter'] > interrupt
+    for workers, interrupt in interrupts:
+        cfg = small(task, scenes, tmp_path / f'parts {workers}', workers)
+        train(cfg, interrupt)
+        resumed = train(cfg, resume='auto')
+        assert not list(differences({k: whole[k] for k in keys}, {k: resumed[k] for k in keys}))
+        assert whole['meta']['iter'] == resumed['meta']['iter'] > interrupt
+
+
+def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(scenes, tmp_path):
+    """A run without a seed of its own, of a stock loop, ended while it validated."""
+    options = {'train_cfg.max_iters': 4, 'train_cfg.val_interval': 3, 'randomness': {},
+               'default_hooks.checkpoint.save_best': 'mIoU',
+               'train_cfg.type': 'IterBasedTrainLoop',
+               'default_hooks.checkpoint.type': 'CheckpointHook'}
+    cfg = small('upernet', scenes, tmp_path, **options)
+    validated, orders = [], []
+
+    class Watch(Hook):
+        """Notes validations and the samples of each iteration."""
+
+        def __init__(self, end):
+            self.end = end
+
+        def before_val(self, runner):
+            if self.end:
+                raise Interrupted
+            validated.append(runner.iter)
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            orders.append((runner.iter, runner.seed,
+                           [s.img_path for s in data_batch['data_samples']]))
+
+    for resume, end in ((None, False), (None, True), ('auto', False)):
+        run = Config(cfg._cfg_dict.to_dict())
+        run.work_dir = str(tmp_path / ('whole' if not (end or resume) else 'parts'))
+        if not resume and end:
+            run.randomness = dict(seed=orders[0][1])  # as drawn in the first run
+        run.experiment_name = f'run {next(_names)}'
+        runner = build_train_runner(run, resume)
+        runner.register_hook(Watch(end))
+        if end:
+            with pytest.raises(Interrupted):
+                runner.train()
+        else:
+            runner.train()
+    assert validated == [3, 4, 3, 4]
+    assert orders[4:7] == orders[:3] and orders[7:] == orders[3:4]
+    best = {p.name for p in (tmp_path / 'parts').glob('best_*')}
+    assert best == {p.name for p in (tmp_path / 'whole').glob('best_*')} and len(best) == 1
