@@ -41,11 +41,11 @@ def make_runner(work_dir, size=10):
     return runner
 
 
-def train(work_dir, again=False, **kwargs):
+def train(work_dir, again=False, keep=1):
     """The calls of a run; the score of iteration i is the best so far when i is odd."""
-    runner = make_runner(work_dir, **kwargs)
+    runner = make_runner(work_dir)
     hook = HOOKS.build(dict(type='mmscheme.CheckpointHook', by_epoch=False, interval=1,
-                            max_keep_ckpts=2, save_best='acc', rule='greater'))
+                            max_keep_ckpts=keep, save_best='acc', rule='greater'))
     if again:
         path = find_checkpoint(work_dir)
         if path:
@@ -104,7 +104,7 @@ def test_a_kill_before_any_operation_on_files_leaves_a_way_on(tmp_path, monkeypa
         operations = arm(patch, 10**9)
         train(whole)
     assert {'replace', 'fsync', 'remove', 'open'} <= set(operations)
-    expected = ['best_acc_iter_3.pth', 'iter_2.pth', 'iter_3.pth', 'last_checkpoint']
+    expected = ['best_acc_iter_3.pth', 'iter_3.pth', 'last_checkpoint']
     assert files(whole) == expected
     for at in range(len(operations)):
         folder = tmp_path / str(at)
@@ -161,7 +161,9 @@ def test_full_disk_leaves_the_checkpoint_before_and_training_goes_on(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A run that ended."""
-    train(tmp_path)
+    train(tmp_path, keep=2)
+    assert files(tmp_path) == ['best_acc_iter_3.pth', 'iter_2.pth', 'iter_3.pth',
+                               'last_checkpoint']
     return tmp_path
 
 

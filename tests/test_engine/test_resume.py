@@ -32,6 +32,12 @@ class InterruptHook(Hook):
             raise Interrupted
 
 
+@pytest.fixture(autouse=True)
+def no_text(monkeypatch):
+    """The config in checkpoints and logs, whose layout takes as long as the rest."""
+    monkeypatch.setattr(Config, 'pretty_text', '')
+
+
 def small(task, scenes, work_dir, workers=0, **options):
     """A demo config whose run takes a second."""
     cfg = load_config(REPOSITORY / f'configs/{task}_scheme_s_demo.py', str(work_dir),
@@ -148,3 +154,28 @@ def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(s
     assert orders[4:7] == orders[:3] and orders[7:] == orders[3:4]
     best = {p.name for p in (tmp_path / 'parts').glob('best_*')}
     assert best == {p.name for p in (tmp_path / 'whole').glob('best_*')} and len(best) == 1
+
+
+def test_the_rest_of_an_epoch_in_batches_of_another_size(scenes, tmp_path):
+    cfg = small('mask_rcnn', scenes, tmp_path, **{'default_hooks.checkpoint.interval': 1})
+    train(cfg, interrupt=4)  # 12 images in batches of 2
+    cfg.train_dataloader.batch_size = 4
+    cfg.experiment_name = 'other batches'
+    images = []
+
+    class Watch(Hook):
+        """Notes the images of the rest of the epoch, and where the run says it is."""
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.epoch == 0:
+                assert (runner.iter, runner.max_iters, batch_idx) == (2, 6, 2)
+                images.extend(s.img_path for s in data_batch['data_samples'])
+
+    runner = build_train_runner(cfg, resume='auto')
+    runner.register_hook(Watch())
+    runner.train()
+    dataset = runner.train_dataloader.dataset
+    sampler = runner.train_dataloader.batch_sampler.sampler
+    sampler.set_epoch(0)
+    assert images == [dataset.get_data_info(i)['img_path'] for i in list(sampler)[8:]]
+    assert runner.iter == 6

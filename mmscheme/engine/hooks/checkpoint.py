@@ -107,7 +107,8 @@ class CheckpointHook(_CheckpointHook):
         usable = f'the last usable one is {self.last_ckpt}' if self.last_ckpt else 'there is none'
         text = f'checkpoint not written: {path} ({error.strerror or error}); {usable}'
         if last:
-            failure = OSError(f'{text}; make room, then --resume goes on from there')
+            then = '--resume goes on from there' if self.last_ckpt else 'train again'
+            failure = OSError(f'{text}; make room, then {then}')
             failure.errno = error.errno
             raise failure from None
         runner.logger.error(f'{text}; training goes on')
