@@ -31,7 +31,8 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     work_dir = Path(work_dir)
     pointer = work_dir / 'last_checkpoint'
     named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
-    if '://' in named:  # other storage, where mmengine looks
+    # Other storage, or the folder of a runner with a format of its own: mmengine looks there.
+    if '://' in named or named and Path(named).is_dir():
         return named
     candidates = _candidates(work_dir, named)
     problems: List[str] = []
