@@ -6,6 +6,7 @@ import sys
 import time
 from typing import List, Optional
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
@@ -48,6 +49,10 @@ def main(argv: Optional[List[str]] = None) -> None:
             print(f'error: {_describe(rank, failure, seconds)}; --resume goes on from the last '
                   'checkpoint', file=sys.stderr)
         sys.exit(max(1, failure.exitcode))
+    except SignalException as e:  # the processes have been stopped
+        print(f'error: ended by {e.sigval.name}; --resume goes on from the last checkpoint',
+              file=sys.stderr)
+        sys.exit(128 + e.sigval)
 
 
 if __name__ == '__main__':
