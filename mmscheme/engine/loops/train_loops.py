@@ -56,6 +56,10 @@ class _Position:
             self._validated = self._count()
             return done if 0 < done <= len(batches) or not self._by_epoch else 0
         self._validated = state['validated']
+        if state['epoch'] == self._epoch:
+            # A hook may have saved before the step that the position counts already.
+            behind = (state['iter'] - self._iter) * state['world_size'] * state['batch_size']
+            state = dict(state, samples=max(0, state['samples'] - behind))
         start, changes = batches.resume(state)
         if state['epoch'] != self._epoch:
             start = 0
@@ -69,11 +73,12 @@ class _Position:
     def _count(self) -> int:
         return self._epoch if self._by_epoch else self._iter
 
-    def _note_position(self, epoch: int, batches: int) -> None:
+    def _note_position(self, epoch: int, batches: int, iteration: int) -> None:
+        """Where training will be after so many batches of the epoch and iterations in all."""
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ResumableBatches):
-            state = sampler.state(epoch, batches)
-            self.runner.message_hub.update_info(_POSITION, dict(state, validated=self._validated))
+            state = dict(sampler.state(epoch, batches), iter=iteration, validated=self._validated)
+            self.runner.message_hub.update_info(_POSITION, state)
 
     def _seed_iteration(self) -> None:
         seed_all(self._seed, ITERATION, self._iter, get_rank())
@@ -148,7 +153,7 @@ class EpochBasedTrainLoop(_Position, _EpochBasedTrainLoop):
             self.dataloader.batch_sampler.epoch = self._epoch
         for idx, data_batch in enumerate(self._read(start), start):
             self.run_iter(idx, data_batch)
-        self._note_position(self._epoch + 1, 0)
+        self._note_position(self._epoch + 1, 0, self._iter)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -159,7 +164,7 @@ class EpochBasedTrainLoop(_Position, _EpochBasedTrainLoop):
             idx: Its number in the epoch.
             data_batch: Of the loader.
         """
-        self._note_position(self._epoch, idx + 1)
+        self._note_position(self._epoch, idx + 1, self._iter + 1)
         self._seed_iteration()
         super().run_iter(idx, data_batch)
 
@@ -215,6 +220,6 @@ class IterBasedTrainLoop(_Position, _IterBasedTrainLoop):
         Args:
             data_batch: Of the loader.
         """
-        self._note_position(self._epoch, self._iter + 1 - self._first)
+        self._note_position(self._epoch, self._iter + 1 - self._first, self._iter + 1)
         self._seed_iteration()
         super().run_iter(data_batch)
