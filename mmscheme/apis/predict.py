@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
+from .preflight.images import lost_part
 
 __all__ = ['Job', 'draw_prediction', 'find_jobs', 'load_predictor', 'main', 'make_visualizer',
            'predict']
@@ -219,8 +220,9 @@ def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job]
             problem = _label_video(picture, job, bar)
         else:
             image = cv2.imread(str(job.source))
-            problem = None if image is not None else f'not a readable image: {job.source}'
-            if image is not None:
+            lost = 'not an image' if image is None else lost_part(str(job.source))
+            problem = f'not a readable image: {job.source} ({lost})' if lost else None
+            if not lost:
                 mmcv.imwrite(picture(image), str(job.target))
             bar.update()
         if problem:

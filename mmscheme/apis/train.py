@@ -1,13 +1,10 @@
 """Training any model from its config."""
 import argparse
-import logging
 import warnings
 from typing import List, Optional
 
 import torch
 from mmengine import Config
-from mmengine.dist import get_world_size
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -36,7 +33,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = False,
                        auto_scale_lr: bool = False, launcher: str = 'none',
-                       pretrained: Optional[str] = None) -> Runner:
+                       pretrained: Optional[str] = None, preflight: bool = True) -> Runner:
     """Checks a run and builds its runner.
 
     Args:
@@ -48,6 +45,8 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         launcher: As in mmengine.
         pretrained: Path or URL of a checkpoint for the backbone; see
             :class:`mmscheme.engine.hooks.PretrainedBackboneHook`.
+        preflight: Checks data, model, checkpoints and disk first; see
+            :func:`mmscheme.apis.preflight.check_run`.
 
     Returns:
         The runner, nothing trained yet.
@@ -72,21 +71,9 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
-    prepare_run(cfg, ('train', 'val'))
+    prepare_run(cfg, ('train', 'val'), preflight)
     # A config may name a runner of its own, as in OpenMMLab's tools.
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    _compare_batch_size(cfg)
-    return runner
-
-
-def _compare_batch_size(cfg: Config) -> None:
-    recipe = cfg.get('auto_scale_lr') or {}
-    here = cfg.train_dataloader.get('batch_size', 1) * get_world_size()
-    if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
-        print_log(
-            f'This run has {here} images an iteration, its recipe {recipe["base_batch_size"]}: '
-            'set train_dataloader.batch_size, or --auto-scale-lr to scale the learning rate.',
-            logger='current', level=logging.WARNING)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -97,7 +84,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher,
-                                    args.pretrained)
+                                    args.pretrained, args.preflight)
         runner.register_hook(started)
         runner.train()
         leave_process_group()

@@ -1,0 +1,7 @@
+"""Checks before the first iteration, for what a run would find out late or never."""
+from .data import check_data
+from .findings import Findings
+from .run import check_run
+from .walk import SPLITS, iter_datasets, step_name
+
+__all__ = ['SPLITS', 'Findings', 'check_data', 'check_run', 'iter_datasets', 'step_name']
