@@ -8,20 +8,22 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from mmengine import Config
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmscheme.checkpoint import register_safe_loaders
+from mmscheme.datasets.guarded import POLICIES
 
-from .preflight import SPLITS, check_run, iter_datasets
+from .preflight import SPLITS, check_run, dataset_class, iter_datasets
 
-__all__ = ['load_config', 'prepare_run', 'set_data_root']
+__all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 
 # What the tools and frameworks look up in a config beside the runner's arguments.
 _KNOWN_KEYS = ('runner_type', 'work_dir', 'auto_scale_lr', 'tta_model', 'tta_pipeline',
                'find_unused_parameters', 'model_wrapper_cfg', 'compile', 'custom_imports',
-               'data_preprocessor', 'data_root', 'on_bad_data')
+               'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data')
 
 
 def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
@@ -162,7 +164,35 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> N
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if preflight and int(os.environ.get('RANK', '0')) == 0:
         check_run(cfg, splits).finish()
+    _guard_data(cfg, splits)
     _fit_to_machine(cfg)
+
+
+def bad_data_log(cfg: Config) -> str:
+    """The file of the samples that a training has skipped."""
+    return os.path.join(cfg.work_dir, 'bad_data.jsonl')
+
+
+def _guard_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Makes the data sets of a run name the files that cannot be used.
+
+    Those of validation and testing always stop there: a metric is of all data.
+    """
+    policy = cfg.get('on_bad_data') or 'stop'
+    limit = cfg.get('max_bad_data', 100)
+    if policy not in POLICIES:
+        raise ValueError(f'on_bad_data: expected one of {list(POLICIES)}, found {policy!r}')
+    for split in splits:
+        for dataset in iter_datasets(cfg, (split, )):
+            cls = dataset_class(dataset)
+            if 'of' in dataset or not isinstance(cls, type) or not issubclass(cls, BaseDataset):
+                continue
+            kind = dataset['type']
+            dataset['of'] = kind if isinstance(kind, str) else f'{cls.__module__}.{cls.__name__}'
+            dataset['type'] = 'mmscheme.GuardedDataset'
+            if split == 'train':
+                dataset.update(on_bad_data=policy, max_bad_data=limit,
+                               bad_data_log=bad_data_log(cfg))
 
 
 def _fit_to_machine(cfg: Config) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Iterator, List, Sequence
 
 from mmengine.hooks import Hook
 
-__all__ = ['RunError', 'StartedHook', 'UserErrors', 'user_errors']
+from mmscheme.errors import RunError
+
+__all__ = ['StartedHook', 'UserErrors', 'user_errors']
 
 # What wrong input raises in mmengine, the frameworks and here.
 _USER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError,
@@ -27,21 +29,6 @@ class UserErrors(ValueError):
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__('; '.join(lines))
         self.lines = list(lines)
-
-
-class RunError(RuntimeError):
-    """What stops a run that has started, said in one line for people.
-
-    Loaders hand over the error of a worker as the text of its traceback; the line is its last.
-
-    Args:
-        message: The line.
-    """
-
-    def __init__(self, message: str) -> None:
-        lines = message.strip().splitlines()
-        last = lines[-1] if lines else ''
-        super().__init__(last.partition(f'{type(self).__name__}: ')[2] or last)
 
 
 class StartedHook(Hook):
@@ -78,7 +65,7 @@ def user_errors(debug: bool = False) -> Iterator[StartedHook]:
 
     That is until the loop runs, which is for the hook to see: errors from then on are
     not the user's and keep their traceback, but for a disk that is full and for
-    :class:`RunError`.
+    :class:`mmscheme.errors.RunError`.
 
     Args:
         debug: Prints the traceback too.

@@ -15,10 +15,11 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
+from mmscheme.image_files import lost_part
+
 from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
-from .preflight.images import lost_part
 
 __all__ = ['Job', 'draw_prediction', 'find_jobs', 'load_predictor', 'main', 'make_visualizer',
            'predict']

@@ -1,15 +1,21 @@
 """Training any model from its config."""
 import argparse
+import logging
+import time
 import warnings
 from typing import List, Optional
 
 import torch
 from mmengine import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmscheme.datasets.guarded import describe_bad_data
+
 from .arguments import add_common_arguments, add_config_arguments
-from .config import load_config, prepare_run
+from .config import bad_data_log, load_config, prepare_run
 from .errors import user_errors
 from .processes import leave_process_group, set_local_rank
 
@@ -86,5 +92,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher,
                                     args.pretrained, args.preflight)
         runner.register_hook(started)
-        runner.train()
+        start = time.time()
+        try:
+            runner.train()
+        finally:
+            for line in describe_bad_data(bad_data_log(cfg), start) if is_main_process() else ():
+                print_log(line, logger='current', level=logging.WARNING)
         leave_process_group()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmscheme.apis.arguments import add_drawing_arguments
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.predict import draw_prediction, find_jobs, make_visualizer
-from mmscheme.apis.preflight.images import lost_part
+from mmscheme.image_files import lost_part
 
 from .runtime import load_exported, to_inputs
 

@@ -2,6 +2,7 @@
 from .data import check_data
 from .findings import Findings
 from .run import check_run
-from .walk import SPLITS, iter_datasets, step_name
+from .walk import SPLITS, dataset_class, iter_datasets, step_name
 
-__all__ = ['SPLITS', 'Findings', 'check_data', 'check_run', 'iter_datasets', 'step_name']
+__all__ = ['SPLITS', 'Findings', 'check_data', 'check_run', 'dataset_class', 'iter_datasets',
+           'step_name']

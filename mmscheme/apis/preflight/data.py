@@ -13,9 +13,10 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.utils import ProgressBar, scandir
 from PIL import Image
 
+from mmscheme.image_files import ImageCheck, inspect_image
+
 from .coco import check_coco, is_coco
 from .findings import Findings
-from .images import ImageCheck, inspect_image
 from .walk import dataset_class, iter_datasets, iter_heads, step_name
 
 __all__ = ['check_data']
