@@ -31,12 +31,13 @@ class Guard(Compose):
         limit: Different files after which it stops anyway.
         log: File to which each skipped sample is added, a line of JSON. All processes of a run
             share it.
+        training: Whether image and label map must have one size in the end.
     """
 
     def __init__(self, pipeline: Compose, policy: str = 'stop', limit: int = 100,
-                 log: Optional[str] = None) -> None:
+                 log: Optional[str] = None, training: bool = True) -> None:
         self.transforms = pipeline.transforms
-        self.policy, self.limit, self.log = policy, limit, log
+        self.policy, self.limit, self.log, self.training = policy, limit, log, training
         self.start = time.time()
         self._told: Set[str] = set()
 
@@ -59,7 +60,10 @@ class Guard(Compose):
                     lost = lost_part(path)
                     if lost:
                         raise ValueError(f'{path}: {lost}')
-            return super().__call__(data)
+            sample = super().__call__(data)
+            if self.training:
+                _compare_sizes(sample)
+            return sample
         except (MemoryError, BadDataError):
             raise
         except Exception as e:
@@ -125,11 +129,23 @@ def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
         raise ValueError(f'{of}: expected a data set with a pipeline to guard')
     if on_bad_data == 'skip' and getattr(dataset, 'test_mode', False):
         raise ValueError("on_bad_data='skip' is for training: metrics would be of other data")
-    dataset.pipeline = Guard(dataset.pipeline, on_bad_data, max_bad_data, bad_data_log)
+    dataset.pipeline = Guard(dataset.pipeline, on_bad_data, max_bad_data, bad_data_log,
+                             not getattr(dataset, 'test_mode', False))
     return dataset
 
 
 DATASETS.register_module(module=GuardedDataset)
+
+
+def _compare_sizes(sample: Any) -> None:
+    """The frameworks see in a batch, or never, that image and label map differ."""
+    if not isinstance(sample, dict):
+        return
+    image = getattr(sample.get('inputs'), 'shape', None)
+    labels = getattr(getattr(sample.get('data_samples'), 'gt_sem_seg', None), 'shape', None)
+    if image and labels and tuple(image[-2:]) != tuple(labels[-2:]):
+        raise ValueError(f'image and mask have different sizes: {tuple(image[-2:])} and '
+                         f'{tuple(labels[-2:])} (height, width) after the pipeline')
 
 
 def _read(path: str, since: float) -> Iterator[Dict[str, Any]]:
