@@ -190,6 +190,7 @@ def _guard_data(cfg: Config, splits: Sequence[str]) -> None:
             kind = dataset['type']
             dataset['of'] = kind if isinstance(kind, str) else f'{cls.__module__}.{cls.__name__}'
             dataset['type'] = 'mmscheme.GuardedDataset'
+            dataset['training'] = split == 'train'
             if split == 'train':
                 dataset.update(on_bad_data=policy, max_bad_data=limit,
                                bad_data_log=bad_data_log(cfg))

@@ -78,7 +78,8 @@ class Guard(Compose):
         others = [p for k, p in paths.items() if k != 'img_path' and p not in reason]
         line = f'bad data: {name} ({", ".join([reason[:400], *others])})'
         if self.policy == 'stop':
-            raise BadDataError(f"{line}; on_bad_data='skip' goes on without it") from error
+            hint = "; on_bad_data='skip' goes on without it" if self.training else ''
+            raise BadDataError(line + hint) from error
         if name not in self._told:
             self._told.add(name)
             print_log(f'{line}; another sample takes its place', logger='current', level=30)
@@ -101,7 +102,8 @@ class Guard(Compose):
 
 
 def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
-                   bad_data_log: Optional[str] = None, **kwargs: Any) -> Any:
+                   bad_data_log: Optional[str] = None, training: bool = True, **kwargs: Any
+                   ) -> Any:
     """A data set of any type whose pipeline is guarded.
 
     Samples, their order and all random numbers stay as they are where no data are bad.
@@ -111,6 +113,7 @@ def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
         on_bad_data: ``'stop'``, or ``'skip'`` to take another sample at random and count.
         max_bad_data: Different files after which a run stops anyway.
         bad_data_log: File to which skipped samples are added.
+        training: Whether it is trained on; data that are measured are never skipped.
         **kwargs: Arguments of the data set.
 
     Returns:
@@ -127,10 +130,11 @@ def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
     dataset = MMENGINE_DATASETS.build(dict(type=of, **kwargs))
     if not isinstance(getattr(dataset, 'pipeline', None), Compose):
         raise ValueError(f'{of}: expected a data set with a pipeline to guard')
-    if on_bad_data == 'skip' and getattr(dataset, 'test_mode', False):
+    training = training and not getattr(dataset, 'test_mode', False)
+    if on_bad_data == 'skip' and not training:
         raise ValueError("on_bad_data='skip' is for training: metrics would be of other data")
     dataset.pipeline = Guard(dataset.pipeline, on_bad_data, max_bad_data, bad_data_log,
-                             not getattr(dataset, 'test_mode', False))
+                             training)
     return dataset
 
 

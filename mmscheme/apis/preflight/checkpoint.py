@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from torch import Tensor, nn
 
-from mmscheme.checkpoint import find_weights, load_checkpoint
+from mmscheme.checkpoint import load_checkpoint
 
 from .findings import Findings
 
@@ -36,10 +36,15 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
         return
     try:
         content = load_checkpoint(path, map_location='cpu')
-        weights = find_weights(content)
     except (OSError, ValueError) as e:
         findings.error(str(e) if path in str(e) else f'{path}: {e}')
         return
+    odd = _odd_entries(content, model)
+    if odd:
+        findings.error(f'{path}: expected tensors by name under state_dict, found {odd}')
+        return
+    entries = content.get('state_dict', content)
+    weights = {k.removeprefix('module.'): v for k, v in entries.items() if isinstance(v, Tensor)}
     bad = [k for k, v in weights.items() if v.is_floating_point() and not _finite(v)]
     if bad:
         findings.error(f'{path}: {len(bad)} weights are not finite, the first: {bad[0]}; use an '
@@ -48,6 +53,22 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
         _check_state(path, content, findings)
     if model is not None:
         _compare(path, weights, model, use, findings)
+
+
+def _odd_entries(content: Dict[Any, Any], model: Optional[nn.Module]) -> str:
+    """The first entry that mmengine, which takes all there is, cannot load."""
+    entries = content['state_dict'] if 'state_dict' in content else content
+    if not isinstance(entries, dict):
+        return f'a {type(entries).__name__}'
+    own = set() if model is None else set(model.state_dict())
+    for key, value in entries.items():
+        if not isinstance(key, str):
+            return f'the name {key!r}'[:80]
+        if key.removeprefix('module.') in own and not isinstance(value, Tensor):
+            return f'a {type(value).__name__} as {key}'
+    if not any(isinstance(v, Tensor) for v in entries.values()):
+        return f'the keys {sorted(entries)[:5]}'
+    return ''
 
 
 def _finite(value: Tensor) -> bool:
@@ -70,7 +91,7 @@ def _check_state(path: str, content: Dict[str, Any], findings: Findings) -> None
 def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
              findings: Findings) -> None:
     own = model.state_dict()
-    other = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    other = [k for k in own if k in weights and _differ(own[k], weights[k])]
     try:
         result = model.load_state_dict({k: v for k, v in weights.items() if k not in other},
                                        strict=False)
@@ -82,7 +103,7 @@ def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
     share = (sum(v.numel() for k, v in own.items() if k not in lost)
              / max(1, sum(v.numel() for v in own.values())))
     problems = [_some('missing', missing)] if missing else []
-    problems += [f'{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}'
+    problems += [f'{k} is {_form(weights[k], own[k])}, expected {_form(own[k], weights[k])}'
                  for k in other[:2]]
     if len(other) > 2:
         problems.append(f'{len(other) - 2} more of another shape')
@@ -100,6 +121,21 @@ def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
                       f'{"; ".join(problems)}')
     else:
         findings.warn(f'{path}: {problems[-1]}; the model has no place for them')
+
+
+def _differ(own: Tensor, other: Tensor) -> bool:
+    """Whether one cannot take the values of the other, or only a part of each."""
+    return (own.shape != other.shape or own.is_floating_point() != other.is_floating_point()
+            or other.is_complex() or other.is_quantized or other.layout != own.layout
+            or other.device.type == 'meta')
+
+
+def _form(value: Tensor, other: Tensor) -> str:
+    if value.shape != other.shape:
+        return str(tuple(value.shape))
+    kind = str(value.dtype).replace('torch.', '')
+    return f'{kind} on {value.device.type}' if value.layout == torch.strided else \
+        f'{kind} in {str(value.layout).replace("torch.", "")}'
 
 
 def _some(kind: str, keys: List[str]) -> str:

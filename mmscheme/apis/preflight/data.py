@@ -117,7 +117,8 @@ def _check_content(cfg: Config, dataset: Dict[str, Any], every: bool, findings: 
         _check_masks(dataset, built, limit, every, findings)
     elif is_coco(cls):
         images = check_coco(dataset, built, findings)
-        _read_images([path for path, _ in images], every, findings, dict(images))
+        _read_images([path for path, _ in images], every, findings, _image_loader(dataset),
+                     dict(images))
     else:
         names = _check_listed(dataset, built, names, every, findings)
     return names
@@ -184,14 +185,38 @@ def _unreadable(kind: str, path: str, check: ImageCheck) -> Problems:
              "remove it from the data set")]
 
 
-def _read_images(paths: Sequence[str], every: bool, findings: Findings,
+def _image_loader(dataset: Dict[str, Any]) -> Any:
+    """The step of a pipeline that reads the image, or None."""
+    for step in dataset.get('pipeline') or []:
+        if step_name(step).endswith('LoadImageFromFile'):
+            try:
+                return TRANSFORMS.build(step)
+            except Exception:  # the run will say why
+                return None
+    return None
+
+
+def _inspect(path: str, read: Any, sample: Dict[str, Any]) -> ImageCheck:
+    """Looks at an image, and reads it as training will: decoders differ."""
+    check = inspect_image(path)
+    if check.problem or read is None:
+        return check
+    try:
+        return check if read(dict(sample)) is not None else ImageCheck('the decoder gave nothing')
+    except Exception as e:
+        text = ' '.join(str(e).split()) or type(e).__name__
+        return ImageCheck(f'its decoder fails: {text}' if path not in text else
+                          'its decoder fails')
+
+
+def _read_images(paths: Sequence[str], every: bool, findings: Findings, read: Any,
                  sizes: Optional[Dict[str, Optional[Tuple[int, int]]]] = None) -> None:
     """Reads images, and compares their sizes with those that annotations give."""
 
     def examine(path: str) -> Problems:
         if not osp.exists(path):
             return [('image not found', f'image not found: {path} (named by the annotations)')]
-        check = inspect_image(path)
+        check = _inspect(path, read, dict(img_path=path))
         expected = (sizes or {}).get(path)
         if check.size and expected and check.size != expected:
             return [('image of another size',
@@ -225,7 +250,7 @@ def _check_listed(dataset: Dict[str, Any], built: Any, names: Optional[Sequence[
             findings.error(f'label {label} of {sample.get("img_path")}: expected 0 to '
                            f'{len(names) - 1}', 'label')
     paths = [s['img_path'] for s in samples if isinstance(s.get('img_path'), str)]
-    _read_images(paths, True, findings)
+    _read_images(paths, True, findings, _image_loader(dataset))
     return names
 
 
@@ -278,12 +303,15 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
                        'set alone')
         return
     chosen = _choose(whole, every, f'images and masks of {mask_dir}')
-    _examine(chosen, lambda s: _pair_problems(s, load, num_classes, dataset), every, findings)
+    read = _image_loader(cfg)
+    _examine(chosen, lambda s: _pair_problems(s, load, read, num_classes, dataset), every,
+             findings)
 
 
-def _pair_problems(sample: Dict[str, Any], load: Any, num_classes: int, dataset: Any) -> Problems:
+def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: int, dataset: Any
+                   ) -> Problems:
     image, mask = sample['img_path'], osp.normpath(sample['seg_map_path'])
-    seen = inspect_image(image)
+    seen = _inspect(image, read, sample)
     problems = _unreadable('image', image, seen)
     if load is None:
         return problems
