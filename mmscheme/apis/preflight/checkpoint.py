@@ -57,7 +57,8 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
 
 def _odd_entries(content: Dict[Any, Any], model: Optional[nn.Module]) -> str:
     """The first entry that mmengine, which takes all there is, cannot load."""
-    entries = content['state_dict'] if 'state_dict' in content else content
+    inside = isinstance(content, dict) and 'state_dict' in content
+    entries = content['state_dict'] if inside else content
     if not isinstance(entries, dict):
         return f'a {type(entries).__name__}'
     own = set() if model is None else set(model.state_dict())

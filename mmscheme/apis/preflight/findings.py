@@ -1,7 +1,7 @@
 """What checks find: faults that stop a run, and doubts."""
 import logging
 from collections import Counter
-from typing import List
+from typing import List, Set
 
 from mmengine.logging import print_log
 
@@ -26,12 +26,14 @@ class Findings:
         self.errors: List[str] = []
         self.warnings: List[str] = []
         self._kinds: Counter = Counter()
+        self._seen: Set[str] = set()
 
     def error(self, line: str, kind: str = '') -> None:
         """Notes a fault; of those that share a ``kind`` only so many."""
         line = ' '.join(line.split())
-        if line in self.errors:
+        if line in self._seen:
             return
+        self._seen.add(line)
         self._kinds[kind] += 1
         if not kind or self._kinds[kind] <= self.most:
             self.errors.append(line)
