@@ -65,7 +65,7 @@ def mutate_structure(content, rng, junk=JUNK):
                 holder.pop(key)
         else:
             node = holder[key]
-            for _ in range(rng.choice([5, 500])):
+            for _ in range(rng.choice([5, 150])):
                 node = [node]
             holder[key] = node
     return content
