@@ -162,7 +162,8 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> N
     hooks = cfg.setdefault('default_hooks', {})
     hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if preflight and int(os.environ.get('RANK', '0')) == 0:
+    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
+    if preflight and rank == '0':
         check_run(cfg, splits).finish()
     _guard_data(cfg, splits)
     _fit_to_machine(cfg)

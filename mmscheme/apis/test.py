@@ -156,7 +156,7 @@ def build_cca_runners(cfg: Config, checkpoint: str, **kwargs: Any) -> Tuple[Runn
     other.work_dir = osp.join(cfg.work_dir, 'keep_cca')
     quiet = {k: kwargs[k] for k in ('tta', 'launcher') if k in kwargs}
     runners = (build_test_runner(cfg, checkpoint, **kwargs),
-               build_test_runner(other, checkpoint, **quiet))
+               build_test_runner(other, checkpoint, **quiet, preflight=False))
     for runner, keep in zip(runners, (False, True)):
         mixers = find_mixers(runner.model)
         if not mixers:

@@ -128,13 +128,14 @@ def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
     if max_bad_data < 0:
         raise ValueError(f'max_bad_data: expected a number of files, found {max_bad_data!r}')
     dataset = MMENGINE_DATASETS.build(dict(type=of, **kwargs))
-    if not isinstance(getattr(dataset, 'pipeline', None), Compose):
-        raise ValueError(f'{of}: expected a data set with a pipeline to guard')
     training = training and not getattr(dataset, 'test_mode', False)
     if on_bad_data == 'skip' and not training:
         raise ValueError("on_bad_data='skip' is for training: metrics would be of other data")
-    dataset.pipeline = Guard(dataset.pipeline, on_bad_data, max_bad_data, bad_data_log,
-                             training)
+    if isinstance(getattr(dataset, 'pipeline', None), Compose):
+        dataset.pipeline = Guard(dataset.pipeline, on_bad_data, max_bad_data, bad_data_log,
+                                 training)
+    elif on_bad_data == 'skip':
+        raise ValueError(f"{of}: on_bad_data='skip' needs a data set with mmengine's pipeline")
     return dataset
 
 

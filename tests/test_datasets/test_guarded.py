@@ -53,7 +53,14 @@ def damage(box, task):
     return path
 
 
-@pytest.mark.parametrize('task, workers', [('seg', 2), ('det', 1), ('cls', 0)])
+def guarded(box):
+    cfg = Config.fromfile(box.config('seg')).train_dataloader.dataset
+    init_default_scope('mmseg')
+    cfg.update(of=cfg.type, type='mmscheme.GuardedDataset', data_root=str(box.scenes))
+    return DATASETS.build(cfg)
+
+
+@pytest.mark.parametrize('task, workers', [('seg', 2), ('det', 0), ('cls', 1)])
 def test_a_run_stops_and_names_the_file(task, workers, box, capsys):
     path = damage(box, task)
     line = stopped(capsys, box, task, workers=workers)
@@ -61,7 +68,7 @@ def test_a_run_stops_and_names_the_file(task, workers, box, capsys):
     assert line.endswith("on_bad_data='skip' goes on without it")
 
 
-@pytest.mark.parametrize('task, workers', [('seg', 2), ('det', 0), ('cls', 1)])
+@pytest.mark.parametrize('task, workers', [('seg', 2), ('cls', 0)])
 def test_a_run_goes_on_and_reports(task, workers, box, capsys):
     path = damage(box, task)
     train(box, task, 'on_bad_data=skip', workers=workers)
@@ -82,10 +89,11 @@ def test_too_many_bad_files_stop_it_anyway(box, capsys):
     assert re.match(r'error: 3 files are bad data, max_bad_data=2: .*scene_0000\d\.jpg', line)
 
 
-def test_a_truncated_image_that_opencv_takes_is_bad_data(box, capsys):
+def test_a_truncated_image_that_opencv_takes_is_bad_data(box):
     halve(box.image())
     assert cv2.imread(str(box.image())) is not None
-    assert f'{box.image()}: truncated file' in stopped(capsys, box, 'seg', workers=0)
+    with pytest.raises(BadDataError, match=f'{box.image()}: truncated file'):
+        guarded(box)[1]
 
 
 def test_validation_data_are_never_skipped(box, capsys):
@@ -101,10 +109,7 @@ def test_a_mask_of_another_size_is_bad_data(box):
     mask = box.image('annotations')
     labels = cv2.imread(str(mask), -1)
     cv2.imwrite(str(mask), labels[:20])
-    cfg = Config.fromfile(box.config('seg')).train_dataloader.dataset
-    init_default_scope('mmseg')
-    cfg.update(of=cfg.type, type='mmscheme.GuardedDataset', data_root=str(box.scenes))
-    dataset = DATASETS.build(cfg)
+    dataset = guarded(box)
     with pytest.raises(BadDataError, match=rf'bad data: {box.image()} \(.*{mask}\)'):
         for _ in range(20):
             dataset[1]
