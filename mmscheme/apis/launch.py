@@ -10,10 +10,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-__all__ = ['main']
+from .processes import LAUNCHED
 
-# The processes leave it to this one to tell what became of them.
-LAUNCHED = 'MMSCHEME_LAUNCHED'
+__all__ = ['main']
 
 
 def _describe(rank: int, failure: ProcessFailure, seconds: float) -> str:

@@ -7,9 +7,10 @@ from typing import Iterator
 
 import torch.distributed as dist
 
-from .launch import LAUNCHED
+__all__ = ['LAUNCHED', 'leave_process_group', 'lost_process', 'set_local_rank']
 
-__all__ = ['leave_process_group', 'lost_process', 'set_local_rank']
+#: Set where our launcher tells what becomes of the processes, who then leave it to it.
+LAUNCHED = 'MMSCHEME_LAUNCHED'
 
 
 def set_local_rank(args: argparse.Namespace) -> None:
