@@ -16,6 +16,7 @@ TOOLS = dict(
     mmscheme2timm='mmscheme.apis.convert:mmscheme_to_timm',
     dense2block_diagonal='mmscheme.apis.convert:dense_to_block_diagonal',
     publish_model='mmscheme.apis.publish',
+    check_config='mmscheme.apis.check_config',
     plot_mixing_weights='mmscheme.analysis.mixing_plot',
     benchmark='mmscheme.analysis.benchmark',
     pareto='mmscheme.analysis.pareto')

@@ -25,8 +25,10 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as stock
 
 __all__ = ['find_weights', 'load_checkpoint', 'make_plain', 'register_safe_loaders',
-           'restore_plain', 'write_bytes']
+           'remove_parts', 'restore_plain', 'write_bytes']
 
+# At the end of the name of a file that is being written.
+_PART = '.part'
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
 
@@ -241,14 +243,42 @@ def find_weights(content: Any) -> Dict[str, torch.Tensor]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file under its name only when it is whole; makes its folder."""
+    """Writes a file that is there under its name whole, or as it was; makes its folder.
+
+    It is written beside its place and on the disk before it is renamed, so that neither a
+    kill nor a power cut leaves a part of it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
+    part = path.with_name(path.name + _PART)
     try:
-        part.write_bytes(data)
+        with part.open('wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
         part.replace(path)
+        if os.name == 'posix':  # the name too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Union[str, Path]) -> List[Path]:
+    """Removes what :func:`write_bytes` left of checkpoints in a folder when it was killed.
+
+    Returns:
+        The files that were removed.
+    """
+    parts = [p for name in ('*.pth', 'last_checkpoint') for p in Path(folder).glob(name + _PART)]
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return parts
 
 
 def register_safe_loaders() -> None:

@@ -6,6 +6,7 @@ scope, and the modules under ``locations`` when it looks the type up: no
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -17,6 +18,8 @@ DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscheme',
                     locations=['mmscheme.datasets'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmscheme',
                  locations=['mmscheme.engine.hooks'])
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmscheme',
+                 locations=['mmscheme.engine.loops'])
 
 # Every use of mmscheme in OpenMMLab passes here before a checkpoint is read.
 register_safe_loaders()

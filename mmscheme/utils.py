@@ -45,7 +45,7 @@ def register_all_modules(init_default_scope: bool = False) -> None:
             types are found without prefix. The configs of mmscheme do not need it:
             they keep the scope of their task and write ``mmscheme.X``.
     """
-    for module in ('models', 'datasets', 'engine.hooks'):
+    for module in ('models', 'datasets', 'engine.hooks', 'engine.loops'):
         importlib.import_module(f'mmscheme.{module}')
     if init_default_scope:
         from mmengine.registry import init_default_scope as init_scope

@@ -36,6 +36,17 @@ def readme_names(word, replacements):
     return names
 
 
+def pytest_addoption(parser):
+    parser.addoption('--fuzz', choices=['part', 'full'], default='part',
+                     help='damaged files and odd arguments: some of them, or all')
+
+
+@pytest.fixture(scope='session')
+def fuzz_full(request):
+    """Whether all damaged files are tried."""
+    return request.config.getoption('--fuzz') == 'full'
+
+
 @pytest.fixture(scope='session')
 def scenes(tmp_path_factory):
     """A small set of generated scenes; tests do not change it."""

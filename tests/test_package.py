@@ -131,17 +131,17 @@ def test_readme_detection_commands(scenes, tmp_path):
     commands = [shlex.split(line) for b in blocks('bash') for line in b.splitlines()
                 if 'mask_rcnn_scheme' in line]
     assert [Path(c[1]).stem for c in commands] == [
-        'train', 'test', 'get_flops', 'browse_dataset', 'publish_model']
+        'train', 'test', 'check_config', 'get_flops', 'browse_dataset', 'publish_model']
     short = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
              'test_dataloader.num_workers=0', 'train_cfg.val_interval=8',
              'train_dataloader.batch_size=12', 'model.train_cfg.rpn_proposal.max_per_img=20']
-    for _, tool, *arguments in commands[:2] + commands[3:4]:
+    for _, tool, *arguments in commands[:2] + commands[4:5]:
         options = [] if '--cfg-options' in arguments else ['--cfg-options']
         log = call([sys.executable, tool, *arguments, *options, *short], tmp_path)
         if tool.endswith('test.py'):
             assert 'coco/segm_mAP' in log and '| ball' in log
     assert len(list((tmp_path / 'pictures').iterdir())) == 4 + 12
-    for _, tool, *arguments in (commands[2], commands[4]):
+    for _, tool, *arguments in (commands[2], commands[3], commands[5]):
         call([sys.executable, tool, *arguments], tmp_path)
     published, = tmp_path.glob('mask_rcnn_scheme_s_demo-*.pth')
     call([sys.executable, 'tools/test.py', commands[1][2], published, '--cfg-options',

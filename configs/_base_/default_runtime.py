@@ -3,10 +3,13 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', max_keep_ckpts=2),
+    # Written so that a kill or a full disk leaves one to go on from.
+    checkpoint=dict(type='mmscheme.CheckpointHook', max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Checkpoints that torch >= 2.6 reads with its safe default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
+    # Leaves out steps whose loss or gradients are not finite; so many in a row stop the run.
+    non_finite=dict(type='mmscheme.NonFiniteLossHook', limit=5),
     # Weights for the backbone from this checkpoint (tools/train.py --pretrained), or None.
     pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
     # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
@@ -19,6 +22,9 @@ env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
+# Training data that cannot be read: 'stop', or 'skip' to go on without, up to so many files.
+on_bad_data = 'stop'
+max_bad_data = 100
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -49,7 +49,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
     if not cfg.get('visualizer'):
         raise ValueError('the config has no visualizer')
     init_default_scope(scope)
-    check_data(cfg, (split, ))
+    check_data(cfg, (split, )).finish()
     cfg = deepcopy(cfg)
     for dataset_cfg in iter_datasets(cfg, (split, )):
         _load_annotations_first(dataset_cfg)

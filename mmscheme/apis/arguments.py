@@ -1,9 +1,25 @@
 """The command-line arguments that the tools share."""
 import argparse
+from typing import Any
 
 from mmengine.config import DictAction
 
-__all__ = ['add_common_arguments', 'add_config_arguments', 'add_drawing_arguments']
+__all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments']
+
+
+class Options(DictAction):
+    """``--cfg-options``, with a line instead of a traceback for what it cannot read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        """Reads the options."""
+        values = args[1] if len(args) > 1 else kwargs.get('values')
+        for value in values or []:
+            if '=' not in value:
+                parser.error(f'--cfg-options: expected KEY=VALUE, found {value}')
+        try:
+            super().__call__(parser, *args, **kwargs)
+        except Exception as e:
+            parser.error(f'--cfg-options: {" ".join(map(str, values or []))}: {e}')
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,7 +27,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--data-root', metavar='DIR',
                         help='replaces the root of every data set in the config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
                         help='values to change in the config, e.g. train_dataloader.batch_size=8 '
                         'or key="[(a,b),(c,d)]"')
     parser.add_argument('--debug', action='store_true',
@@ -22,6 +38,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that OpenMMLab's tools for training and testing have in common."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints '
                         '(work_dirs/<name of the config>)')
+    parser.add_argument('--no-preflight', dest='preflight', action='store_false',
+                        help='start without checking data, model, checkpoints and disk')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
     # torchrun and its predecessor pass one or the other.

@@ -1,19 +1,30 @@
 """Reading a config and fitting it to the command line and the machine."""
+import inspect
 import logging
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from mmengine import Config
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
 from mmscheme.checkpoint import register_safe_loaders
+from mmscheme.datasets.guarded import POLICIES
 
-from .preflight import SPLITS, check_data, iter_datasets
+from .preflight import SPLITS, check_run, dataset_class, iter_datasets
 
-__all__ = ['load_config', 'prepare_run', 'set_data_root']
+__all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
+
+# What the tools and frameworks look up in a config beside the runner's arguments.
+_KNOWN_KEYS = ('runner_type', 'work_dir', 'auto_scale_lr', 'tta_model', 'tta_pipeline',
+               'find_unused_parameters', 'model_wrapper_cfg', 'compile', 'custom_imports',
+               'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data')
+
 
 def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
                 cfg_options: Optional[Dict[str, Any]] = None,
@@ -33,13 +44,20 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It has no ``model``, so it is not the config of a run.
+        ValueError: It cannot be read, or has no ``model``, so it is not the config of a run; or
+            an option is for a key that nobody looks up.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'config not found: {path}')
-    cfg = Config.fromfile(path)
+        found = ' (that is a folder)' if path.is_dir() else ''
+        raise FileNotFoundError(f'config not found: {path}{found}')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as e:  # a config is code and may raise anything
+        text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
+        raise ValueError(f'config cannot be read: {path} ({type(e).__name__}: {text})') from e
     if cfg_options:
+        _check_keys(cfg, cfg_options)
         length = _length(cfg)
         cfg.merge_from_dict(cfg_options)
         if not any(key.startswith('param_scheduler') for key in cfg_options):
@@ -53,6 +71,17 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
     if data_root is not None:
         set_data_root(cfg, data_root)
     return cfg
+
+
+def _check_keys(cfg: Config, options: Dict[str, Any]) -> None:
+    """Refuses options whose first word is no key of the config nor of a runner."""
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_KNOWN_KEYS}
+    for key in options:
+        word = key.split('.')[0]
+        if word not in known:
+            close = get_close_matches(word, sorted(known), 1)
+            hint = f'; did you mean {close[0]}?' if close else ''
+            raise ValueError(f'--cfg-options {key}: the config has no {word!r}{hint}')
 
 
 def _length(cfg: Config) -> Dict[str, int]:
@@ -113,26 +142,59 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                         evaluator[key] = os.path.join(data_root, value[len(prefix):])
 
 
-def prepare_run(cfg: Config, splits: Sequence[str]) -> None:
+def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> None:
     """What training and testing share before a runner is built.
 
     Checkpoints are read safely and written plainly, also with a config that is not
-    ours; the data are checked; what would fail on this machine is changed, and the
+    ours; the run is checked; what would fail on this machine is changed, and the
     log says so.
 
     Args:
         cfg: Changed in place.
         splits: The data that will be used, of ``'train'``, ``'val'`` and ``'test'``.
+        preflight: Whether the run is checked, in the first process; see
+            :func:`mmscheme.apis.preflight.check_run`.
 
     Raises:
-        FileNotFoundError, ValueError: See :func:`mmscheme.apis.preflight.check_data`.
+        UserErrors: What the checks have found.
     """
     register_safe_loaders()
     hooks = cfg.setdefault('default_hooks', {})
     hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    check_data(cfg, splits)
+    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
+    if preflight and rank == '0':
+        check_run(cfg, splits).finish()
+    _guard_data(cfg, splits)
     _fit_to_machine(cfg)
+
+
+def bad_data_log(cfg: Config) -> str:
+    """The file of the samples that a training has skipped."""
+    return os.path.join(cfg.work_dir, 'bad_data.jsonl')
+
+
+def _guard_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Makes the data sets of a run name the files that cannot be used.
+
+    Those of validation and testing always stop there: a metric is of all data.
+    """
+    policy = cfg.get('on_bad_data') or 'stop'
+    limit = cfg.get('max_bad_data', 100)
+    if policy not in POLICIES:
+        raise ValueError(f'on_bad_data: expected one of {list(POLICIES)}, found {policy!r}')
+    for split in splits:
+        for dataset in iter_datasets(cfg, (split, )):
+            cls = dataset_class(dataset)
+            if 'of' in dataset or not isinstance(cls, type) or not issubclass(cls, BaseDataset):
+                continue
+            kind = dataset['type']
+            dataset['of'] = kind if isinstance(kind, str) else f'{cls.__module__}.{cls.__name__}'
+            dataset['type'] = 'mmscheme.GuardedDataset'
+            dataset['training'] = split == 'train'
+            if split == 'train':
+                dataset.update(on_bad_data=policy, max_bad_data=limit,
+                               bad_data_log=bad_data_log(cfg))
 
 
 def _fit_to_machine(cfg: Config) -> None:

@@ -20,6 +20,7 @@ from mmscheme.version import __version__
 from .arguments import add_config_arguments
 from .config import load_config
 from .errors import user_errors
+from .preflight import check_data
 
 __all__ = ['BlockDiagonalModel', 'convert_classifier', 'dense_to_block_diagonal',
            'metaformer_to_mmscheme', 'mmscheme_to_timm']
@@ -203,8 +204,9 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
         if args.target.is_dir():
             raise ValueError(f'expected a file to write, found the folder {args.target}')
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        meta, weights = _read(args.source)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
+        check_data(cfg, ('train', )).finish()
+        meta, weights = _read(args.source)
         torch.manual_seed(args.seed)
         images = _load_images(cfg, MODELS.build(cfg.model), args.num_images, args.seed)
         reports = {}

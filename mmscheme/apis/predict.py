@@ -15,6 +15,8 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
+from mmscheme.image_files import lost_part
+
 from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
@@ -219,8 +221,9 @@ def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job]
             problem = _label_video(picture, job, bar)
         else:
             image = cv2.imread(str(job.source))
-            problem = None if image is not None else f'not a readable image: {job.source}'
-            if image is not None:
+            lost = 'not an image' if image is None else lost_part(str(job.source))
+            problem = f'not a readable image: {job.source} ({lost})' if lost else None
+            if not lost:
                 mmcv.imwrite(picture(image), str(job.target))
             bar.update()
         if problem:

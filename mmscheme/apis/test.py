@@ -46,7 +46,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
                       show_dir: Optional[str] = None, show: bool = False, wait_time: float = 2,
-                      tta: bool = False, launcher: str = 'none') -> Runner:
+                      tta: bool = False, launcher: str = 'none', preflight: bool = True
+                      ) -> Runner:
     """Checks a test and builds its runner.
 
     Args:
@@ -58,6 +59,8 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         show, wait_time: Shows each picture in a window for so many seconds.
         tta: Test-time augmentation by the config's ``tta_pipeline`` and ``tta_model``.
         launcher: As in mmengine.
+        preflight: Checks data, model and checkpoint first; see
+            :func:`mmscheme.apis.preflight.check_run`.
 
     Returns:
         The runner, nothing tested yet.
@@ -75,7 +78,7 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         _augment(cfg)
     if out:
         _store_predictions(cfg, out)
-    prepare_run(cfg, ('test', ))
+    prepare_run(cfg, ('test', ), preflight)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -153,7 +156,7 @@ def build_cca_runners(cfg: Config, checkpoint: str, **kwargs: Any) -> Tuple[Runn
     other.work_dir = osp.join(cfg.work_dir, 'keep_cca')
     quiet = {k: kwargs[k] for k in ('tta', 'launcher') if k in kwargs}
     runners = (build_test_runner(cfg, checkpoint, **kwargs),
-               build_test_runner(other, checkpoint, **quiet))
+               build_test_runner(other, checkpoint, **quiet, preflight=False))
     for runner, keep in zip(runners, (False, True)):
         mixers = find_mixers(runner.model)
         if not mixers:
@@ -182,7 +185,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         options = dict(out=args.out, show_dir=args.show_dir, show=args.show,
-                       wait_time=args.wait_time, tta=args.tta, launcher=args.launcher)
+                       wait_time=args.wait_time, tta=args.tta, launcher=args.launcher,
+                       preflight=args.preflight)
         kept: Optional[Runner] = None
         report: Optional[ReportHook] = None
         tested = deepcopy(cfg)

@@ -1,20 +1,24 @@
 """Training any model from its config."""
 import argparse
 import logging
+import time
 import warnings
 from typing import List, Optional
 
 import torch
 from mmengine import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from mmscheme.datasets.guarded import describe_bad_data
 
 from .arguments import add_common_arguments, add_config_arguments
-from .config import load_config, prepare_run
+from .config import bad_data_log, load_config, prepare_run
 from .errors import user_errors
-from .processes import leave_process_group, set_local_rank
+from .processes import leave_process_group, lost_process, set_local_rank
+from .resume import find_checkpoint
 
 __all__ = ['build_train_runner', 'main']
 
@@ -36,7 +40,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = False,
                        auto_scale_lr: bool = False, launcher: str = 'none',
-                       pretrained: Optional[str] = None) -> Runner:
+                       pretrained: Optional[str] = None, preflight: bool = True) -> Runner:
     """Checks a run and builds its runner.
 
     Args:
@@ -48,6 +52,8 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         launcher: As in mmengine.
         pretrained: Path or URL of a checkpoint for the backbone; see
             :class:`mmscheme.engine.hooks.PretrainedBackboneHook`.
+        preflight: Checks data, model, checkpoints and disk first; see
+            :func:`mmscheme.apis.preflight.check_run`.
 
     Returns:
         The runner, nothing trained yet.
@@ -70,23 +76,27 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
             'pretrained_backbone', dict(type='mmscheme.PretrainedBackboneHook'))
         hook['checkpoint'] = pretrained
     if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
-    prepare_run(cfg, ('train', 'val'))
+        found = find_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+        cfg.resume = found is not None
+        cfg.load_from = found or cfg.get('load_from')
+    _use_own_parts(cfg)
+    prepare_run(cfg, ('train', 'val'), preflight)
     # A config may name a runner of its own, as in OpenMMLab's tools.
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    _compare_batch_size(cfg)
-    return runner
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def _compare_batch_size(cfg: Config) -> None:
-    recipe = cfg.get('auto_scale_lr') or {}
-    here = cfg.train_dataloader.get('batch_size', 1) * get_world_size()
-    if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
-        print_log(
-            f'This run has {here} images an iteration, its recipe {recipe["base_batch_size"]}: '
-            'set train_dataloader.batch_size, or --auto-scale-lr to scale the learning rate.',
-            logger='current', level=logging.WARNING)
+def _use_own_parts(cfg: Config) -> None:
+    """Trains a config of another project with our loops and checkpoints, which resume exactly."""
+    loop = cfg.get('train_cfg') or {}
+    kind = loop.get('type')
+    if kind is None and 'by_epoch' in loop:
+        kind = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
+    for stock in (EpochBasedTrainLoop, IterBasedTrainLoop):
+        if kind in (stock, stock.__name__):
+            loop['type'] = f'mmscheme.{stock.__name__}'
+    checkpoint = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', {})
+    if checkpoint is not None and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
+        checkpoint['type'] = 'mmscheme.CheckpointHook'
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -97,7 +107,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     with user_errors(args.debug) as started:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         runner = build_train_runner(cfg, args.resume, args.amp, args.auto_scale_lr, args.launcher,
-                                    args.pretrained)
+                                    args.pretrained, args.preflight)
         runner.register_hook(started)
-        runner.train()
+        start = time.time()
+        try:
+            with lost_process():
+                runner.train()
+        finally:
+            for line in describe_bad_data(bad_data_log(cfg), start) if is_main_process() else ():
+                print_log(line, logger='current', level=logging.WARNING)
         leave_process_group()

@@ -4,10 +4,10 @@ from typing import Any, Dict, List, Tuple
 
 from mmengine import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmscheme.apis.preflight import iter_datasets
+from mmscheme.apis.preflight import dataset_class, iter_datasets
 from mmscheme.checkpoint import load_checkpoint
 
 __all__ = ['build_model', 'load_model', 'load_weights']
@@ -83,9 +83,8 @@ def dataset_meta(cfg: Config, content: Dict[str, Any]) -> Dict[str, Any]:
     noted = {k: v for k, v in ((content.get('meta') or {}).get('dataset_meta') or {}).items()
              if v is not None}
     for dataset in iter_datasets(cfg, ('test', 'val', 'train')):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            cls = registry.get(dataset['type'])
-        own = {**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
+        own = {**(getattr(dataset_class(dataset), 'METAINFO', None) or {}),
+               **(dataset.get('metainfo') or {})}
         if tuple(noted.get('classes') or ()) in ((), tuple(own.get('classes') or ())):
             return {**own, **noted}
         break

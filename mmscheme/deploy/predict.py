@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mmscheme.apis.arguments import add_drawing_arguments
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.predict import draw_prediction, find_jobs, make_visualizer
+from mmscheme.image_files import lost_part
 
 from .runtime import load_exported, to_inputs
 
@@ -144,8 +145,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         for job in jobs:
             if job.video:
                 raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
-            if cv2.imread(str(job.source)) is None:
-                raise ValueError(f'not a readable image: {job.source}')
+            lost = 'not an image' if cv2.imread(str(job.source)) is None else \
+                lost_part(str(job.source))
+            if lost:
+                raise ValueError(f'not a readable image: {job.source} ({lost})')
         predictor = ExportedPredictor(args.model)
         visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
         for job in track_iter_progress(jobs):

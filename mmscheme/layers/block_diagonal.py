@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmscheme.kernels import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation
+from mmscheme.kernels import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation, exporting
 
 from .activations import apply_activation, fused_name
 
@@ -27,7 +27,7 @@ def parse_groups(groups: Union[int, Sequence[int]]) -> Tuple[int, int]:
     """
     pair = (groups, groups) if isinstance(groups, int) else groups
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2
-            and all(isinstance(g, int) and g >= 1 for g in pair)):
+            and all(isinstance(g, int) and not isinstance(g, bool) and g >= 1 for g in pair)):
         raise ValueError(f'groups: expected a positive number or a pair of them, found {groups!r}')
     return pair[0], pair[1]
 
@@ -61,10 +61,16 @@ def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] =
 
 
 def _check_divides(name: str, channels: int, groups: int) -> None:
+    for what, number in ((name, channels), ('groups', groups)):
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError(f'{what}: expected a whole number, found {number!r}')
     if channels < 1:
         raise ValueError(f'{name}: expected at least one channel, found {channels}')
+    if groups < 1:
+        raise ValueError(f'groups: expected at least one, found {groups}')
     if channels % groups:
-        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        small = [d for d in range(1, min(channels, 4096) + 1) if channels % d == 0]
+        divisors = sorted({*small, *(channels // d for d in small)})
         raise ValueError(f'{name}={channels} does not divide into groups={groups}; '
                          f'{channels} divides by {divisors}')
 
@@ -92,6 +98,8 @@ class BlockDiagonalLinear(nn.Module):
         super().__init__()
         _check_divides('in_features', in_features, groups)
         _check_divides('out_features', out_features, groups)
+        if not 0 < init_std < math.inf:
+            raise ValueError(f'init_std: expected a positive number, found {init_std!r}')
         self.in_features = in_features
         self.out_features = out_features
         self.groups = groups
@@ -111,8 +119,9 @@ class BlockDiagonalLinear(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raises a ValueError for an input of another width."""
-        channels = x.shape[1] if x.dim() == 4 else x.shape[-1]
-        if channels != self.in_features:
+        channels = x.shape[1] if x.dim() == 4 else x.shape[-1] if x.dim() > 1 else 0
+        empty = x.dim() == 4 and not exporting() and 0 in x.shape[2:]
+        if channels != self.in_features or empty:
             raise ValueError(
                 f'expected {self.in_features} channels in a map (B, C, H, W) or in tokens '
                 f'(B, N, C), found an input of shape {tuple(x.shape)}')
@@ -209,11 +218,11 @@ class BlockDiagonalMLP(nn.Module):
         Returns:
             The shape of ``x``.
         """
+        self.fc1.check(x)
         chosen = self.choose(x)
         if chosen == 'plain':
             y = self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))
             return y if gain is None else gain * y
-        self.fc1.check(x)
         # The operator multiplies in passing, but has no gradient for it.
         after = gain if torch.is_grad_enabled() else None
         y = block_diagonal_mlp(x, **self.arguments(), implementation=chosen,

@@ -43,7 +43,8 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
         rows = x[..., num_extra_tokens:]
         rows = rows.float() if x.dtype in _HALF else rows
         gram = torch.matmul(rows, rows.transpose(1, 2))
-        attention = torch.softmax(gram * (tau / rows.shape[2] if mean else tau), dim=-1)
+        positions = rows.shape[2]
+        attention = torch.softmax(gram * (tau / positions if mean and positions else tau), dim=-1)
     return torch.matmul(attention.to(x.dtype), x)
 
 
@@ -63,13 +64,16 @@ class ChannelCovarianceAttention(nn.Module):
         implementation: See :func:`channel_covariance_attention`.
 
     Raises:
-        ValueError: Unknown ``scaling``.
+        ValueError: Unknown ``scaling``, or a number that is not positive and finite.
     """
 
     def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
                  tau: Union[float, None] = None, num_extra_tokens: int = 0,
                  implementation: str = 'auto') -> None:
         super().__init__()
+        if not 0 < expansion * embed_dims < math.inf:
+            raise ValueError('expected positive numbers, found '
+                             f'embed_dims={embed_dims}, expansion={expansion}')
         default = {'gram': 1 / math.sqrt(expansion * embed_dims),
                    'covariance': math.sqrt(embed_dims)}
         if scaling not in default:
@@ -77,6 +81,8 @@ class ChannelCovarianceAttention(nn.Module):
         self.scaling = scaling
         self.implementation = implementation
         self.tau = default[scaling] if tau is None else tau
+        if not abs(self.tau) <= torch.finfo(torch.float32).max:
+            raise ValueError(f'tau: expected a finite number, found {tau}')
         self.num_extra_tokens = num_extra_tokens
 
     def forward(self, x: Tensor) -> Tensor:

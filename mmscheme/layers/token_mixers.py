@@ -21,9 +21,13 @@ class Pooling(nn.Module):
 
     def __init__(self, embed_dims: int, pool_size: int = 3) -> None:
         super().__init__()
+        if not isinstance(pool_size, int) or pool_size < 1 or pool_size % 2 == 0:
+            raise ValueError(f'pool_size: expected an odd number, found {pool_size!r}')
         self.pool = nn.AvgPool2d(pool_size, 1, pool_size // 2, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or not exporting() and 0 in x.shape[1:]:
+            raise ValueError(f'expected a map (B, C, H, W), found shape {tuple(x.shape)}')
         return self.pool(x) - x
 
 
@@ -40,6 +44,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, embed_dims: int, head_dims: int = 32) -> None:
         super().__init__()
+        if min(embed_dims, head_dims) < 1:
+            raise ValueError(f'expected positive numbers, found embed_dims={embed_dims}, '
+                             f'head_dims={head_dims}')
         if embed_dims % head_dims:
             raise ValueError(f'embed_dims={embed_dims} of an attention stage is not a multiple '
                              f'of its head width {head_dims}')
@@ -51,6 +58,9 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.qkv.in_features:
+            raise ValueError(f'expected a map of {self.qkv.in_features} channels (B, C, H, W), '
+                             f'found shape {tuple(x.shape)}')
         # (B, N, 3C) -> three of (B, heads, N, head_dims)
         q, k, v = _project(x, self.qkv).flatten(2).transpose(1, 2).unflatten(
             2, (3, -1, self.head_dims)).permute(2, 0, 3, 1, 4)

@@ -8,6 +8,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 
 from mmscheme.apis.config import load_config, set_data_root
+from mmscheme.apis.errors import UserErrors
 from mmscheme.apis.preflight import check_data
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
@@ -117,9 +118,9 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, inte
 def test_data_sets_that_are_elsewhere_are_not_looked_for():
     cfg = Config(dict(default_scope='mmpretrain', model=dict(), train_dataloader=dict(
         dataset=dict(type='mmpretrain.CIFAR10', data_root='/no', split='train', pipeline=[]))))
-    check_data(cfg, ('train', ))
+    check_data(cfg, ('train', )).finish()
     cfg.train_dataloader.dataset = dict(type='mmseg.ADE20KDataset', data_root='s3://bucket/ade')
-    check_data(cfg, ('train', ))
+    check_data(cfg, ('train', )).finish()
     cfg.train_dataloader.dataset.data_root = '/no'
-    with pytest.raises(FileNotFoundError, match='data root not found: /no'):
-        check_data(cfg, ('train', ))
+    with pytest.raises(UserErrors, match='data root not found: /no'):
+        check_data(cfg, ('train', )).finish()

@@ -5,12 +5,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner import TestLoop as MMEngineTestLoop
 
 from mmscheme.apis import test as test_api
 from mmscheme.apis import train as train_api
 from mmscheme.apis.errors import user_errors
+from mmscheme.engine.loops import IterBasedTrainLoop
 from tests.conftest import REPOSITORY
 from tests.test_checkpoint import RunsCode
 
@@ -38,12 +38,15 @@ def never_train(monkeypatch):
 
 
 def error_of(main, capsys, *arguments):
+    line, = errors_of(main, capsys, *arguments)
+    return line
+
+
+def errors_of(main, capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in arguments])
     assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error:')]
-    assert len(lines) == 1, lines
-    return lines[0]
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith('error:')]
 
 
 @pytest.mark.parametrize('options, expected', [
@@ -90,8 +93,9 @@ def test_mask_without_image_and_image_without_mask(own_scenes, tmp_path, capsys)
     image = own_scenes / 'images' / 'validation' / 'scene_00002.jpg'
     mask = own_scenes / 'annotations' / 'validation' / 'scene_00002.png'
     moved = image.rename(image.with_name('moved.jpg'))
-    line = error_of(train_api.main, capsys, *arguments)
-    assert line.startswith(f'error: mask without image: {mask} (expected an image of that name')
+    lines = errors_of(train_api.main, capsys, *arguments)
+    assert lines[0].startswith(f'error: mask without image: {mask} (expected an image of that')
+    assert lines[1].startswith(f'error: image without mask: {moved} (expected ')
     moved.rename(image)
     mask.unlink()
     line = error_of(train_api.main, capsys, *arguments)
@@ -107,9 +111,10 @@ def test_class_id_above_num_classes(own_scenes, tmp_path, capsys):
     line = error_of(train_api.main, capsys, *arguments)
     assert line == (f'error: class id 10 in {mask}: the model has num_classes=9, so ids from 1 to '
                     '9 are expected (reduce_zero_label=True, ignored: 255)')
-    line = error_of(train_api.main, capsys, *arguments, '--cfg-options',
-                    'model.auxiliary_head.num_classes=5')
-    assert 'the model has num_classes=5' in line
+    _, line = errors_of(train_api.main, capsys, *arguments, '--cfg-options',
+                        'model.auxiliary_head.num_classes=5')
+    assert line == ('error: auxiliary_head: num_classes=5, the data set has 9 classes (sky, field, '
+                    'water, ...); set model.auxiliary_head.num_classes=9 or metainfo.classes')
     mask.write_bytes(b'not a picture')
     assert f'error: unreadable mask: {mask}' in error_of(train_api.main, capsys, *arguments)
 

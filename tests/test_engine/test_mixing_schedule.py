@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 
 from mmscheme.engine.hooks import MixingScheduleHook
 from mmscheme.models import SCHEMEformer
@@ -12,7 +13,7 @@ TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
 
 
 def step(hook, model, iteration, of):
-    runner = SimpleNamespace(iter=iteration, max_iters=of, model=model)
+    runner = SimpleNamespace(iter=iteration, max_iters=of, model=model, message_hub=MessageHub('x'))
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     return {float(b.channel_mixer.cca_factor) for stage in model.stages for b in stage}
@@ -53,7 +54,7 @@ def test_it_never_rises_again():
 
 def test_models_without_cca_are_left_alone():
     hook, model = MixingScheduleHook((0, 1)), SCHEMEformer(TINY, cca=False)
-    runner = SimpleNamespace(iter=5, max_iters=10, model=model)
+    runner = SimpleNamespace(iter=5, max_iters=10, model=model, message_hub=MessageHub('x'))
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
 
@@ -75,12 +76,16 @@ def test_cca_retires_where_its_weight_stays_below_the_threshold():
     mixers = [b.channel_mixer for stage in model.stages for b in stage]
     hook = MixingScheduleHook(None, retire=0.01, interval=10)
     logger = SimpleNamespace(info=lines.append)
-    runner = SimpleNamespace(iter=0, max_iters=100, model=model, logger=logger)
+    runner = SimpleNamespace(iter=0, max_iters=100, model=model, logger=logger,
+                             message_hub=MessageHub('x'))
     hook.before_train(runner)
     with torch.no_grad():
         mixers[1].alpha_logit.fill_(6.)
         mixers[2].alpha_logit.fill_(6.)
     for runner.iter in range(21):
+        if runner.iter == 7:  # a new process, which has the message hub of the checkpoint
+            hook = MixingScheduleHook(None, retire=0.01, interval=10)
+            hook.before_train(runner)
         with torch.no_grad():  # back over the threshold at every other check
             mixers[2].alpha_logit.fill_(6. if runner.iter % 20 < 10 else 4.)
         hook.before_train_iter(runner, 0)

@@ -10,6 +10,9 @@ from mmscheme.registry import HOOKS
 
 __all__ = ['MixingScheduleHook']
 
+# In the message hub: the blocks whose 1 - alpha was below `retire` at the last check.
+_BELOW = 'cca_below_retire'
+
 
 @HOOKS.register_module()
 class MixingScheduleHook(Hook):
@@ -64,7 +67,8 @@ class MixingScheduleHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._mixers = {name: m for name, m in model.named_modules()
                         if isinstance(m, SCHEMEMixer) and m.cca is not None}
-        self._below = set()
+        # A run that resumes has its last check behind it.
+        self._below = set(runner.message_hub.runtime_info.get(_BELOW, ()))
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
@@ -89,3 +93,4 @@ class MixingScheduleHook(Hook):
                 runner.logger.info(f'{name}: CCA retired, its weight 1 - alpha is {weight:.2g}')
             else:
                 self._below.add(name)
+        runner.message_hub.update_info(_BELOW, sorted(self._below))

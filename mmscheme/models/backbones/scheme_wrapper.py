@@ -120,10 +120,10 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
         ValueError: Nothing to replace; widths that do not divide into ``groups``; no such
             stage; a seed of another width.
     """
-    if isinstance(backbone, dict):
+    if isinstance(backbone, dict) and 'type' in backbone:
         backbone = MODELS.build(backbone)
     if not isinstance(backbone, nn.Module):
-        raise TypeError('backbone: expected a config or a module, found '
+        raise TypeError('backbone: expected a config with a type or a module, found '
                         f'{type(backbone).__name__}')
     kind = type(backbone).__name__
     found = find_channel_mixers(backbone)
@@ -143,6 +143,8 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
         pair = parse_groups(groups)
     elif groups != 'auto':
         raise ValueError(f"groups: expected a number, a pair of them or 'auto', found {groups!r}")
+    if expansion is not None and not 0 < expansion < math.inf:
+        raise ValueError(f'expansion: expected a positive number or None, found {expansion!r}')
     hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):

@@ -1,4 +1,5 @@
 """SCHEMEformer: MetaFormer-PPAA with SCHEME channel mixers."""
+import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -46,6 +47,9 @@ def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
     for key in ('depths', 'embed_dims', 'token_mixers'):
         if len(full[key]) != 4:
             raise ValueError(f'arch.{key}: expected 4 stages, found {full[key]!r}')
+    if not abs(full['layer_scale_init']) < 1e38:
+        raise ValueError('arch.layer_scale_init: expected a finite number, found '
+                         f'{full["layer_scale_init"]!r}')
     for name in full['token_mixers']:
         if name not in TOKEN_MIXERS:
             raise ValueError(
@@ -176,6 +180,14 @@ class SCHEMEformer(BaseModule):
             raise ValueError(f'out_indices: expected stages from 0 to 3, found {out_indices!r}')
         if frozen_stages not in range(-1, 5):
             raise ValueError(f'frozen_stages: expected -1 to 4, found {frozen_stages!r}')
+        if not 0 < expansion < math.inf:
+            raise ValueError(f'expansion: expected a positive number, found {expansion!r}')
+        for key, build in (('norm_cfg', lambda: build_norm_layer(norm_cfg, dims[0])),
+                           ('act_cfg', lambda: build_activation_layer(act_cfg))):
+            try:
+                build()
+            except KeyError as e:
+                raise ValueError(f'{key}: {e.args[0]}') from None
         self.arch = arch
         self.out_indices = tuple(sorted(out_indices))
         self.frozen_stages = frozen_stages
@@ -248,6 +260,11 @@ class SCHEMEformer(BaseModule):
             For each of ``out_indices`` a map ``(B, C_i, H_i, W_i)`` in the memory format
             of ``x``.
         """
+        stem = self.downsamples[0]
+        if not exporting() and (x.dim() != 4 or x.shape[1] != stem.in_channels
+                                or min(x.shape[2:]) < 3):
+            raise ValueError(f'expected images (B, {stem.in_channels}, H, W) of 3 pixels a side or '
+                             f'more, found shape {tuple(x.shape)}')
         outs = []
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         memory_format = torch.channels_last if channels_last else torch.contiguous_format

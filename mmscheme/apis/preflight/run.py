@@ -1,0 +1,61 @@
+"""All checks of a run."""
+from typing import Optional, Sequence, Tuple
+
+from mmengine import Config
+
+from .checkpoint import check_checkpoint, check_named_files
+from .data import check_data
+from .findings import Findings
+from .model import build_for_checks, check_channels, check_sizes
+from .resources import check_batch_size, check_disk, check_numbers, check_work_dir
+
+__all__ = ['check_run']
+
+
+def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
+              findings: Optional[Findings] = None) -> Findings:
+    """Checks a run before its first iteration; takes seconds and changes nothing.
+
+    Data (see :func:`check_data`), the channels that backbone and neck give against those
+    that neck and heads expect, the crop against the data preprocessor, checkpoints against the
+    model, disk space for the checkpoints that will be written, and the batch size against the
+    recipe's.
+
+    Args:
+        cfg: The config as it will be run, its default scope initialised.
+        splits: The data that will be used; ``'train'`` among them means training.
+        every: Reads all images and masks.
+        findings: Where to add to.
+
+    Returns:
+        The findings; nothing is raised.
+    """
+    findings = Findings() if findings is None else findings
+    training = 'train' in splits
+    if training and not cfg.get('train_dataloader'):
+        findings.error('expected a train_dataloader in the config of a training')
+        return findings
+    check_numbers(cfg, splits, findings)
+    writable = check_work_dir(cfg, findings)
+    check_data(cfg, splits, every, findings)
+    check_sizes(cfg, findings)
+    model = build_for_checks(cfg, findings)
+    if model is not None:
+        check_channels(cfg, model, findings)
+    if training:
+        check_named_files(cfg, findings)
+        if writable:
+            check_disk(cfg, model, findings)
+        check_batch_size(cfg, findings)
+    path, use = _checkpoint(cfg, training)
+    if path:
+        check_checkpoint(path, model, use, findings)
+    return findings
+
+
+def _checkpoint(cfg: Config, training: bool) -> Tuple[Optional[str], str]:
+    """The file that is named to start from, and how; the last one in the work folder is not."""
+    path = cfg.get('load_from')
+    if not training:
+        return path, 'test'
+    return path, 'resume' if cfg.get('resume') else 'load_from'

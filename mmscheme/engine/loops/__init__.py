@@ -1,0 +1,4 @@
+"""Loops for mmengine's Runner."""
+from .train_loops import EpochBasedTrainLoop, IterBasedTrainLoop
+
+__all__ = ['EpochBasedTrainLoop', 'IterBasedTrainLoop']

@@ -1,0 +1,48 @@
+"""Bad input of every tool ends in lines that name it and a non-zero status, or is fine."""
+import importlib
+import re
+import resource
+import runpy
+import sys
+
+import pytest
+
+from mmscheme.datasets.scenes import write_scenes
+from tests.bad_inputs import CASES, REPOSITORY, Box
+
+
+@pytest.fixture(scope='module')
+def few_scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 2, (48, 64))
+
+
+@pytest.fixture
+def file_limit():
+    """A case may lower the size of files that this process writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda c: c.name.replace(' ', '-'))
+def test_bad_input(case, few_scenes, tmp_path, monkeypatch, capsys, file_limit):
+    words = [str(w) for w in case.words(Box(tmp_path, few_scenes))]
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    monkeypatch.chdir(tmp_path)
+    tool = REPOSITORY / 'tools' / case.tool
+    monkeypatch.setattr(sys, 'argv', [str(tool), *words])
+    # One process: the visualizer of a test before would write to its own folder.
+    for name in ('mmseg', 'mmdet', 'mmpretrain'):
+        module = importlib.import_module(f'{name}.visualization')
+        for visualizer in vars(module).values():
+            getattr(visualizer, '_instance_dict', {}).clear()
+    if case.expected is None:
+        runpy.run_path(str(tool), run_name='__main__')
+    else:
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(tool), run_name='__main__')
+        assert stop.value.code == 2
+        lines = [line.partition('error: ')[2] for line in capsys.readouterr().err.splitlines()
+                 if 'error: ' in line]
+        assert any(re.search(case.expected, line) for line in lines), lines
+    assert {p: p.read_bytes() for p in before} == before  # nothing is lost
