@@ -1,5 +1,6 @@
 """Checks of what a run needs besides data and model: numbers, disk space, batch size."""
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -50,7 +51,8 @@ def check_batch_size(cfg: Config, findings: Findings) -> None:
     size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(size, int):
         return
-    here = size * get_world_size()
+    # The launcher's word, for the processes have not met yet.
+    here = size * max(get_world_size(), int(os.environ.get('WORLD_SIZE', '1')))
     if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
         findings.warn(
             f'This run has {here} images an iteration, its recipe {recipe["base_batch_size"]}: '
