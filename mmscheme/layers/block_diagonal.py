@@ -155,13 +155,14 @@ class BlockDiagonalMLP(nn.Module):
         act_layer: Makes the activation.
         drop: Dropout after the activation and after the second layer.
         init_std, match_variance: See :class:`BlockDiagonalLinear`.
-        implementation: ``'plain'``: one layer after the other. ``'chunked'``: a chunk
-            of tokens through both layers at a time. ``'triton'``: the same in one
-            kernel, on a GPU. The latter two keep nothing of the hidden width for the
-            backward pass, which computes it again and has no derivative itself;
-            they need as many blocks in both layers, GELU, SiLU, ReLU or
+        implementation: ``'plain'``: one layer after the other. ``'native'``: C++ on the
+            CPU. ``'chunked'``: torch's operators on a chunk of tokens at a time.
+            ``'triton'``: one kernel on a GPU. The latter three keep nothing of the hidden
+            width for the backward pass, which computes it again and has no derivative
+            itself; they need as many blocks in both layers, GELU, SiLU, ReLU or
             :class:`StarReLU`, and no dropout, and are plain otherwise. ``'auto'``:
-            Triton on a GPU, chunked for float32 on the CPU.
+            Triton on a GPU; for float32 on the CPU native, or chunked where there is
+            no compiler or autocast.
 
     Raises:
         ValueError: ``C`` or the hidden width does not divide by the groups, or there is
