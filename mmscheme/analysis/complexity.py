@@ -18,7 +18,10 @@ from mmscheme.apis.errors import user_errors
 
 from .random_batch import input_shape, random_batch
 
-__all__ = ['COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module', 'main']
+__all__ = [
+    'CHANNEL_MIXERS', 'COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module',
+    'find_modules', 'main'
+]
 
 COUNTER = (
     'Multiply-adds (half the FLOPs of torch.utils.flop_counter) of one image: convolutions, '
@@ -27,7 +30,7 @@ COUNTER = (
 
 # What backbones call their mixers.
 _TOKEN_MIXERS = ('token_mixer', 'token_mix', 'attn')
-_CHANNEL_MIXERS = ('channel_mixer', 'channel_mix', 'ffn', 'mlp')
+CHANNEL_MIXERS = ('channel_mixer', 'channel_mix', 'ffn', 'mlp')
 
 
 class Cost(NamedTuple):
@@ -154,14 +157,14 @@ def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[st
 
     total, backbone = cost(''), cost('backbone')
     neck = cost('neck') if getattr(model, 'neck', None) is not None else Cost(0, 0)
-    tokens = cost(*_find(model, _TOKEN_MIXERS))
-    channels = cost(*_find(model, _CHANNEL_MIXERS))
+    tokens = cost(*find_modules(model, _TOKEN_MIXERS))
+    channels = cost(*find_modules(model, CHANNEL_MIXERS))
     return {'backbone': backbone, 'token mixers': tokens, 'channel mixers': channels,
             'other': minus(backbone, tokens, channels), 'neck': neck,
             'heads': minus(total, backbone, neck), 'total': total}
 
 
-def _find(model: nn.Module, names: Sequence[str]) -> List[str]:
+def find_modules(model: nn.Module, names: Sequence[str]) -> List[str]:
     """The outermost modules of the backbone that have one of these names."""
     found: List[str] = []
     for name, _ in model.named_modules():

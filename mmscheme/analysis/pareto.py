@@ -14,7 +14,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.layers import BlockDiagonalLinear
 
-from .complexity import _CHANNEL_MIXERS, COUNTER, _find, count_config
+from .complexity import CHANNEL_MIXERS, COUNTER, count_config, find_modules
 from .speed import Throughput, measure_throughput
 
 __all__ = ['Point', 'hidden_width', 'main', 'measure', 'plot_pareto', 'read_metric']
@@ -45,7 +45,7 @@ class Point(NamedTuple):
 def hidden_width(model: nn.Module) -> int:
     """The sum of the widths that the channel mixers of a backbone expand to."""
     widths: List[int] = []
-    for name in _find(model, _CHANNEL_MIXERS):
+    for name in find_modules(model, CHANNEL_MIXERS):
         found: List[int] = [int(getattr(m, 'out_features', 0) or getattr(m, 'out_channels', 0))
                  for m in model.get_submodule(name).modules()
                  if isinstance(m, (BlockDiagonalLinear, nn.Linear, nn.Conv2d))]
