@@ -47,11 +47,18 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
                         help=argparse.SUPPRESS)
 
 
+def _fraction(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'expected a number in [0, 1], found {text}')
+    return number
+
+
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds where pictures of predictions go and how they look."""
     parser.add_argument('--out', default='predictions', metavar='DIR',
                         help='folder of the pictures (predictions)')
     parser.add_argument('--score-thr', type=float, default=0.3,
                         help='lowest score of a box that is drawn (0.3)')
-    parser.add_argument('--opacity', type=float, default=0.6,
+    parser.add_argument('--opacity', type=_fraction, default=0.6,
                         help='of the colours of a segmentation (0.6)')

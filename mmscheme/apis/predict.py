@@ -271,8 +271,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parser.parse_args(argv)
     warnings.filterwarnings('ignore', category=UserWarning)
     with user_errors(args.debug):
-        if not 0 <= args.opacity <= 1:
-            raise ValueError(f'--opacity: expected a number in [0, 1], found {args.opacity}')
         jobs = find_jobs(args.inputs, args.out)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         picture = load_predictor(cfg, args.checkpoint, args.device, args.score_thr, args.opacity)

@@ -7,6 +7,7 @@ import torch
 from mmscheme.apis.predict import find_jobs, main
 from mmscheme.datasets.scenes import PALETTE
 from mmscheme.deploy.loading import build_model
+from mmscheme.deploy.predict import main as exported_main
 from tests.conftest import REPOSITORY
 from tests.test_deploy.test_export import prepare
 
@@ -99,7 +100,6 @@ def test_errors_come_first(segmenter, scenes, tmp_path, capsys):
             ((*segmenter, tmp_path / 'empty'), 'no images or videos in'),
             ((*segmenter, tmp_path / 'x.txt'), 'expected an image'),
             ((*segmenter, image, '--out', image.parent), 'would replace it'),
-            ((*segmenter, image, '--opacity', '2'), '--opacity: expected'),
             ((segmenter[0], tmp_path / 'no.pth', image), 'checkpoint not found'),
             ((other, segmenter[1], image), 'not a checkpoint of this config')):
         arguments = [str(a) for a in arguments]
@@ -118,3 +118,12 @@ def test_two_files_of_one_name_get_two_pictures(tmp_path):
         (tmp_path / folder / 'x.png').write_text('')
     jobs = find_jobs([str(tmp_path / 'a' / 'x.png'), str(tmp_path / 'b')], 'out')
     assert [str(j.target) for j in jobs] == ['out/x.png', 'out/x_2.png']
+
+
+@pytest.mark.parametrize('tool', [main, exported_main])
+def test_opacity_is_a_fraction(tool, capsys):
+    with pytest.raises(SystemExit) as status:
+        tool(['model', 'weights', 'image', '--opacity', '2'][tool is exported_main:])
+    assert status.value.code == 2
+    assert capsys.readouterr().err.strip().endswith(
+        'error: argument --opacity: expected a number in [0, 1], found 2')
