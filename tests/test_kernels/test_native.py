@@ -67,7 +67,7 @@ def test_covariance_attention(size, tau, processor, threads, monkeypatch):
     assert (dx - wanted).abs().max() < 5e-6 * wanted.abs().max()
 
 
-@pytest.mark.parametrize('act', ['gelu', 'silu'])
+@pytest.mark.parametrize('act', ['gelu', 'silu', 'relu'])
 def test_activations_of_any_size(act, processor, monkeypatch):
     monkeypatch.setattr(operators, 'library', lambda: processor)
     values = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e30, -1e4, -88., 88., 1e4])])
@@ -75,7 +75,7 @@ def test_activations_of_any_size(act, processor, monkeypatch):
     one = torch.ones(1, 1)
     y = block_diagonal_mlp(x, one, None, one, None, 1, act, implementation='native')
     exact = values.double().requires_grad_()
-    expected = (nn.functional.gelu if act == 'gelu' else nn.functional.silu)(exact)
+    expected = getattr(nn.functional, act)(exact)
     scale = expected.abs().clamp(min=1)
     assert ((y.flatten() - expected) / scale).abs().max() < 1e-6
     dx, = torch.autograd.grad(y.sum(), x)
@@ -84,6 +84,15 @@ def test_activations_of_any_size(act, processor, monkeypatch):
     bad = torch.tensor([[[float('nan')]], [[float('inf')]]])
     y = block_diagonal_mlp(bad, one, None, one, None, 1, act, implementation='native').flatten()
     assert y[0].isnan() and y[1] == float('inf')
+
+
+def test_values_that_are_no_numbers_stay_visible(processor, monkeypatch):
+    monkeypatch.setattr(operators, 'library', lambda: processor)
+    x = torch.randn(2, 20, 9)
+    x[0, 3, 4] = float('nan')
+    found, expected = (channel_covariance_attention(x, .1, implementation=i).isnan()
+                       for i in ('native', 'plain'))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize('scaling', ['gram', 'covariance'])

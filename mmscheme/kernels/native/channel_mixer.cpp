@@ -44,6 +44,7 @@ typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 inline vec load(const float* p) { return *reinterpret_cast<const loose_vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
 inline vec splat(float x) { return x - vec{}; }
+// Of a number and NaN, the second argument.
 inline vec min_(vec a, vec b) { return a < b ? a : b; }
 inline vec max_(vec a, vec b) { return a > b ? a : b; }
 
@@ -65,10 +66,10 @@ Buffer allocate(long n) {
   return Buffer(static_cast<float*>(std::aligned_alloc(64, round_up(std::max(n, 1L), 16) * 4)));
 }
 
-// exp, two units in the last place; zero below -87.
+// exp, within two units in the last place; zero below -87, and 1.65e38 from 88 on.
 inline vec exponential(vec x) {
   const vec low = splat(-87.f);
-  const vec y = min_(max_(x, low), splat(88.f));
+  const vec y = min_(splat(88.f), max_(low, x));
   const vec magic = splat(12582912.f);  // 1.5 * 2^23: rounds to integer
   const vec shifted = y * splat(1.44269504088896341f) + magic;
   const vec n = shifted - magic;
@@ -116,7 +117,7 @@ struct Table {
   vec operator()(vec x) const {
     const ivec sign = (ivec)x & INT32_MIN;
     const vec magic = splat(12582912.f);  // 1.5 * 2^23: rounds to integer
-    const vec position = min_((vec)((ivec)x ^ sign) * splat(STEPS), splat(31.f));
+    const vec position = min_(splat(31.f), (vec)((ivec)x ^ sign) * splat(STEPS));
     const vec shifted = position + magic;
     const vec r = position - (shifted - magic);
     const ivec i = (ivec)shifted;
@@ -162,7 +163,7 @@ template <int ACT>
 inline vec activate(vec x, float scale, float shift) {
   if (ACT == GELU) return x * normal_cdf(x);
   if (ACT == SILU) return x / (splat(1.f) + exponential(-x));
-  const vec positive = max_(x, vec{});
+  const vec positive = max_(vec{}, x);
   if (ACT == RELU) return positive;
   return positive * positive * splat(scale) + splat(shift);
 }
@@ -180,7 +181,7 @@ inline vec activate(vec x, float scale, float shift, vec* slope) {
     *slope = sigmoid + y * (splat(1.f) - sigmoid);
     return y;
   }
-  const vec positive = max_(x, vec{});
+  const vec positive = max_(vec{}, x);
   if (ACT == RELU) {
     *slope = x > vec{} ? splat(1.f) : vec{};
     return positive;
@@ -455,7 +456,7 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
                 store(q, after * slope);
                 sum += after * slope;
                 if (ACT == STAR_RELU) {
-                  const vec positive = max_(pre, vec{});
+                  const vec positive = max_(vec{}, pre);
                   scales += positive * positive * after;
                   shifts += after;
                 }
