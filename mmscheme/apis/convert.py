@@ -205,7 +205,7 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
             raise ValueError(f'expected a file to write, found the folder {args.target}')
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
-        check_data(cfg, ('train', )).finish()
+        check_data(cfg, ('train', ), labels=False).finish()
         meta, weights = _read(args.source)
         torch.manual_seed(args.seed)
         images = _load_images(cfg, MODELS.build(cfg.model), args.num_images, args.seed)

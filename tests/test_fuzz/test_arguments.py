@@ -58,7 +58,7 @@ def outputs(module, shape, channels, place):
     """Runs a module in both modes on a shape, mostly with the right channels."""
     shape = list(shape)
     if channels is not None and len(shape) > 1:
-        shape[1 if len(shape) == 4 else -1] = channels
+        shape[1 if len(shape) == 4 else -1] = max(channels, 0)
     for mode in (True, False):
         x = torch.randn(shape, requires_grad=True)
         y = module.train(mode)(x)

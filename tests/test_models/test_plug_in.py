@@ -100,7 +100,7 @@ def test_a_class_token_does_not_change_the_cca_of_positions():
      r'both divide by \[1, 2, 4, 8, 16\], .* by \[1, 2, 4, 8, 16\]; groups=.auto. '),
     (dict(groups='most'), "groups: expected a number, a pair of them or 'auto', found 'most'"),
     (dict(groups=0), 'groups: expected a positive number or a pair'),
-    (dict(expansion=0), 'hidden_dims: expected at least one channel'),
+    (dict(expansion=0), 'expansion: expected a positive number or None, found 0'),
     (dict(stages=(1, 4)), r'stages: expected some of \[0, 1, 2, 3\], the stages of SwinTransformer '
      r'with \[16, 32, 64, 128\] channels, found \(1, 4\)'),
     (dict(stages=()), r'stages: expected some of .*, found \(\)'),
@@ -122,7 +122,8 @@ def test_nothing_to_replace():
         plug_in_scheme(wrap(SWIN))
     with pytest.raises(ValueError, match='has no channel mixer'):  # not a mixer by itself
         plug_in_scheme(FFN(8, 32))
-    with pytest.raises(TypeError, match='backbone: expected a config or a module, found str'):
+    with pytest.raises(TypeError, match='backbone: expected a config with a type or a module, '
+                       'found str'):
         plug_in_scheme('swin')
     with pytest.raises(ValueError, match='0: SCHEME replaces channel mixers of 2 layers, found '
                        'one of 3'):
@@ -352,7 +353,8 @@ def test_checkpointing_computes_the_same():
 def test_the_schedule_takes_out_cca():
     model = wrap(SWIN)
     hook = MixingScheduleHook(decay=(0., 0.5))
-    runner = SimpleNamespace(model=model, iter=9, max_iters=10)
+    runner = SimpleNamespace(model=model, iter=9, max_iters=10,
+                             message_hub=SimpleNamespace(runtime_info={}))
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     assert all(m.cca_factor == 0 and m.alpha == 1 for m in mixers(model).values())

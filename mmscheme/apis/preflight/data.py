@@ -29,7 +29,7 @@ Problems = List[Tuple[str, str]]
 
 
 def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
-               findings: Optional[Findings] = None) -> Findings:
+               findings: Optional[Findings] = None, labels: bool = True) -> Findings:
     """Checks the files of a config's data sets.
 
     That is roots, folders and annotation files, images and masks (truncated ones too, which
@@ -41,6 +41,7 @@ def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
         splits: Which of ``'train'``, ``'val'`` and ``'test'`` will be used.
         every: Reads all images and masks, not 200 of each data set.
         findings: Where to add to.
+        labels: Whether labels will be used, so that class lists matter.
 
     Returns:
         The findings; nothing is raised.
@@ -58,7 +59,7 @@ def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
         if remote or not _check_files(dataset, findings):
             continue
         names = _check_content(cfg, dataset, every, findings)
-        if len(findings.errors) == before or names:
+        if labels and (len(findings.errors) == before or names):
             _check_classes(cfg, dataset, names, classes, findings)
     return findings
 

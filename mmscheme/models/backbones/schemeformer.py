@@ -180,6 +180,8 @@ class SCHEMEformer(BaseModule):
             raise ValueError(f'out_indices: expected stages from 0 to 3, found {out_indices!r}')
         if frozen_stages not in range(-1, 5):
             raise ValueError(f'frozen_stages: expected -1 to 4, found {frozen_stages!r}')
+        if in_channels < 1:
+            raise ValueError(f'in_channels: expected at least 1, found {in_channels!r}')
         if not 0 < expansion < math.inf:
             raise ValueError(f'expansion: expected a positive number, found {expansion!r}')
         for key, build in (('norm_cfg', lambda: build_norm_layer(norm_cfg, dims[0])),
