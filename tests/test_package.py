@@ -166,7 +166,8 @@ def test_readme_converter_commands(scenes, tmp_path):
             f"_base_ = '{REPOSITORY / name}'\n"
             'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1),\n'
             '                                     embed_dims=(32, ) * 4)),\n'
-            '             head=dict(in_channels=32))\n'
+            '             data_preprocessor=dict(num_classes=6),\n'
+            '             head=dict(in_channels=32, num_classes=6))\n'
             "train_dataloader = dict(batch_size=12, num_workers=0, persistent_workers=False,\n"
             "dataset=dict(_delete_=True, type='CustomDataset', data_root='', "
             "data_prefix='train', pipeline=_base_.train_pipeline))\n"
