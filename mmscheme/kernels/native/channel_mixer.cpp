@@ -66,6 +66,12 @@ Buffer allocate(long n) {
   return Buffer(static_cast<float*>(std::aligned_alloc(64, round_up(std::max(n, 1L), 16) * 4)));
 }
 
+// Says that a thread has no memory.
+inline void lack(bool& enough) {
+#pragma omp atomic write
+  enough = false;
+}
+
 // exp, within two units in the last place; zero below -87, and 1.65e38 from 88 on.
 inline vec exponential(vec x) {
   const vec low = splat(-87.f);
@@ -321,10 +327,7 @@ bool mlp_forward(const float* x, const float* w1, const float* b1, const float* 
     float* const out = in + size;
     float* const h = out + size;
     float* const w2c = h + chunk * PANEL;
-    if (!in) {
-#pragma omp atomic write
-      enough = false;
-    }
+    if (!in) lack(enough);
 #pragma omp for schedule(static)
     for (long task = 0; task < groups * blocks; ++task) {
       if (!in) continue;
@@ -396,12 +399,8 @@ bool mlp_backward(const float* grad, const float* x, const float* w1, const floa
     float* const h = gradient_rows + rows;
     float* const dh = h + chunk * PANEL;
     float* const w2c = dh + chunk * PANEL;
-    if (!in) {
-#pragma omp atomic write
-      enough = false;
-    } else {
-      std::memset(in_rows, 0, 2 * rows * 4);
-    }
+    if (!in) lack(enough);
+    if (in) std::memset(in_rows, 0, 2 * rows * 4);
 #pragma omp for schedule(static)
     for (long task = 0; task < groups * splits; ++task) {
       if (!in) continue;
@@ -583,10 +582,7 @@ bool cca_attention(const float* x, float* attention, long samples, long tokens, 
   {
     Strip strip(rows, channels);
     const bool can = strip.sum;
-    if (!can) {
-#pragma omp atomic write
-      enough = false;
-    }
+    if (!can) lack(enough);
 #pragma omp for schedule(static)
     for (long task = 0; task < samples * bands; ++task) {
       if (!can) continue;
@@ -639,10 +635,7 @@ bool cca_forward(const float* x, const float* attention, float* y, long samples,
   {
     Strip strip(part, channels);
     const bool can = strip.sum;
-    if (!can) {
-#pragma omp atomic write
-      enough = false;
-    }
+    if (!can) lack(enough);
 #pragma omp for schedule(static)
     for (long task = 0; task < samples * parts; ++task) {
       if (!can) continue;
@@ -678,10 +671,7 @@ bool cca_backward(const float* grad, const float* x, const float* attention, flo
     Strip strip(std::max(rows, part), channels);
     const Buffer spare = allocate(std::max(DEEP * PANEL, channels));
     const bool can = strip.sum && spare;
-    if (!can) {
-#pragma omp atomic write
-      enough = false;
-    }
+    if (!can) lack(enough);
 #pragma omp for schedule(static)
     for (long task = 0; task < samples * bands; ++task) {
       if (!can) continue;
