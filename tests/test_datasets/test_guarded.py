@@ -86,7 +86,8 @@ def test_too_many_bad_files_stop_it_anyway(box, capsys):
     for i in range(4):
         halve(box.image(name=f'scene_{i:05d}'))
     line = stopped(capsys, box, 'seg', 'on_bad_data=skip', 'max_bad_data=2', iterations=20)
-    assert re.match(r'error: 3 files are bad data, max_bad_data=2: .*scene_0000\d\.jpg', line)
+    # The other of two workers may find the fourth before the first has counted.
+    assert re.match(r'error: [34] files are bad data, max_bad_data=2: .*scene_0000\d\.jpg', line)
 
 
 def test_a_truncated_image_that_opencv_takes_is_bad_data(box):
