@@ -1,4 +1,5 @@
 """The SCHEME channel mixer: block-diagonal FFN and CCA, mixed by a learned weight."""
+import math
 from typing import Callable, Sequence, Union
 
 import torch
@@ -33,6 +34,10 @@ class SCHEMEMixer(nn.Module):
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
         act_layer, drop, init_std, match_variance, implementation: See :class:`BlockDiagonalMLP`.
+        alpha_init: Initial alpha, between 0 and 1.
+
+    Raises:
+        ValueError: ``alpha_init`` is not between 0 and 1, or an argument of the parts is wrong.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
@@ -40,8 +45,10 @@ class SCHEMEMixer(nn.Module):
                  keep_cca: bool = False, cca_scaling: str = 'gram',
                  cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
                  drop: float = 0., init_std: float = 0.02, match_variance: bool = True,
-                 implementation: str = 'auto') -> None:
+                 implementation: str = 'auto', alpha_init: float = 0.5) -> None:
         super().__init__()
+        if not 0 < alpha_init < 1:
+            raise ValueError(f'alpha_init: expected a number between 0 and 1, found {alpha_init!r}')
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
         self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
                                     match_variance, implementation)
@@ -52,7 +59,8 @@ class SCHEMEMixer(nn.Module):
             self.cca = ChannelCovarianceAttention(embed_dims, hidden_dims / embed_dims,
                                                   cca_scaling, cca_tau,
                                                   implementation=implementation)
-            self.alpha_logit = nn.Parameter(torch.zeros(1))
+            logit = math.log(alpha_init / (1 - alpha_init))
+            self.alpha_logit = nn.Parameter(torch.full((1, ), logit))
             # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
             self.register_buffer('cca_factor', torch.ones(1))
             self.register_load_state_dict_post_hook(_unretire)

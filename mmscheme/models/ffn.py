@@ -83,7 +83,7 @@ class SCHEMEFFN(_ResidualFFN):
         embed_dims, feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
             add_identity, init_cfg, layer_scale_init_value: As in
             :class:`mmcv.cnn.bricks.transformer.FFN`; ``num_fcs`` must be 2.
-        groups, cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance: See
+        groups, cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See
             :class:`mmscheme.layers.SCHEMEMixer`. CCA covers all tokens it is given.
         batch_first: Tokens are ``(B, N, C)``; False for ``(N, B, C)``, which mmcv's
             ``BaseTransformerLayer`` has unless it is told otherwise. CCA must know
@@ -100,10 +100,11 @@ class SCHEMEFFN(_ResidualFFN):
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
                  cca_tau: Optional[float] = None, init_std: float = 0.02,
-                 match_variance: bool = True, batch_first: bool = True) -> None:
+                 match_variance: bool = True, batch_first: bool = True,
+                 alpha_init: float = 0.5) -> None:
         mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca, keep_cca, cca_scaling,
                             cca_tau, lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
-                            match_variance)
+                            match_variance, alpha_init=alpha_init)
         super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
         self.batch_first = batch_first

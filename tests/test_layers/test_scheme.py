@@ -192,3 +192,18 @@ def test_a_branch_that_was_taken_out_stays_out_of_loaded_weights():
     assert other.cca_retired
     other.load_state_dict(SCHEMEMixer(8).state_dict())
     assert not other.cca_retired
+
+
+@pytest.mark.parametrize('alpha', [0.03, 0.5, 0.9])
+def test_initial_alpha(alpha):
+    mixer = SCHEMEMixer(8, alpha_init=alpha)
+    assert float(mixer.alpha) == pytest.approx(alpha, abs=1e-6)
+    x = torch.randn(2, 8, 3, 5)
+    expected = alpha * mixer.ffn(x) + (1 - alpha) * mixer.cca(x)
+    assert torch.allclose(mixer.train()(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('alpha', [0, 1, -1, 2, math.nan])
+def test_initial_alpha_is_a_weight(alpha):
+    with pytest.raises(ValueError, match='alpha_init: expected a number between 0 and 1, found'):
+        SCHEMEMixer(8, alpha_init=alpha)

@@ -127,6 +127,8 @@ class SCHEMEformer(BaseModule):
         cca_scaling, cca_tau: See :class:`mmscheme.layers.ChannelCovarianceAttention`.
         match_variance: Starts the block-diagonal layers with the output variance of
             dense ones; False is the authors' initialisation.
+        init_std: Deviation of a dense layer's initial weights in the FFNs.
+        alpha_init: Initial weight of the FFN beside CCA, between 0 and 1.
         in_channels: Channels of the input image.
         drop_rate: Dropout in the FFNs.
         drop_path_rate: Stochastic depth of the last block, linear from 0 in the first.
@@ -159,6 +161,8 @@ class SCHEMEformer(BaseModule):
                  cca_scaling: str = 'gram',
                  cca_tau: Optional[float] = None,
                  match_variance: bool = True,
+                 init_std: float = 0.02,
+                 alpha_init: float = 0.5,
                  in_channels: int = 3,
                  drop_rate: float = 0.,
                  drop_path_rate: float = 0.,
@@ -219,8 +223,8 @@ class SCHEMEformer(BaseModule):
                 try:
                     mixer = SCHEMEMixer(dims[i], hidden, groups, cca, keep_cca, cca_scaling,
                                         cca_tau, lambda: build_activation_layer(act_cfg),
-                                        drop_rate, match_variance=match_variance,
-                                        implementation=implementation)
+                                        drop_rate, init_std, match_variance, implementation,
+                                        alpha_init)
                 except ValueError as e:
                     raise ValueError(f'stage {i} of arch {arch!r}: {e}') from None
                 blocks.append(
