@@ -1,0 +1,392 @@
+"""Trains the configs of a study with several seeds and keeps what came out."""
+import argparse
+import fcntl
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine import Config
+
+from mmscheme.apis.config import load_config
+from mmscheme.apis.errors import user_errors
+from mmscheme.apis.resume import find_checkpoint
+from mmscheme.apis.test import build_test_runner
+from mmscheme.apis.train import build_train_runner
+
+from .complexity import count_config
+from .mixing_plot import read_mixing_log
+
+__all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
+
+_SETTINGS = ('seeds', 'after', 'part', 'tests')
+_CURVE_POINTS = 40
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Run(NamedTuple):
+    """One training of a study.
+
+    Attributes:
+        study: Folder of the study.
+        cell: Name of its config, ``configs/<cell>.py``.
+        seed: Random seed.
+        after: Run whose checkpoint it starts from.
+    """
+    study: Path
+    cell: str
+    seed: int
+    after: Optional[Tuple[Path, str]] = None
+
+    @property
+    def config(self) -> Path:
+        """The config file."""
+        return self.study / 'configs' / f'{self.cell}.py'
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f'{self.study.name}/{self.cell} seed {self.seed}'
+
+
+def _settings(cfg: Config) -> Dict[str, Any]:
+    """The ``study`` of a config: what a sweep does with it, beyond training."""
+    settings = dict(cfg.get('study') or {})
+    unknown = sorted(set(settings) - set(_SETTINGS))
+    if unknown:
+        raise ValueError(f'{cfg.filename}: study has no {unknown}, expected some of '
+                         f'{list(_SETTINGS)}')
+    if settings.get('part', 'model') not in ('model', 'backbone'):
+        raise ValueError(f"{cfg.filename}: study.part: expected 'model' or 'backbone', found "
+                         f'{settings["part"]!r}')
+    return settings
+
+
+def plan_runs(study: Union[str, Path], cells: Optional[Sequence[str]] = None,
+              seeds: Optional[Sequence[int]] = None) -> List[Run]:
+    """The runs of a study: first all configs with the first seed, then with the next.
+
+    Args:
+        study: Folder with ``configs/*.py``. In a config ``study = dict(...)`` may have
+            ``seeds``; ``tests``, options by the name of a test; and ``after``, a config
+            (``<cell>``, or ``<study>/<cell>`` for one of another study beside it) from whose
+            checkpoint of the same seed a run starts, as a whole or with ``part='backbone'``.
+        cells: Only these configs.
+        seeds: These seeds instead of the configs' own.
+
+    Returns:
+        The runs, in an order in which they can be done.
+
+    Raises:
+        FileNotFoundError: There is no such study.
+        ValueError: A config of that name is not there, or its ``study`` is wrong.
+    """
+    study = Path(study)
+    found = sorted(p.stem for p in (study / 'configs').glob('*.py') if p.stem[0] != '_')
+    if not found:
+        raise FileNotFoundError(f'no configs of a study, configs/*.py, in {study}')
+    for cell in cells or ():
+        if cell not in found:
+            raise ValueError(f'{study} has no config {cell!r}; it has {found}')
+    runs = []
+    for cell in cells or found:
+        settings = _settings(load_config(study / 'configs' / f'{cell}.py'))
+        after = settings.get('after')
+        source = None
+        if after:
+            folder, _, name = after.rpartition('/')
+            source = (study.parent / folder if folder else study, name)
+            if not (source[0] / 'configs' / f'{name}.py').is_file():
+                raise ValueError(f'{study}, {cell}: study.after: no config of that name: {after}')
+        runs += [Run(study, cell, seed, source) for seed in seeds or settings.get('seeds', (0, ))]
+    return sorted(runs, key=lambda r: (r.seed, r.after is not None))
+
+
+def read_results(path: Union[str, Path]) -> List[Dict[str, Any]]:
+    """Reads the results of a sweep.
+
+    Args:
+        path: File with a JSON object a line.
+
+    Returns:
+        One dict a run; none where there is no file. A line that a kill has cut is left out.
+
+    Raises:
+        ValueError: A line is no result of a run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    lines = path.read_text().split('\n')
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            result = json.loads(line or 'null')
+        except ValueError:
+            if number == len(lines):
+                continue
+            raise ValueError(f'{path}, line {number}: expected a JSON object') from None
+        if result is not None:
+            if not {'config', 'seed', 'metrics'} <= set(result):
+                raise ValueError(f'{path}, line {number}: expected config, seed and metrics, '
+                                 f'found {sorted(result)}')
+            results.append(result)
+    return results
+
+
+def _append(path: Path, result: Dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        # A line that a kill has cut ends here, and is taken out.
+        f.seek(0)
+        text = f.read()
+        f.truncate(len(text[:text.rfind('\n') + 1].encode()))
+        f.write(json.dumps(result) + '\n')
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _machine() -> str:
+    cpu = platform.processor()
+    try:
+        cpu = next(line.split(':')[1].strip() for line in
+                   Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line)
+    except (OSError, StopIteration):
+        pass
+    gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
+    return f'{cpu}{gpu}'
+
+
+def _commit() -> Optional[str]:
+    """The commit of this code, with a + where it was changed since."""
+    command = ['git', '-C', str(_ROOT), 'describe', '--always', '--dirty=+', '--exclude=*']
+    try:
+        return subprocess.run(command, capture_output=True, text=True,
+                              check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether this process is the only one in a work folder; a kill opens the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'w') as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]] = None,
+            data_root: Optional[str] = None) -> Dict[str, Any]:
+    """Trains and tests one run; one that was killed goes on from its last checkpoint.
+
+    Args:
+        run: Which.
+        folder: Where the work folders of all runs are, ``<study>/<cell>/seed_<seed>``.
+        options: Values by dotted key for its config.
+        data_root: Root of its data.
+
+    Returns:
+        ``config``, ``seed``, ``commit``, ``machine``, ``torch``, ``threads``, ``started``
+        (UTC), ``seconds`` of training in this process, ``resumed`` (whether others came
+        before), ``params`` and ``macs`` of inference, ``metrics`` by test, and ``curve``:
+        ``1 - alpha`` by block at up to 40 iterations, None without CCA.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: As in training; the run that it starts
+            from is not done.
+    """
+    folder = Path(folder)
+    work_dir = _work_dir(folder, run.study, run.cell, run.seed)
+
+    def config(more: Optional[Dict[str, Any]] = None) -> Config:
+        return load_config(run.config, str(work_dir), {
+            **(options or {}), 'randomness': dict(seed=run.seed), **(more or {})}, data_root)
+
+    cfg = config()
+    settings = _settings(cfg)
+    cost = count_config(config()).parts['total']
+    pretrained = None
+    if run.after:
+        source = _finished(_work_dir(folder, *run.after, run.seed))
+        if settings.get('part') == 'backbone':
+            pretrained = source
+        else:
+            cfg.load_from = source
+    resume = 'auto' if (work_dir / 'last_checkpoint').exists() else None
+    started = time.time()
+    build_train_runner(cfg, resume, pretrained=pretrained).train()
+    seconds = time.time() - started
+    checkpoint = _finished(work_dir)
+    metrics = {}
+    for name, changes in (settings.get('tests') or {'test': {}}).items():
+        # Only training says how data are looked at before.
+        runner = build_test_runner(config({**changes, 'work_dir': str(work_dir / 'tests' / name)}),
+                                   checkpoint, preflight=False)
+        metrics[name] = {k: float(v) for k, v in runner.test().items()}
+    return dict(config=run.cell, seed=run.seed, commit=_commit(), machine=_machine(),
+                torch=torch.__version__, threads=torch.get_num_threads(),
+                started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(started)),
+                seconds=round(seconds, 1), resumed=resume is not None, params=cost.params,
+                macs=cost.macs, metrics=metrics, curve=_curve(work_dir))
+
+
+def _work_dir(folder: Path, study: Path, cell: str, seed: int) -> Path:
+    return folder / study.resolve().name / cell / f'seed_{seed}'
+
+
+def _finished(work_dir: Path) -> str:
+    """The last checkpoint of a run."""
+    checkpoint = find_checkpoint(work_dir)
+    if checkpoint is None:
+        raise FileNotFoundError(f'no checkpoint in {work_dir}: that run comes first')
+    return checkpoint
+
+
+def _curve(work_dir: Path) -> Optional[Dict[str, Any]]:
+    try:
+        log = read_mixing_log(work_dir)
+    except ValueError:
+        return None
+    chosen = sorted({round(i * (len(log.steps) - 1) / (_CURVE_POINTS - 1))
+                     for i in range(_CURVE_POINTS)})
+    return dict(iterations=[log.steps[i] for i in chosen],
+                weights={name: [round(values[i], 5) for i in chosen]
+                         for name, values in log.weights.items()})
+
+
+def _work(run: Run, folder: Path, results: Path, threads: int, options: Optional[Dict[str, Any]],
+          data_root: Optional[str]) -> None:
+    """A process of its own does one run: frameworks keep state for as long as one lives."""
+    torch.set_num_threads(threads)
+    work_dir = _work_dir(folder, run.study, run.cell, run.seed)
+    with _locked(work_dir) as alone:
+        if not alone:
+            print(f'error: {run.name}: another process is at it ({work_dir})', file=sys.stderr)
+            sys.exit(3)
+        with open(work_dir / 'output.log', 'a') as f, redirect_stdout(f), redirect_stderr(f):
+            with user_errors(debug=True):
+                _append(results, execute(run, folder, options, data_root))
+
+
+def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str, Path] = 'work_dirs',
+              jobs: int = 1, threads: Optional[int] = None,
+              options: Optional[Dict[str, Any]] = None, data_root: Optional[str] = None) -> int:
+    """Does the runs that have no result yet, several at a time.
+
+    A sweep that was killed is started again: runs with a result are left out, those that
+    were at work go on from their last checkpoints.
+
+    Args:
+        runs: Of :func:`plan_runs`.
+        results: File to which each result is added, a line of JSON.
+        folder: Where logs and checkpoints go.
+        jobs: Runs at a time.
+        threads: CPU threads of each; by default the cores divided by ``jobs``.
+        options, data_root: See :func:`execute`.
+
+    Returns:
+        How many runs failed; the others were done all the same.
+    """
+    results, folder = Path(results), Path(folder)
+    done = {(r['config'], r['seed']) for r in read_results(results)}
+    waiting = [run for run in runs if (run.cell, run.seed) not in done]
+    print(f'{len(runs)} runs, {len(runs) - len(waiting)} of them in {results}', flush=True)
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // jobs)
+    total, failed, finished, start = len(waiting), 0, 0, time.time()
+    # Forked, so that the frameworks are imported once.
+    context = get_context('fork')
+    active: Dict[BaseProcess, Tuple[Run, float]] = {}
+    while waiting or active:
+        busy = {(run.study.resolve(), run.cell, run.seed)
+                for run in [*waiting, *(run for run, _ in active.values())]}
+        ready = [run for run in waiting if run.after is None or
+                 (run.after[0].resolve(), run.after[1], run.seed) not in busy]
+        while ready and len(active) < jobs:
+            run = ready.pop(0)
+            waiting.remove(run)
+            process = context.Process(target=_work, args=(run, folder, results, threads, options,
+                                                          data_root))
+            process.start()
+            active[process] = (run, time.time())
+        connection.wait([p.sentinel for p in active])
+        for process in [p for p in active if p.exitcode is not None]:
+            run, began = active.pop(process)
+            finished += 1
+            left = (time.time() - start) / finished * (total - finished)
+            print(f'[{finished}/{total}] {run.name}: {_outcome(run, results, process)}, '
+                  f'{time.time() - began:.0f} s; about {left / 60:.0f} min left', flush=True)
+            if process.exitcode:
+                failed += 1
+                log = _work_dir(folder, run.study, run.cell, run.seed) / 'output.log'
+                lines = log.read_text().splitlines() if log.is_file() else []
+                reasons = [line for line in lines if line.startswith('error: ')] or lines
+                print(f'  {reasons[-1] if reasons else ""} (log: {log})', flush=True)
+    return failed
+
+
+def _outcome(run: Run, results: Path, process: BaseProcess) -> str:
+    if process.exitcode:
+        return f'failed with status {process.exitcode}'
+    metrics = next(r for r in read_results(results)
+                   if (r['config'], r['seed']) == (run.cell, run.seed))['metrics']
+    return ', '.join(f'{test} {next(iter(values.values())):.2f}'
+                     for test, values in metrics.items())
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line of ``tools/analysis_tools/sweep.py``."""
+    from mmscheme.apis.arguments import Options
+    parser = argparse.ArgumentParser(
+        description='Train the configs of a study with several seeds, test them and keep the '
+        'results. Started again, it goes on where it was.')
+    parser.add_argument('studies', nargs='+', metavar='STUDY', help='folder with configs/*.py')
+    parser.add_argument('--cells', nargs='+', metavar='NAME', help='only these configs')
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='N',
+                        help='instead of those of the configs')
+    parser.add_argument('--results', metavar='FILE', help='STUDY/results.jsonl; another file '
+                        'repeats what has a result there')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder of logs and checkpoints '
+                        '(work_dirs/studies, or work_dirs/<name of the results file>)')
+    parser.add_argument('--data-root', metavar='DIR',
+                        help='replaces the root of every data set in the configs')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time (1)')
+    parser.add_argument('--threads', type=int, help='CPU threads of each (cores / jobs)')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
+                        help='values to change in every config, for a try with --results')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    failed = 0
+    with user_errors(args.debug):
+        for name, value in (('--jobs', args.jobs), ('--threads', args.threads)):
+            if value is not None and value < 1:
+                raise ValueError(f'{name}: expected at least 1, found {value}')
+        if (args.results or args.cells) and len(args.studies) > 1:
+            raise ValueError('--results and --cells are for one study')
+        if args.cfg_options and not args.results:
+            raise ValueError('--cfg-options changes what the results are of: it needs --results')
+        logging.disable(logging.WARNING)
+        plans = [plan_runs(study, args.cells, args.seeds) for study in args.studies]
+        logging.disable(logging.NOTSET)
+        folder = args.work_dir or Path(
+            'work_dirs', Path(args.results).stem if args.results else 'studies')
+        for study, runs in zip(args.studies, plans):
+            failed += run_sweep(runs, args.results or Path(study, 'results.jsonl'), folder,
+                                args.jobs, args.threads, args.cfg_options, args.data_root)
+    if failed:
+        print(f'error: {failed} runs failed', file=sys.stderr)
+        sys.exit(1)
