@@ -4,7 +4,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-__all__ = ['StarReLU', 'apply_activation', 'fused_name']
+__all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name']
 
 
 class StarReLU(nn.Module):
@@ -22,6 +22,34 @@ class StarReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * torch.relu(x).square() + self.bias
+
+
+class ShuffledGELU(nn.Module):
+    """GELU, then a shuffle that deals the channels of each group out to all groups.
+
+    Between two block-diagonal layers it makes every output depend on every input without
+    CCA; the alternative in the authors' code (the shuffle is ShuffleNet's, arXiv 1707.01083).
+
+    Args:
+        groups: Of the layer before it.
+    """
+
+    def __init__(self, groups: int = 4) -> None:
+        super().__init__()
+        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+            raise ValueError(f'groups: expected a positive number, found {groups!r}')
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map ``(B, C, H, W)`` or tokens ``(..., C)``; ``C`` must divide by the groups."""
+        dim = 1 if x.dim() == 4 else -1
+        if x.shape[dim] % self.groups:
+            raise ValueError(f'{x.shape[dim]} channels do not divide into groups={self.groups}')
+        grouped = nn.functional.gelu(x).unflatten(dim, (self.groups, -1))
+        return grouped.transpose(1, 2).flatten(1, 2) if dim == 1 else grouped.mT.flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f'groups={self.groups}'
 
 
 def fused_name(act: nn.Module) -> Optional[str]:

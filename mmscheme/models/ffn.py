@@ -7,10 +7,13 @@ from mmcv.cnn.bricks.scale import LayerScale
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
+from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, ShuffledGELU
 from mmscheme.registry import MODELS
 
 __all__ = ['SCHEMEFFN', 'BlockDiagonalFFN']
+
+# act_cfg=dict(type='mmscheme.ShuffledGELU', groups=4)
+MODELS.register_module(module=ShuffledGELU)
 
 
 class _ResidualFFN(BaseModule):

@@ -1,0 +1,17 @@
+# One epoch more at 96x96, alpha left to itself.
+_base_ = 'learned_alpha.py'
+train_pipeline, test_pipeline = (_base_[f'{split}_dataloader'].dataset.pipeline
+                                 for split in ('train', 'test'))
+train_pipeline[1]['scale'] = 96
+test_pipeline[1]['scale'], test_pipeline[2]['crop_size'] = 108, 96
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+optim_wrapper = dict(optimizer=dict(lr=2e-4))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, end=1, convert_to_iter_based=True)
+]
+train_cfg = dict(max_epochs=1, val_interval=1)
+study = dict(
+    tests=dict(
+        _delete_=True, dropped_96={}, kept_96={'model.backbone.keep_cca': True}))
