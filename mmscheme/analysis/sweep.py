@@ -283,7 +283,7 @@ def _work(run: Run, folder: Path, results: Path, threads: int, options: Optional
                 _append(results, execute(run, folder, options, data_root))
 
 
-def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str, Path] = 'work_dirs',
+def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str, Path],
               jobs: int = 1, threads: Optional[int] = None,
               options: Optional[Dict[str, Any]] = None, data_root: Optional[str] = None) -> int:
     """Does the runs that have no result yet, several at a time.
@@ -324,13 +324,13 @@ def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str,
             process.start()
             active[process] = (run, time.time())
         connection.wait([p.sentinel for p in active])
-        for process in [p for p in active if p.exitcode is not None]:
-            run, began = active.pop(process)
+        for ended in [p for p in active if p.exitcode is not None]:
+            run, began = active.pop(ended)
             finished += 1
             left = (time.time() - start) / finished * (total - finished)
-            print(f'[{finished}/{total}] {run.name}: {_outcome(run, results, process)}, '
+            print(f'[{finished}/{total}] {run.name}: {_outcome(run, results, ended)}, '
                   f'{time.time() - began:.0f} s; about {left / 60:.0f} min left', flush=True)
-            if process.exitcode:
+            if ended.exitcode:
                 failed += 1
                 log = _work_dir(folder, run.study, run.cell, run.seed) / 'output.log'
                 lines = log.read_text().splitlines() if log.is_file() else []
