@@ -19,6 +19,7 @@ from mmengine import Config
 
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
+from mmscheme.apis.publish import publish
 from mmscheme.apis.resume import find_checkpoint
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
@@ -28,7 +29,7 @@ from .mixing_plot import read_mixing_log
 
 __all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
 
-_SETTINGS = ('seeds', 'after', 'part', 'tests')
+_SETTINGS = ('seeds', 'after', 'part', 'tests', 'publish')
 _CURVE_POINTS = 40
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,7 +80,8 @@ def plan_runs(study: Union[str, Path], cells: Optional[Sequence[str]] = None,
         study: Folder with ``configs/*.py``. In a config ``study = dict(...)`` may have
             ``seeds``; ``tests``, options by the name of a test; and ``after``, a config
             (``<cell>``, or ``<study>/<cell>`` for one of another study beside it) from whose
-            checkpoint of the same seed a run starts, as a whole or with ``part='backbone'``.
+            checkpoint of the same seed a run starts, as a whole or with ``part='backbone'``;
+            ``publish=True`` writes its weights in half precision with hash and config.
         cells: Only these configs.
         seeds: These seeds instead of the configs' own.
 
@@ -204,7 +206,8 @@ def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]
         ``config``, ``seed``, ``commit``, ``machine``, ``torch``, ``threads``, ``started``
         (UTC), ``seconds`` of training in this process, ``resumed`` (whether others came
         before), ``params`` and ``macs`` of inference, ``metrics`` by test, and ``curve``:
-        ``1 - alpha`` by block at up to 40 iterations, None without CCA.
+        ``1 - alpha`` by block at up to 40 iterations, None without CCA; ``published``, the
+        name of the file in the work folder.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: As in training; the run that it starts
@@ -238,11 +241,15 @@ def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]
         runner = build_test_runner(config({**changes, 'work_dir': str(work_dir / 'tests' / name)}),
                                    checkpoint, preflight=False)
         metrics[name] = {k: float(v) for k, v in runner.test().items()}
+    published = None
+    if settings.get('publish'):
+        target = work_dir / f'{run.study.resolve().name}_{run.cell}_seed{run.seed}.pth'
+        published = publish(checkpoint, target, half=True, cfg=config()).name
     return dict(config=run.cell, seed=run.seed, commit=_commit(), machine=_machine(),
                 torch=torch.__version__, threads=torch.get_num_threads(),
                 started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(started)),
                 seconds=round(seconds, 1), resumed=resume is not None, params=cost.params,
-                macs=cost.macs, metrics=metrics, curve=_curve(work_dir))
+                macs=cost.macs, metrics=metrics, curve=_curve(work_dir), published=published)
 
 
 def _work_dir(folder: Path, study: Path, cell: str, seed: int) -> Path:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
 import torch
+from mmengine import Config
 from torch import Tensor
 
 from mmscheme.checkpoint import load_checkpoint, make_plain, write_bytes
 from mmscheme.version import __version__
 
+from .config import load_config
 from .errors import user_errors
 
 __all__ = ['main', 'publish']
@@ -19,13 +21,16 @@ __all__ = ['main', 'publish']
 _META = ('dataset_meta', 'epoch', 'iter')
 
 
-def publish(checkpoint: Union[str, Path], target: Union[str, Path]) -> Path:
+def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool = False,
+            cfg: Optional[Config] = None) -> Path:
     """Writes a training checkpoint without optimizer, schedulers, logs and config.
 
     Args:
         checkpoint: File written by training; read without running code from it.
         target: Where to write, ``DIR/NAME.pth``; the first 8 digits of the SHA-256 of the
             file are added to the name, as ``torch.hub`` checks it.
+        half: Stores float32 weights as float16; models load them as what they are.
+        cfg: Config to write beside it, whole, as ``NAME-xxxxxxxx.py``.
 
     Returns:
         The file written, ``DIR/NAME-xxxxxxxx.pth``. ``torch.load`` reads it with its safe
@@ -33,7 +38,8 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path]) -> Path:
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It has no weights, or ``target`` is not named ``*.pth``.
+        ValueError: It has no weights, or some that float16 cannot hold; ``target`` is not
+            named ``*.pth``.
     """
     target = Path(target)
     if target.suffix != '.pth':
@@ -50,14 +56,24 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path]) -> Path:
         meta=make_plain({**{k: meta[k] for k in _META if k in meta},
                          'mmscheme_version': __version__}),
         # A view would drag the whole tensor along.
-        state_dict={k: v.clone() for k, v in weights.items()})
+        state_dict={k: _halve(k, v) if half else v.clone() for k, v in weights.items()})
     # In memory: torch writes the name of a file into it, and the hash would follow the name.
     buffer = io.BytesIO()
     torch.save(kept, buffer)
     data = buffer.getvalue()
     published = target.with_name(f'{target.stem}-{hashlib.sha256(data).hexdigest()[:8]}.pth')
     write_bytes(published, data)
+    if cfg is not None:
+        write_bytes(published.with_suffix('.py'), cfg.pretty_text.encode())
     return published
+
+
+def _halve(name: str, weight: Any) -> Any:
+    if not isinstance(weight, Tensor) or weight.dtype != torch.float32:
+        return weight
+    if weight.numel() and weight.abs().max() > torch.finfo(torch.float16).max:
+        raise ValueError(f'{name}: its values are beyond float16')
+    return weight.half()
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -67,9 +83,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         'its name.')
     parser.add_argument('checkpoint', help='file written by training')
     parser.add_argument('target', help='file to write, *.pth; a hash is added to its name')
+    parser.add_argument('--half', action='store_true', help='store the weights in half precision')
+    parser.add_argument('--config', help='write this config beside it, whole')
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)
     with user_errors(args.debug):
-        published = publish(args.checkpoint, args.target)
+        cfg = load_config(args.config) if args.config else None
+        published = publish(args.checkpoint, args.target, args.half, cfg)
     before, after = (Path(p).stat().st_size / 2**20 for p in (args.checkpoint, published))
     print(f'{published} ({before:.1f} MiB -> {after:.1f} MiB)')

@@ -1,5 +1,5 @@
 # A small Semantic FPN on road scenes: CamVid, 367 images to train and 101 to test with, its 11
-# classes with the ids of ADE20K's 150, in ADE20K's layout. At half size, 500 iterations of 8 crops.
+# classes with the ids of ADE20K's 150, in ADE20K's layout. At half size, 300 iterations of 8 crops.
 _base_ = '../../configs/semantic_fpn_scheme_s_ade20k.py'
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
@@ -20,11 +20,11 @@ val_evaluator = None
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type='PolyLR', eta_min=0., power=0.9, by_epoch=False, begin=20, end=500)
+    dict(type='PolyLR', eta_min=0., power=0.9, by_epoch=False, begin=20, end=300)
 ]
-train_cfg = dict(max_iters=500, val_interval=500)
+train_cfg = dict(max_iters=300, val_interval=300)
 default_hooks = dict(
-    checkpoint=dict(interval=250, max_keep_ckpts=1, save_best=None),
+    checkpoint=dict(interval=150, max_keep_ckpts=1, save_best=None),
     logger=dict(interval=20),
     mixing_schedule=dict(decay=(0.5, 0.9)))
 auto_scale_lr = dict(base_batch_size=8)

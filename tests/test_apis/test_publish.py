@@ -6,7 +6,10 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmscheme.apis.config import load_config
 from mmscheme.apis.publish import main, publish
+from mmscheme.deploy.loading import build_model
+from tests.conftest import REPOSITORY
 from tests.test_checkpoint import RunsCode
 
 
@@ -37,6 +40,29 @@ def test_weights_and_classes_are_kept_and_nothing_else(training, tmp_path):
     assert all(torch.equal(v, weights[k]) for k, v in content['state_dict'].items())
     assert published.stat().st_size < 4000 < path.stat().st_size / 10
     assert published == publish(path, tmp_path / 'new' / 'model.pth')  # the same name again
+
+
+def test_half_precision_with_the_config(tmp_path):
+    path = f'{REPOSITORY}/configs/cls_scheme_s_demo.py'
+    arch = dict(_delete_=True, depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 32))
+    cfg = load_config(path, cfg_options={'model.backbone.arch': arch,
+                                         'model.head.in_channels': 32})
+    model = build_model(cfg)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
+    published = publish(tmp_path / 'epoch_1.pth', tmp_path / 'm.pth', half=True, cfg=cfg)
+    weights = torch.load(published, weights_only=True)['state_dict']
+    for key, value in model.state_dict().items():
+        assert weights[key].dtype == torch.float16 and torch.equal(weights[key], value.half()), key
+    other = build_model(load_config(published.with_suffix('.py')))
+    other.load_state_dict(weights)
+    for key, value in other.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, weights[key].float())
+
+
+def test_values_beyond_half_precision(tmp_path):
+    torch.save(dict(state_dict={'w': torch.tensor([1e6])}), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='w: its values are beyond float16'):
+        publish(tmp_path / 'a.pth', tmp_path / 'b.pth', half=True)
 
 
 def test_command_and_its_errors(training, tmp_path, capsys):

@@ -1,0 +1,231 @@
+"""Tables and figures of studies, from the results that a sweep has kept."""
+import math
+import re
+import runpy
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from .sweep import read_results
+
+__all__ = [
+    'Cell', 'Summary', 'compare', 'draw_studies', 'find_cell', 'markdown_table', 'new_figure',
+    'plot_curves', 'plot_seeds', 'save_figure', 'splice_table'
+]
+
+_MARK = '<!-- table: {} -->'
+_END = '<!-- end -->'
+
+
+class Summary(NamedTuple):
+    """A metric over the seeds of a cell.
+
+    Attributes:
+        values: By seed.
+    """
+    values: Tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a seed (n - 1); NaN for one."""
+        n, mean = len(self.values), self.mean
+        return math.sqrt(sum((v - mean)**2 for v in self.values) / (n - 1)) if n > 1 else math.nan
+
+    def __str__(self) -> str:
+        return f'{self.mean:.1f} ± {self.std:.1f}' if len(self.values) > 1 else f'{self.mean:.1f}'
+
+
+class Cell(NamedTuple):
+    """The results of a config.
+
+    Attributes:
+        name: Of the config.
+        results: Of its seeds.
+    """
+    name: str
+    results: List[Dict[str, Any]]
+
+    def summary(self, test: Optional[str] = None) -> Summary:
+        """The first metric of a test; of the only one where none is named.
+
+        Raises:
+            ValueError: There is no such test.
+        """
+        values = []
+        for result in self.results:
+            metrics = result['metrics']
+            name = test or next(iter(metrics))
+            if name not in metrics or not test and len(metrics) > 1:
+                raise ValueError(f'{self.name}: expected a test of {list(metrics)}, found {test!r}')
+            values.append(next(iter(metrics[name].values())))
+        return Summary(tuple(values))
+
+    @property
+    def params(self) -> float:
+        """Of inference, in M."""
+        return float(self.results[0]['params']) / 1e6
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds of inference, in M."""
+        return float(self.results[0]['macs']) / 1e6
+
+
+def find_cell(study: Union[str, Path], name: str) -> Cell:
+    """The results of a config of a study.
+
+    Args:
+        study: Its folder; ``name`` may be ``<study>/<cell>`` for one beside it.
+        name: Of the config.
+
+    Returns:
+        The results, by seed.
+
+    Raises:
+        ValueError: There are none.
+    """
+    folder, _, cell = name.rpartition('/')
+    path = Path(study, '..', folder) if folder else Path(study)
+    found = [r for r in read_results(path / 'results.jsonl') if r['config'] == cell]
+    if not found:
+        raise ValueError(f'no results of {cell} in {path / "results.jsonl"}; '
+                         f'tools/analysis_tools/sweep.py {path} --cells {cell} makes them')
+    return Cell(cell, sorted(found, key=lambda r: int(r['seed'])))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; the first column is text, the others are numbers."""
+    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def new_figure(columns: int = 1, rows: int = 1, size: Tuple[float, float] = (5., 3.6),
+               **kwargs: Any) -> Tuple[Any, Any]:
+    """A figure without pyplot, which needs no display and changes nothing global.
+
+    Args:
+        columns, rows: Of panels.
+        size: Width and height of one, in inches.
+        **kwargs: For ``Figure.subplots``.
+
+    Returns:
+        The figure, and its axes as an array ``(rows, columns)``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def save_figure(figure: Any, path: Union[str, Path]) -> None:
+    """Writes a PNG whose bytes depend on what is drawn alone."""
+    figure.savefig(path, dpi=100, metadata=dict(Software=None))
+
+
+def plot_seeds(axis: Any, rows: Sequence[Tuple[str, Summary]], label: str) -> None:
+    """One line a cell, the first on top: a dot for each seed, a bar at the mean.
+
+    Args:
+        axis: To draw on.
+        rows: Name and metric of each.
+        label: Of the metric.
+    """
+    for i, (_, summary) in enumerate(rows):
+        axis.plot(summary.values, [i] * len(summary.values), 'o', color='tab:blue', alpha=0.55,
+                  markersize=5)
+        axis.plot([summary.mean] * 2, [i - 0.32, i + 0.32], color='black', linewidth=1.6)
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axis.invert_yaxis()
+    axis.set_xlabel(label)
+    axis.grid(axis='x', alpha=0.3)
+
+
+def compare(study: Union[str, Path], names: Dict[str, str], metric: str) -> str:
+    """Draws the cells of a study beside each other, into its ``figure.png``.
+
+    Args:
+        study: Its folder.
+        names: What to call each cell, by its name for :func:`find_cell`.
+        metric: What is measured, with its unit.
+
+    Returns:
+        A table with the costs of inference and the metric, mean and deviation of a seed.
+    """
+    cells = {name: find_cell(study, path) for path, name in names.items()}
+    figure, ((axis, ), ) = new_figure(size=(6.5, 1.1 + 0.34 * len(cells)))
+    plot_seeds(axis, [(name, cell.summary()) for name, cell in cells.items()],
+               f'{metric} (dots: seeds)')
+    save_figure(figure, Path(study, 'figure.png'))
+    return markdown_table(
+        ('channel mixer', 'params in M', 'multiply-adds in M', metric, 'seeds'),
+        [(name, f'{c.params:.2f}', f'{c.macs:.1f}', c.summary(), len(c.results))
+         for name, c in cells.items()])
+
+
+def plot_curves(axis: Any, cell: Cell) -> None:
+    """``1 - alpha`` of each block over training: the mean of the seeds and their range.
+
+    Args:
+        axis: To draw on.
+        cell: Of a model with CCA.
+    """
+    from matplotlib import colormaps
+
+    from mmscheme.engine.hooks.mixing_weights import shorten
+    curves = [r['curve'] for r in cell.results]
+    names = list(curves[0]['weights'])
+    for i, (name, label) in enumerate(zip(names, shorten(names))):
+        colour = colormaps['viridis'](i / max(1, len(names) - 1) * 0.9)
+        values = list(zip(*(c['weights'][name] for c in curves)))
+        steps = curves[0]['iterations']
+        axis.plot(steps, [sum(v) / len(v) for v in values], color=colour, label=label)
+        axis.fill_between(steps, list(map(min, values)), list(map(max, values)), color=colour,
+                          alpha=0.2, linewidth=0)
+    axis.grid(alpha=0.3)
+
+
+def splice_table(text: str, name: str, table: str) -> str:
+    """Puts a table into a document, between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+
+    Raises:
+        ValueError: The document has no such place.
+    """
+    pattern = re.escape(_MARK.format(name)) + r'\n.*?' + re.escape(_END)
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(f'the document has no {_MARK.format(name)} ... {_END}')
+    new = f'{_MARK.format(name)}\n{table}\n{_END}'
+    return re.sub(pattern, lambda _: new, text, count=1, flags=re.DOTALL)
+
+
+def _drawings(folder: Path) -> Iterator[Tuple[str, Callable[[Path], Dict[str, str]]]]:
+    for script in sorted(folder.glob('*/draw.py')):
+        yield script.parent.name, runpy.run_path(str(script))['draw']
+
+
+def draw_studies(folder: Union[str, Path], document: Union[str, Path]) -> List[str]:
+    """Draws the figures of all studies, and writes their tables into a document.
+
+    Args:
+        folder: Of the studies. Each ``<study>/draw.py`` has a function ``draw(study)`` that
+            writes figures beside it and returns tables by name.
+        document: Markdown with the place of each table, see :func:`splice_table`.
+
+    Returns:
+        The names of the tables.
+
+    Raises:
+        ValueError: Results are missing, or the document has no place for a table.
+    """
+    folder, document = Path(folder), Path(document)
+    text, names = document.read_text(), []
+    for study, draw in _drawings(folder):
+        for name, table in draw(folder / study).items():
+            text = splice_table(text, name, table)
+            names.append(name)
+    document.write_text(text)
+    return names

@@ -1,0 +1,9 @@
+"""Draws the figures of all studies and writes their tables into docs/evidence.md."""
+from pathlib import Path
+
+from mmscheme.analysis.study import draw_studies
+
+STUDIES = Path(__file__).resolve().parent
+
+if __name__ == '__main__':
+    print(f'written: {", ".join(draw_studies(STUDIES, STUDIES.parent / "docs" / "evidence.md"))}')
