@@ -19,7 +19,8 @@ TOOLS = dict(
     check_config='mmscheme.apis.check_config',
     plot_mixing_weights='mmscheme.analysis.mixing_plot',
     benchmark='mmscheme.analysis.benchmark',
-    pareto='mmscheme.analysis.pareto')
+    pareto='mmscheme.analysis.pareto',
+    sweep='mmscheme.analysis.sweep')
 
 
 def main() -> None:
