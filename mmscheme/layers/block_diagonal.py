@@ -1,6 +1,6 @@
 """Linear layers and FFNs whose weight matrices are block diagonal."""
 import math
-from typing import Any, Callable, Dict, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,8 @@ class BlockDiagonalLinear(nn.Module):
         out_features: Output channels. Both must divide by ``groups``.
         groups: The number of blocks; 1 is a dense layer.
         bias: Whether to add a learned bias (starts at zero).
-        init_std: Standard deviation of the initial weights of the *dense* layer.
+        init_std: Standard deviation of the initial weights of the *dense* layer; None for
+            ``in_features ** -0.5``, with which outputs have the variance of the inputs.
         match_variance: Multiplies ``init_std`` by ``sqrt(groups)``. An output sees
             only ``in_features / groups`` inputs, so this gives it the variance that
             the dense layer starts with. False is the initialisation of the
@@ -94,12 +95,14 @@ class BlockDiagonalLinear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, groups: int = 1, bias: bool = True,
-                 init_std: float = 0.02, match_variance: bool = True) -> None:
+                 init_std: Optional[float] = 0.02, match_variance: bool = True) -> None:
         super().__init__()
         _check_divides('in_features', in_features, groups)
         _check_divides('out_features', out_features, groups)
+        if init_std is None:
+            init_std = in_features**-0.5
         if not 0 < init_std < math.inf:
-            raise ValueError(f'init_std: expected a positive number, found {init_std!r}')
+            raise ValueError(f'init_std: expected a positive number or None, found {init_std!r}')
         self.in_features = in_features
         self.out_features = out_features
         self.groups = groups
@@ -172,7 +175,7 @@ class BlockDiagonalMLP(nn.Module):
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
                  groups: Union[int, Sequence[int]] = (4, 4),
                  act_layer: Callable[[], nn.Module] = nn.GELU, drop: float = 0.,
-                 init_std: float = 0.02, match_variance: bool = True,
+                 init_std: Optional[float] = 0.02, match_variance: bool = True,
                  implementation: str = 'auto') -> None:
         super().__init__()
         if implementation not in IMPLEMENTATIONS:

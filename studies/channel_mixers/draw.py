@@ -4,14 +4,16 @@ from mmscheme.analysis.study import find_cell, markdown_table, new_figure, plot_
 NAMES = dict(
     dense_e4='dense E=4',
     dense_e4_std06='dense E=4, std 0.06',
+    dense_e4_fan_in='dense E=4, fan-in',
     **{
         '44e8_no_cca': '44-e8 without CCA',
         '44e8_no_cca_std06': '44-e8 without CCA, std 0.06 matched',
+        '44e8_no_cca_fan_in': '44-e8 without CCA, fan-in',
         '44e8_no_cca_authors_std': "44-e8 without CCA, authors' std",
         '44e8_learned': '44-e8, CCA, alpha learned',
         '44e8_learned_authors_std': "44-e8, CCA, alpha learned, authors' std",
         '44e8': '44-e8, CCA, schedule',
-        '44e8_std06': '44-e8, CCA, schedule, std 0.06 matched',
+        '44e8_fan_in': '44-e8, CCA, schedule, fan-in',
         '44e8_authors_std': "44-e8, CCA, schedule, authors' std",
         '22e8': '22-e8, CCA, schedule',
         '12e8': '12-e8, CCA, schedule',
@@ -32,7 +34,7 @@ def draw(study):
         strips.append((name, dropped))
         if learned:
             strips.append((f'{name}, kept', kept))
-        if 'std' not in cell.name:
+        if not cell.name.endswith(('std', 'std06', 'fan_in')):
             right.errorbar(cell.macs, dropped.mean, dropped.std, fmt='o', capsize=3, label=name)
     plot_seeds(left, strips, 'top-1 in %, 64x64 (dots: seeds)')
     right.set(xlabel='multiply-adds of inference in M', ylabel='top-1 in %, CCA dropped')

@@ -8,7 +8,6 @@ NAMES = {
     '88e16_no_cca': '88-e16',
     '44e8_shuffle': '44-e8, channel shuffle',
     'channel_mixers/44e8': '44-e8, CCA, schedule',
-    '88e16': '88-e16, CCA, schedule',
 }
 
 

@@ -80,6 +80,15 @@ def test_initial_output_variance_is_that_of_the_dense_layer():
     assert deviations[4, False] == pytest.approx(deviations[1, True] / 2, rel=0.03)
 
 
+@pytest.mark.parametrize('groups', [1, 4])
+def test_initial_weights_by_the_number_of_inputs(groups):
+    torch.manual_seed(0)
+    layer = BlockDiagonalLinear(64, 2048, groups, init_std=None)
+    # Of a normal cut at two, which is all but the tails for so small deviations.
+    assert layer.weight.std().item() == pytest.approx((64 / groups)**-0.5, rel=0.03)
+    assert layer(torch.randn(4096, 64)).std().item() == pytest.approx(1, rel=0.05)
+
+
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     mlp = BlockDiagonalMLP(8, 32, 2, drop=0.5)
