@@ -49,20 +49,22 @@ class Cell(NamedTuple):
     name: str
     results: List[Dict[str, Any]]
 
-    def summary(self, test: Optional[str] = None) -> Summary:
-        """The first metric of a test; of the only one where none is named.
+    def summary(self, test: Optional[str] = None, metric: Optional[str] = None) -> Summary:
+        """A metric of a test; where none is named there must be only one.
 
         Raises:
-            ValueError: There is no such test.
+            ValueError: There is no such test or metric, or several and none is named.
         """
-        values = []
-        for result in self.results:
-            metrics = result['metrics']
-            name = test or next(iter(metrics))
-            if name not in metrics or not test and len(metrics) > 1:
-                raise ValueError(f'{self.name}: expected a test of {list(metrics)}, found {test!r}')
-            values.append(next(iter(metrics[name].values())))
-        return Summary(tuple(values))
+        return Summary(tuple(
+            self._choose('metric', self._choose('test', result['metrics'], test), metric)
+            for result in self.results))
+
+    def _choose(self, what: str, found: Dict[str, Any], name: Optional[str]) -> Any:
+        if name is None and len(found) == 1:
+            return next(iter(found.values()))
+        if name not in found:
+            raise ValueError(f'{self.name}: expected a {what} of {list(found)}, found {name!r}')
+        return found[name]
 
     @property
     def params(self) -> float:
@@ -86,7 +88,7 @@ def find_cell(study: Union[str, Path], name: str) -> Cell:
         The results, by seed.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, or two of one seed.
     """
     folder, _, cell = name.rpartition('/')
     path = Path(study, '..', folder) if folder else Path(study)
@@ -94,6 +96,8 @@ def find_cell(study: Union[str, Path], name: str) -> Cell:
     if not found:
         raise ValueError(f'no results of {cell} in {path / "results.jsonl"}; '
                          f'tools/analysis_tools/sweep.py {path} --cells {cell} makes them')
+    if len({r['seed'] for r in found}) < len(found):
+        raise ValueError(f'{path / "results.jsonl"}: several results of {cell} with one seed')
     return Cell(cell, sorted(found, key=lambda r: int(r['seed'])))
 
 
@@ -145,25 +149,27 @@ def plot_seeds(axis: Any, rows: Sequence[Tuple[str, Summary]], label: str) -> No
     axis.grid(axis='x', alpha=0.3)
 
 
-def compare(study: Union[str, Path], names: Dict[str, str], metric: str) -> str:
+def compare(study: Union[str, Path], names: Dict[str, str], label: str,
+            metric: Optional[str] = None) -> str:
     """Draws the cells of a study beside each other, into its ``figure.png``.
 
     Args:
         study: Its folder.
         names: What to call each cell, by its name for :func:`find_cell`.
-        metric: What is measured, with its unit.
+        label: What is measured, with its unit.
+        metric: Its name in the results, where there are several.
 
     Returns:
         A table with the costs of inference and the metric, mean and deviation of a seed.
     """
     cells = {name: find_cell(study, path) for path, name in names.items()}
     figure, ((axis, ), ) = new_figure(size=(6.5, 1.1 + 0.34 * len(cells)))
-    plot_seeds(axis, [(name, cell.summary()) for name, cell in cells.items()],
-               f'{metric} (dots: seeds)')
+    plot_seeds(axis, [(name, cell.summary(metric=metric)) for name, cell in cells.items()],
+               f'{label} (dots: seeds)')
     save_figure(figure, Path(study, 'figure.png'))
     return markdown_table(
-        ('channel mixer', 'params in M', 'multiply-adds in M', metric, 'seeds'),
-        [(name, f'{c.params:.2f}', f'{c.macs:.1f}', c.summary(), len(c.results))
+        ('channel mixer', 'params in M', 'multiply-adds in M', label, 'seeds'),
+        [(name, f'{c.params:.2f}', f'{c.macs:.1f}', c.summary(metric=metric), len(c.results))
          for name, c in cells.items()])
 
 
@@ -173,16 +179,20 @@ def plot_curves(axis: Any, cell: Cell) -> None:
     Args:
         axis: To draw on.
         cell: Of a model with CCA.
+
+    Raises:
+        ValueError: The seeds were logged at different iterations.
     """
     from matplotlib import colormaps
 
     from mmscheme.engine.hooks.mixing_weights import shorten
     curves = [r['curve'] for r in cell.results]
-    names = list(curves[0]['weights'])
+    steps, names = curves[0]['iterations'], list(curves[0]['weights'])
+    if any(c['iterations'] != steps for c in curves):
+        raise ValueError(f'{cell.name}: the seeds were logged at different iterations')
     for i, (name, label) in enumerate(zip(names, shorten(names))):
         colour = colormaps['viridis'](i / max(1, len(names) - 1) * 0.9)
         values = list(zip(*(c['weights'][name] for c in curves)))
-        steps = curves[0]['iterations']
         axis.plot(steps, [sum(v) / len(v) for v in values], color=colour, label=label)
         axis.fill_between(steps, list(map(min, values)), list(map(max, values)), color=colour,
                           alpha=0.2, linewidth=0)

@@ -1,6 +1,7 @@
 """Trains the configs of a study with several seeds and keeps what came out."""
 import argparse
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from mmengine import Config
 
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
+from mmscheme.apis.preflight import iter_datasets
 from mmscheme.apis.publish import publish
 from mmscheme.apis.resume import find_checkpoint
 from mmscheme.apis.test import build_test_runner
@@ -31,6 +33,8 @@ __all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
 
 _SETTINGS = ('seeds', 'after', 'part', 'tests', 'publish')
 _CURVE_POINTS = 40
+# In the work folder of a run: its config, and that training has ended.
+_DIGEST, _TRAINED = 'config_digest', 'trained'
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,7 +55,7 @@ class Run(NamedTuple):
     @property
     def config(self) -> Path:
         """The config file."""
-        return self.study / 'configs' / f'{self.cell}.py'
+        return _config(self.study, self.cell)
 
     @property
     def name(self) -> str:
@@ -102,15 +106,32 @@ def plan_runs(study: Union[str, Path], cells: Optional[Sequence[str]] = None,
     runs = []
     for cell in cells or found:
         settings = _settings(load_config(study / 'configs' / f'{cell}.py'))
-        after = settings.get('after')
-        source = None
-        if after:
-            folder, _, name = after.rpartition('/')
-            source = (study.parent / folder if folder else study, name)
-            if not (source[0] / 'configs' / f'{name}.py').is_file():
-                raise ValueError(f'{study}, {cell}: study.after: no config of that name: {after}')
-        runs += [Run(study, cell, seed, source) for seed in seeds or settings.get('seeds', (0, ))]
-    return sorted(runs, key=lambda r: (r.seed, r.after is not None))
+        source, depth = _source(study, cell, settings), 0
+        above = source
+        while above:
+            depth += 1
+            if depth > len(found):
+                raise ValueError(f'{study}, {cell}: study.after goes round in a circle')
+            above = _source(*above, _settings(load_config(_config(*above))))
+        runs += [(depth, Run(study, cell, seed, source))
+                 for seed in seeds or settings.get('seeds', (0, ))]
+    return [run for _, run in sorted(runs, key=lambda r: (r[1].seed, r[0]))]
+
+
+def _config(study: Path, cell: str) -> Path:
+    return study / 'configs' / f'{cell}.py'
+
+
+def _source(study: Path, cell: str, settings: Dict[str, Any]) -> Optional[Tuple[Path, str]]:
+    """The config that a run of this one starts from."""
+    after = settings.get('after')
+    if not after:
+        return None
+    folder, _, name = after.rpartition('/')
+    source = (study.parent / folder if folder else study, name)
+    if not _config(*source).is_file():
+        raise ValueError(f'{study}, {cell}: study.after: no config of that name: {after}')
+    return source
 
 
 def read_results(path: Union[str, Path]) -> List[Dict[str, Any]]:
@@ -149,11 +170,15 @@ def _append(path: Path, result: Dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
-        # A line that a kill has cut ends here, and is taken out.
         f.seek(0)
         text = f.read()
-        f.truncate(len(text[:text.rfind('\n') + 1].encode()))
-        f.write(json.dumps(result) + '\n')
+        last = text.rpartition('\n')[2]
+        try:
+            json.loads(last or 'null')
+        except ValueError:  # a kill has cut it
+            f.truncate(len(text[:-len(last)].encode()))
+            last = ''
+        f.write(('\n' if last else '') + json.dumps(result) + '\n')
         f.flush()
         os.fsync(f.fileno())
 
@@ -180,16 +205,31 @@ def _commit() -> Optional[str]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether this process is the only one in a work folder; a kill opens the lock."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until this process is the only one in a work folder; a kill opens the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'w') as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _load(run: Run, work_dir: Path, options: Optional[Dict[str, Any]] = None,
+          data_root: Optional[str] = None) -> Config:
+    return load_config(run.config, str(work_dir),
+                       {**(options or {}), 'randomness': dict(seed=run.seed)}, data_root)
+
+
+def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
+    """Tells a run's config from others, wherever its data and files are."""
+    cfg = _load(run._replace(seed=0), Path(), options)
+    for dataset in iter_datasets(cfg):
+        dataset.pop('data_root', None)
+    content = cfg.to_dict()
+    for key in ('work_dir', 'data_root'):
+        content.pop(key, None)
+    content.get('study', {}).pop('seeds', None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()
+                          ).hexdigest()[:12]
 
 
 def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]] = None,
@@ -203,71 +243,68 @@ def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]
         data_root: Root of its data.
 
     Returns:
-        ``config``, ``seed``, ``commit``, ``machine``, ``torch``, ``threads``, ``started``
-        (UTC), ``seconds`` of training in this process, ``resumed`` (whether others came
-        before), ``params`` and ``macs`` of inference, ``metrics`` by test, and ``curve``:
-        ``1 - alpha`` by block at up to 40 iterations, None without CCA; ``published``, the
-        name of the file in the work folder.
+        ``config``, ``seed``, ``digest`` of the config, ``machine``, ``torch``, ``threads``,
+        ``started`` (UTC), ``seconds`` of training in this process, ``resumed`` (whether others
+        came before), ``params`` and ``macs`` of inference, ``metrics`` by test, and
+        ``curve``: ``1 - alpha`` by block at up to 40 iterations, None without CCA.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: As in training; the run that it starts
-            from is not done.
+            from is not done; the work folder is of another config.
     """
-    folder = Path(folder)
-    work_dir = _work_dir(folder, run.study, run.cell, run.seed)
-
-    def config(more: Optional[Dict[str, Any]] = None) -> Config:
-        return load_config(run.config, str(work_dir), {
-            **(options or {}), 'randomness': dict(seed=run.seed), **(more or {})}, data_root)
-
-    cfg = config()
+    work_dir = _work_dir(Path(folder), run.study, run.cell, run.seed)
+    digest, mark = _digest(run, options), work_dir / _DIGEST
+    if mark.is_file() and mark.read_text() != digest:
+        raise ValueError(f'{work_dir} has a run of another config or other options: remove it, or '
+                         'choose another --work-dir')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    mark.write_text(digest)
+    cfg = _load(run, work_dir, options, data_root)
     settings = _settings(cfg)
-    cost = count_config(config()).parts['total']
+    cost = count_config(_load(run, work_dir, options)).parts['total']
     pretrained = None
     if run.after:
-        source = _finished(_work_dir(folder, *run.after, run.seed))
+        source = _work_dir(Path(folder), *run.after, run.seed)
+        if not (source / _TRAINED).exists():
+            raise FileNotFoundError(f'no trained model in {source}: that run comes first')
         if settings.get('part') == 'backbone':
-            pretrained = source
+            pretrained = find_checkpoint(source)
         else:
-            cfg.load_from = source
+            cfg.load_from = find_checkpoint(source)
     resume = 'auto' if (work_dir / 'last_checkpoint').exists() else None
     started = time.time()
     build_train_runner(cfg, resume, pretrained=pretrained).train()
     seconds = time.time() - started
-    checkpoint = _finished(work_dir)
+    (work_dir / _TRAINED).touch()
     metrics = {}
     for name, changes in (settings.get('tests') or {'test': {}}).items():
-        # Only training says how data are looked at before.
-        runner = build_test_runner(config({**changes, 'work_dir': str(work_dir / 'tests' / name)}),
-                                   checkpoint, preflight=False)
+        # The data have been looked at before training.
+        runner = build_test_runner(
+            _load(run, work_dir / 'tests' / name, {**(options or {}), **changes}, data_root),
+            _checkpoint(work_dir), preflight=False)
         metrics[name] = {k: float(v) for k, v in runner.test().items()}
-    published = None
-    if settings.get('publish'):
-        target = work_dir / f'{run.study.resolve().name}_{run.cell}_seed{run.seed}.pth'
-        published = publish(checkpoint, target, half=True, cfg=config()).name
-    return dict(config=run.cell, seed=run.seed, commit=_commit(), machine=_machine(),
+    return dict(config=run.cell, seed=run.seed, digest=digest, machine=_machine(),
                 torch=torch.__version__, threads=torch.get_num_threads(),
                 started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(started)),
                 seconds=round(seconds, 1), resumed=resume is not None, params=cost.params,
-                macs=cost.macs, metrics=metrics, curve=_curve(work_dir), published=published)
+                macs=cost.macs, metrics=metrics, curve=_curve(work_dir))
 
 
 def _work_dir(folder: Path, study: Path, cell: str, seed: int) -> Path:
     return folder / study.resolve().name / cell / f'seed_{seed}'
 
 
-def _finished(work_dir: Path) -> str:
-    """The last checkpoint of a run."""
+def _checkpoint(work_dir: Path) -> str:
     checkpoint = find_checkpoint(work_dir)
     if checkpoint is None:
-        raise FileNotFoundError(f'no checkpoint in {work_dir}: that run comes first')
+        raise FileNotFoundError(f'no checkpoint in {work_dir}')
     return checkpoint
 
 
 def _curve(work_dir: Path) -> Optional[Dict[str, Any]]:
     try:
         log = read_mixing_log(work_dir)
-    except ValueError:
+    except (FileNotFoundError, ValueError):  # no CCA, or no log of it
         return None
     chosen = sorted({round(i * (len(log.steps) - 1) / (_CURVE_POINTS - 1))
                      for i in range(_CURVE_POINTS)})
@@ -276,18 +313,32 @@ def _curve(work_dir: Path) -> Optional[Dict[str, Any]]:
                          for name, values in log.weights.items()})
 
 
-def _work(run: Run, folder: Path, results: Path, threads: int, options: Optional[Dict[str, Any]],
-          data_root: Optional[str]) -> None:
+def _publish(run: Run, work_dir: Path, options: Optional[Dict[str, Any]]) -> None:
+    cfg = _load(run, Path('work_dirs'), options)
+    if _settings(cfg).get('publish'):
+        name = f'{run.study.resolve().name}_{run.cell}_seed{run.seed}.pth'
+        published = publish(_checkpoint(work_dir), work_dir / name, half=True, cfg=cfg)
+        print(f'written: {published}')
+
+
+def _find(results: Path, run: Run) -> Optional[Dict[str, Any]]:
+    return next((r for r in read_results(results)
+                 if (r['config'], r['seed']) == (run.cell, run.seed)), None)
+
+
+def _work(run: Run, folder: Path, results: Path, threads: int, commit: Optional[str],
+          options: Optional[Dict[str, Any]], data_root: Optional[str]) -> None:
     """A process of its own does one run: frameworks keep state for as long as one lives."""
     torch.set_num_threads(threads)
     work_dir = _work_dir(folder, run.study, run.cell, run.seed)
-    with _locked(work_dir) as alone:
-        if not alone:
-            print(f'error: {run.name}: another process is at it ({work_dir})', file=sys.stderr)
-            sys.exit(3)
+    # Where another sweep is at this run, this one waits for its result.
+    with _locked(work_dir):
+        if _find(results, run):
+            return
         with open(work_dir / 'output.log', 'a') as f, redirect_stdout(f), redirect_stderr(f):
             with user_errors(debug=True):
-                _append(results, execute(run, folder, options, data_root))
+                _append(results, dict(execute(run, folder, options, data_root), commit=commit))
+                _publish(run, work_dir, options)
 
 
 def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str, Path],
@@ -300,59 +351,94 @@ def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str,
 
     Args:
         runs: Of :func:`plan_runs`.
-        results: File to which each result is added, a line of JSON.
+        results: File to which each result is added, a line of JSON: that of
+            :func:`execute`, and the ``commit`` of this code.
         folder: Where logs and checkpoints go.
         jobs: Runs at a time.
         threads: CPU threads of each; by default the cores divided by ``jobs``.
         options, data_root: See :func:`execute`.
 
     Returns:
-        How many runs failed; the others were done all the same.
+        How many runs failed or could not start because one before them failed; the others were
+        done all the same.
+
+    Raises:
+        ValueError: There is a result of another config under a run's name.
     """
     results, folder = Path(results), Path(folder)
-    done = {(r['config'], r['seed']) for r in read_results(results)}
+    digests = {run.cell: _digest(run, options) for run in runs}
+    done = {(r['config'], r['seed']): r.get('digest') for r in read_results(results)}
+    for run in runs:
+        if done.get((run.cell, run.seed), digests[run.cell]) != digests[run.cell]:
+            raise ValueError(f'{results} has a result of {run.name} with another config or other '
+                             'options: take it out, or choose another --results')
     waiting = [run for run in runs if (run.cell, run.seed) not in done]
     print(f'{len(runs)} runs, {len(runs) - len(waiting)} of them in {results}', flush=True)
     threads = threads or max(1, len(os.sched_getaffinity(0)) // jobs)
-    total, failed, finished, start = len(waiting), 0, 0, time.time()
+    total, finished, start, commit = len(waiting), 0, time.time(), _commit()
+    failed: List[Tuple[Path, str, int]] = []
     # Forked, so that the frameworks are imported once.
     context = get_context('fork')
-    active: Dict[BaseProcess, Tuple[Run, float]] = {}
+    active: Dict[BaseProcess, Tuple[Run, float, int]] = {}
     while waiting or active:
-        busy = {(run.study.resolve(), run.cell, run.seed)
-                for run in [*waiting, *(run for run, _ in active.values())]}
-        ready = [run for run in waiting if run.after is None or
-                 (run.after[0].resolve(), run.after[1], run.seed) not in busy]
-        while ready and len(active) < jobs:
-            run = ready.pop(0)
-            waiting.remove(run)
-            process = context.Process(target=_work, args=(run, folder, results, threads, options,
-                                                          data_root))
-            process.start()
-            active[process] = (run, time.time())
-        connection.wait([p.sentinel for p in active])
+        busy = [_key(run) for run in [*waiting, *(run for run, _, _ in active.values())]]
+        for run in [run for run in waiting if _source_key(run) not in busy]:
+            if _source_key(run) in failed:
+                waiting.remove(run)
+                failed.append(_key(run))
+                finished += 1
+                print(f'[{finished}/{total}] {run.name}: not started, what it starts from failed',
+                      flush=True)
+            elif len(active) < jobs:
+                waiting.remove(run)
+                process = context.Process(target=_work, args=(
+                    run, folder, results, threads, commit, options, data_root))
+                active[process] = (run, time.time(), _size(_log(run, folder)))
+                process.start()
+        connection.wait([p.sentinel for p in active], timeout=None if active else 0)
         for ended in [p for p in active if p.exitcode is not None]:
-            run, began = active.pop(ended)
+            run, began, before = active.pop(ended)
             finished += 1
             left = (time.time() - start) / finished * (total - finished)
             print(f'[{finished}/{total}] {run.name}: {_outcome(run, results, ended)}, '
                   f'{time.time() - began:.0f} s; about {left / 60:.0f} min left', flush=True)
             if ended.exitcode:
-                failed += 1
-                log = _work_dir(folder, run.study, run.cell, run.seed) / 'output.log'
-                lines = log.read_text().splitlines() if log.is_file() else []
-                reasons = [line for line in lines if line.startswith('error: ')] or lines
-                print(f'  {reasons[-1] if reasons else ""} (log: {log})', flush=True)
-    return failed
+                failed.append(_key(run))
+                print(f'  {_reason(_log(run, folder), before)} (log: {_log(run, folder)})',
+                      flush=True)
+    return len(failed)
+
+
+def _key(run: Run) -> Tuple[Path, str, int]:
+    return run.study.resolve(), run.cell, run.seed
+
+
+def _source_key(run: Run) -> Optional[Tuple[Path, str, int]]:
+    return (run.after[0].resolve(), run.after[1], run.seed) if run.after else None
+
+
+def _log(run: Run, folder: Path) -> Path:
+    return _work_dir(folder, run.study, run.cell, run.seed) / 'output.log'
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _reason(log: Path, before: int) -> str:
+    """The error in what a process has added to its log."""
+    if not log.is_file():
+        return 'no log'
+    lines = log.read_bytes()[before:].decode(errors='replace').splitlines()
+    return ([line for line in lines if line.startswith('error: ')] or lines or ['killed'])[-1]
 
 
 def _outcome(run: Run, results: Path, process: BaseProcess) -> str:
-    if process.exitcode:
+    result = _find(results, run)
+    if process.exitcode or result is None:
         return f'failed with status {process.exitcode}'
-    metrics = next(r for r in read_results(results)
-                   if (r['config'], r['seed']) == (run.cell, run.seed))['metrics']
-    return ', '.join(f'{test} {next(iter(values.values())):.2f}'
-                     for test, values in metrics.items())
+    return '; '.join(' '.join([test, *(f'{name} {value:.2f}' for name, value in values.items())])
+                     for test, values in result['metrics'].items())
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -387,8 +473,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         if args.cfg_options and not args.results:
             raise ValueError('--cfg-options changes what the results are of: it needs --results')
         logging.disable(logging.WARNING)
-        plans = [plan_runs(study, args.cells, args.seeds) for study in args.studies]
-        logging.disable(logging.NOTSET)
+        try:
+            plans = [plan_runs(study, args.cells, args.seeds) for study in args.studies]
+        finally:
+            logging.disable(logging.NOTSET)
         folder = args.work_dir or Path(
             'work_dirs', Path(args.results).stem if args.results else 'studies')
         for study, runs in zip(args.studies, plans):

@@ -28,10 +28,10 @@ def draw(study):
         axis.set_title(f'alpha {name}', fontsize='medium')
         ends = [[w[-1] for w in r['curve']['weights'].values()] for r in cell.results]
         means = [sum(e) / len(e) for e in zip(*ends)]
-        if 'schedule' in name:
-            dropped = kept = cell.summary()
-        else:
-            dropped, kept = cell.summary('dropped_64'), cell.summary('kept_64')
+        if 'schedule' in name:  # nothing is left to drop
+            rows.append((name, *(f'{m:.3f}' for m in means), cell.summary(), '', ''))
+            continue
+        dropped, kept = cell.summary('dropped_64'), cell.summary('kept_64')
         lost = Summary(tuple(a - b for a, b in zip(dropped.values, kept.values)))
         rows.append((name, *(f'{m:.3f}' for m in means), dropped, kept,
                      f'{lost.mean:+.2f} ± {lost.std:.2f}'))

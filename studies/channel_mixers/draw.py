@@ -25,8 +25,9 @@ def draw(study):
     rows, strips = [], []
     figure, ((left, right), ) = new_figure(2, size=(6.8, 4.4))
     for cell in (find_cell(study, name) for name in NAMES):
-        learned = 'dropped_64' in cell.results[0]['metrics']
-        dropped = cell.summary('dropped_64' if learned else None)
+        tests = cell.results[0]['metrics']
+        learned = 'kept_64' in tests
+        dropped = cell.summary('dropped_64' if 'dropped_64' in tests else None)
         kept = cell.summary('kept_64') if learned else ''
         name = NAMES[cell.name]
         rows.append((name, f'{cell.params:.2f}', f'{cell.macs:.1f}', dropped, kept,

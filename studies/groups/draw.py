@@ -4,10 +4,10 @@ from mmscheme.analysis.study import compare
 NAMES = {
     '11e2_no_cca': '11-e2 (dense E=2)',
     '22e4_no_cca': '22-e4',
-    'channel_mixers/44e8_no_cca': '44-e8',
+    'channel_mixers/44e8_no_cca_fan_in': '44-e8',
     '88e16_no_cca': '88-e16',
     '44e8_shuffle': '44-e8, channel shuffle',
-    'channel_mixers/44e8': '44-e8, CCA, schedule',
+    'channel_mixers/44e8_fan_in': '44-e8, CCA, schedule',
 }
 
 

@@ -3,8 +3,9 @@ from mmscheme.analysis.study import compare
 
 NAMES = {
     'vit_dense': 'stock, dense E=4',
-    'vit_44e8_no_cca': '44-e8 without CCA',
-    'vit_44e8': '44-e8, CCA, schedule',
+    'vit_dense_fan_in': 'dense E=4, fan-in',
+    'vit_44e8_no_cca': '44-e8 without CCA, fan-in',
+    'vit_44e8': '44-e8, CCA, schedule, fan-in',
 }
 
 

@@ -2,6 +2,7 @@
 from mmscheme.analysis.study import find_cell, markdown_table, new_figure, save_figure
 
 LEARNED = {
+    'channel_mixers/44e8_no_cca': 'no CCA',
     'channel_mixers/44e8_learned': 'Gram matrix, published tau',
     'covariance_root_c': 'covariance, tau = sqrt(C)',
     'covariance_1': 'covariance, tau = 1',
@@ -29,6 +30,9 @@ def draw(study):
         cell = find_cell(study, path)
         row = [name]
         for axis, branch in zip(axes, ('kept', 'dropped')):
+            if 'no_cca' in path and branch == 'kept':
+                row += [''] * len(SIZES)
+                continue
             found = [cell.summary(f'{branch}_{size}') for size in SIZES]
             axis.errorbar(SIZES, [s.mean for s in found], [s.std for s in found], marker='o',
                           capsize=3, label=name)

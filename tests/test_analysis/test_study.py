@@ -26,9 +26,11 @@ def write(folder, *results):
     folder.mkdir(exist_ok=True)
     with open(folder / 'results.jsonl', 'w') as f:
         for config, seed, value in results:
-            metrics = {'test': {'top1': value, 'top5': 100}}
+            metrics = {'test': {'aAcc': 100, 'mIoU': value}}
             if config == 'two':
                 metrics['kept'] = {'top1': value + 1}
+            if config == 'one':
+                del metrics['test']['aAcc']
             f.write(json.dumps(dict(config=config, seed=seed, metrics=metrics, params=1234567,
                                     macs=2e6)) + '\n')
     return folder
@@ -58,6 +60,13 @@ def test_cells(tmp_path):
     for test in (None, 'other'):
         with pytest.raises(ValueError, match=r"two: expected a test of \['test', 'kept'\]"):
             two.summary(test)
+    assert two.summary('test', 'mIoU') == Summary((5., ))
+    for metric in (None, 'top1'):
+        with pytest.raises(ValueError, match=r"two: expected a metric of \['aAcc', 'mIoU'\]"):
+            two.summary('test', metric)
+    write(tmp_path / 'c', ('one', 0, 1.), ('one', 0, 1.))
+    with pytest.raises(ValueError, match='several results of one with one seed'):
+        find_cell(tmp_path / 'c', 'one')
     with pytest.raises(ValueError, match=r'no results of three in .*a/results.jsonl; .*sweep.py'):
         find_cell(tmp_path / 'a', 'three')
 
@@ -75,7 +84,8 @@ def test_tables_and_their_places():
 
 def test_comparison(tmp_path):
     write(tmp_path / 'a', ('one', 0, 1.), ('one', 1, 3.), ('low', 0, -5.))
-    table = compare(tmp_path / 'a', dict(one='first', low='second'), 'top-1 in %')
+    table = compare(tmp_path / 'a', dict(one='first', low='second'), 'mIoU in %',
+                    'mIoU')
     assert table.splitlines()[2:] == ['| first | 1.23 | 2.0 | 2.0 ± 1.4 | 2 |',
                                       '| second | 1.23 | 2.0 | -5.0 | 1 |']
     picture = cv2.imread(str(tmp_path / 'a' / 'figure.png'))
@@ -101,11 +111,13 @@ def test_the_repository_shows_its_results(tmp_path):
 
 
 def test_every_result_has_a_config_and_enough_seeds():
-    for path in STUDIES.glob('*/results.jsonl'):
+    paths = list(STUDIES.glob('*/results.jsonl'))
+    assert {p.parent for p in paths} == {p.parent for p in STUDIES.glob('*/configs')}
+    for path in paths:
         done = {(r['config'], r['seed']) for r in read_results(path)}
         assert len(done) == len(read_results(path))
         assert done == {(r.cell, r.seed) for r in plan_runs(path.parent)}, path
         for result in read_results(path):
             cfg = load_config(path.parent / 'configs' / f'{result["config"]}.py')
-            assert list(result['metrics']) == list(cfg.study.get('tests') or ['test'])
+            assert set(result['metrics']) == set(cfg.study.get('tests') or ['test'])
             assert len(result['commit']) >= 7 and result['seconds'] > 0

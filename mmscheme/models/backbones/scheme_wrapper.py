@@ -78,6 +78,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
                    keep_cca: bool = False,
                    cca_scaling: str = 'gram',
                    cca_tau: Optional[float] = None,
+                   init_std: Optional[float] = 0.02,
                    match_variance: bool = True,
                    alpha_init: float = 0.5,
                    stages: Union[int, Sequence[int], None] = None,
@@ -105,7 +106,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
             for each mixer the most, up to 4, into which its widths divide.
         expansion: Hidden channels as a multiple of the channels; None keeps those of the
             stock backbone.
-        cca, keep_cca, cca_scaling, cca_tau, match_variance, alpha_init: See
+        cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See
             :class:`mmscheme.layers.SCHEMEMixer`.
         stages: Which mixers are replaced: all by default, or those of these stages. A stage
             is one width of channels, counted from 0 in the order of their appearance.
@@ -161,7 +162,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
         most = max(g for g in range(1, _AUTO_GROUPS + 1)
                    if math.gcd(dense.widths[0], hidden_dims) % g == 0)
         mixer = PlugInMixer(dense, hidden_dims, pair or (most, most), cca, keep_cca, cca_scaling,
-                            cca_tau, match_variance, alpha_init)
+                            cca_tau, init_std, match_variance, alpha_init)
         if seed_from_dense:
             mixer.load_state_dict(mixer.from_dense(dense.module.state_dict()), strict=False)
         names[mixer.take_place(backbone, dense)] = dense.name

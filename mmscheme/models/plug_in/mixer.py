@@ -85,7 +85,7 @@ class PlugInMixer(SCHEMEMixer):
         groups: Blocks of the two layers.
         cca: See :class:`mmscheme.layers.SCHEMEMixer`; without effect where none of the
             tokens is a position.
-        keep_cca, cca_scaling, cca_tau, match_variance, alpha_init: See there.
+        keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See there.
 
     Attributes:
         stock_keys: What the mixer has for each entry of the dense one's state dict, by their
@@ -94,7 +94,7 @@ class PlugInMixer(SCHEMEMixer):
 
     def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int], cca: bool,
                  keep_cca: bool, cca_scaling: str, cca_tau: Optional[float],
-                 match_variance: bool, alpha_init: float) -> None:
+                 init_std: Optional[float], match_variance: bool, alpha_init: float) -> None:
         embed_dims, stock_hidden = dense.widths
         (_, first), (_, last) = dense.parts[0], dense.parts[dense.last]
         between: List[Tuple[str, nn.Module, nn.Module]] = []
@@ -112,7 +112,7 @@ class PlugInMixer(SCHEMEMixer):
         super().__init__(embed_dims, hidden_dims, groups, cca and dense.extra_tokens is not None,
                          keep_cca, cca_scaling, cca_tau,
                          lambda: parts[0] if len(parts) == 1 else nn.Sequential(*parts),
-                         match_variance=match_variance, alpha_init=alpha_init)
+                         init_std=init_std, match_variance=match_variance, alpha_init=alpha_init)
         self.ffn.drop1.p = drop
         self.ffn.drop2.p = next((part.p for _, part in dense.parts[dense.last + 1:]
                                  if isinstance(part, nn.Dropout)), 0.)

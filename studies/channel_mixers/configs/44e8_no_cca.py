@@ -1,3 +1,3 @@
 # 44-e8 without CCA.
-_base_ = '../../_base_/imagenette_64.py'
+_base_ = '../../_base_/sizes.py'
 model = dict(backbone=dict(cca=False))

@@ -1,4 +1,6 @@
-# The same transformer with 44-e8 without CCA by the wrapper.
+# The same transformer with 44-e8 without CCA, initial weights by the number of inputs.
 _base_ = 'vit_dense.py'
 model = dict(
-    backbone=dict(_delete_=True, type='mmscheme.SCHEMEWrapper', backbone=_base_.model.backbone, cca=False))
+    backbone=dict(
+        _delete_=True, type='mmscheme.SCHEMEWrapper', backbone=_base_.model.backbone,
+        cca=False, init_std=None))
