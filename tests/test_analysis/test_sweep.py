@@ -235,7 +235,7 @@ def test_results_are_added_whole(tmp_path):
 
 def test_bad_arguments(study, tmp_path, capsys):
     stopped([str(tmp_path)], f'no configs of a study, configs/*.py, in {tmp_path}', capsys)
-    stopped([str(study), '--cells', 'x'], "has no config 'x'; it has ['backbone_of', 'dense',", capsys)
+    stopped([str(study), '--cells', 'x'], "has no config 'x'; it has ['backbone_of',", capsys)
     stopped([str(study), '--jobs', '0'], '--jobs: expected at least 1, found 0', capsys)
     stopped([str(study), '--cfg-options', 'a=1'], 'it needs --results', capsys)
     bad = tmp_path / 'r.jsonl'
