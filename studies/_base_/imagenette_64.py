@@ -5,6 +5,10 @@ model = dict(
     data_preprocessor=dict(num_classes=10),
     backbone=dict(
         arch=dict(_delete_=True, depths=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256)),
+        # Said here, so that results stay of these whatever becomes the default.
+        init_std=0.02,
+        alpha_init=0.5,
+        cca_scaling='gram',
         pos_embed=(4, 4),
         drop_path_rate=0.),
     head=dict(num_classes=10, in_channels=256, topk=(1, )),

@@ -3,7 +3,11 @@
 _base_ = '../../configs/semantic_fpn_scheme_s_ade20k.py'
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256))),
+    backbone=dict(
+        arch=dict(_delete_=True, depths=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256)),
+        init_std=None,
+        alpha_init=0.5,
+        cca_scaling='gram'),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
     decode_head=dict(in_channels=[64, 64, 64, 64], channels=64))
 root = 'data/camvid_as_ade20k'

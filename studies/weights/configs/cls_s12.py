@@ -1,4 +1,4 @@
 # SCHEMEformer-S12 itself (44-e8) on Imagenette at 64x64, 6 epochs; its weights are written.
 _base_ = '../../_base_/imagenette_64.py'
-model = dict(backbone=dict(arch='s12', pos_embed=True), head=dict(in_channels=512))
+model = dict(backbone=dict(arch='s12', init_std=None, pos_embed=True), head=dict(in_channels=512))
 study = dict(seeds=(0, ), publish=True)
