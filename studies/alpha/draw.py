@@ -14,6 +14,7 @@ NAMES = {
     'init90': 'from 0.9',
     'init90_lr10': 'from 0.9, learning rate x 10',
     'channel_mixers/44e8_learned_authors_std': "from 0.5, authors' std",
+    'fan_in': 'from 0.5, fan-in',
     'channel_mixers/44e8': 'from 0.5, schedule',
 }
 
@@ -21,7 +22,7 @@ NAMES = {
 def draw(study):
     """Writes the figure and returns the table."""
     rows = []
-    figure, axes = new_figure(3, 2, (4.2, 3.), sharex=True, sharey=True)
+    figure, axes = new_figure(4, 2, (4.2, 3.), sharex=True, sharey=True)
     for axis, (path, name) in zip(axes.ravel(), NAMES.items()):
         cell = find_cell(study, path)
         plot_curves(axis, cell)
@@ -35,6 +36,7 @@ def draw(study):
         lost = Summary(tuple(a - b for a, b in zip(dropped.values, kept.values)))
         rows.append((name, *(f'{m:.3f}' for m in means), dropped, kept,
                      f'{lost.mean:+.2f} ± {lost.std:.2f}'))
+    axes[-1, -1].set_visible(False)
     axes[0, -1].legend(title='block', fontsize='small')
     for axis in axes[:, 0]:
         axis.set_ylabel('1 − alpha')
