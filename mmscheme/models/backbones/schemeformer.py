@@ -45,7 +45,7 @@ def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
                          f'{sorted(optional)}, found {sorted(arch)}')
     full = dict(dict(token_mixers=_PPAA, layer_scale_init=1e-5), **arch)
     for key in ('depths', 'embed_dims', 'token_mixers'):
-        if len(full[key]) != 4:
+        if not isinstance(full[key], (list, tuple)) or len(full[key]) != 4:
             raise ValueError(f'arch.{key}: expected 4 stages, found {full[key]!r}')
     if not abs(full['layer_scale_init']) < 1e38:
         raise ValueError('arch.layer_scale_init: expected a finite number, found '
