@@ -209,7 +209,9 @@ def fingerprint(python: Path, stack: str) -> str:
 
 def own_torch(python: Path) -> List[str]:
     """The torch and torchvision of an environment, as requirements that change nothing."""
-    found = {name: ask(python, f'import {name}; print({name}.__version__)')
+    # The version that pip knows: __version__ may name a CUDA beside it.
+    found = {name: ask(python, f'import {name}; from importlib.metadata import version; '
+                               f'print(version("{name}"))')
              for name in ('torch', 'torchvision')}
     for name, version in found.items():
         if not version:
