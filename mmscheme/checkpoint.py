@@ -13,7 +13,7 @@ import os
 import pickle
 from collections import OrderedDict
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
@@ -158,12 +158,12 @@ def _drop_config(checkpoint: Any) -> None:
                 holder.pop(key, None)
 
 
-def load_from_local(filename: str, map_location: Any = None) -> Any:
+def load_from_local(filename: str, map_location: Any = None, mmap: bool = False) -> Any:
     """mmengine's loader of this name, without the allow-list and fall-back of its forks."""
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(filename)
-    return torch.load(filename, map_location=map_location, weights_only=True)
+    return torch.load(filename, map_location=map_location, weights_only=True, mmap=mmap)
 
 
 def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,12 +197,13 @@ def _cause(error: BaseException) -> str:
     return text.strip().split('. ')[0].rstrip('.')
 
 
-def load_checkpoint(filename: str, map_location: Any = None) -> Any:
+def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False) -> Any:
     """Reads a checkpoint file without running code from it.
 
     Args:
         filename: Path of the file.
         map_location: As in :func:`torch.load`.
+        mmap: As in :func:`torch.load`; values that nobody looks at are not read.
 
     Returns:
         What the file holds, without the text of a config.
@@ -212,7 +213,7 @@ def load_checkpoint(filename: str, map_location: Any = None) -> Any:
         ValueError: The file is not a checkpoint, or holds objects other than tensors,
             numbers, text, arrays, containers of them and mmengine's log history.
     """
-    return _guarded(load_from_local)(filename, map_location)
+    return _guarded(partial(load_from_local, mmap=mmap))(filename, map_location)
 
 
 def find_weights(content: Any) -> Dict[str, torch.Tensor]:

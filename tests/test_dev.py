@@ -3,6 +3,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -149,6 +150,12 @@ def test_own_torch_is_checked(dev, monkeypatch, capsys):
             with pytest.raises(SystemExit):
                 dev.own_torch('py')
     assert 'found 2.15.0' in capsys.readouterr().err
+
+
+def test_own_torch_is_named_as_pip_knows_it(dev):
+    """Which is without the CUDA that ``torch.__version__`` may name."""
+    assert dev.own_torch(sys.executable) == [f'{name}=={version(name)}'
+                                             for name in ('torch', 'torchvision')]
 
 
 def test_requirements_name_one_torch_each(dev):

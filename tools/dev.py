@@ -140,8 +140,8 @@ def build_mmcv(python: Path, requirement: str, toolkit: Optional[Path], torch: s
         return found[0]
     check_compiler()
     pip(python, 'install', *read_requirements('build'))
-    jobs = len(os.sched_getaffinity(0))
-    env = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=os.environ.get('MAX_JOBS', str(jobs)))
+    jobs = os.environ.get('MAX_JOBS') or str(len(os.sched_getaffinity(0)))
+    env = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=jobs)
     if toolkit:
         env.update(FORCE_CUDA='1', CUDA_HOME=str(toolkit))
     else:
@@ -209,7 +209,9 @@ def fingerprint(python: Path, stack: str) -> str:
 
 def own_torch(python: Path) -> List[str]:
     """The torch and torchvision of an environment, as requirements that change nothing."""
-    found = {name: ask(python, f'import {name}; print({name}.__version__)')
+    # The version that pip knows: __version__ may name a CUDA beside it.
+    found = {name: ask(python, f'import {name}; from importlib.metadata import version; '
+                               f'print(version("{name}"))')
              for name in ('torch', 'torchvision')}
     for name, version in found.items():
         if not version:

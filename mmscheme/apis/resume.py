@@ -3,7 +3,7 @@ import logging
 import re
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from mmengine.logging import print_log
 
@@ -74,9 +74,9 @@ def _age(path: Path) -> Tuple[int, float]:
 def _problem(path: Path) -> Optional[str]:
     """Why a run cannot resume from a file, or None."""
     try:
-        content = load_checkpoint(str(path), map_location='cpu')
+        content = load_checkpoint(str(path), map_location='cpu', mmap=is_zipfile(path))
         with ZipFile(path) as parts:  # torch does not look at its checksums
-            damaged = parts.testzip()
+            damaged = parts.testzip()  # reads all values
     except BadZipFile:
         damaged = None  # torch's format of long ago has none
     except (OSError, ValueError) as e:

@@ -199,4 +199,8 @@ def test_checkpoints_without_a_pointer_are_found_and_a_moved_folder_too(folder, 
     (moved / 'last_checkpoint').unlink()
     (moved / 'iter_10.pth').write_bytes((moved / 'iter_3.pth').read_bytes())
     assert find_checkpoint(moved) == str(moved / 'iter_10.pth')
+    # The format of long ago.
+    torch.save(torch.load(moved / 'iter_10.pth', weights_only=True), moved / 'iter_11.pth',
+               _use_new_zipfile_serialization=False)
+    assert find_checkpoint(moved) == str(moved / 'iter_11.pth')
     assert find_checkpoint(moved / 'nothing') is None
