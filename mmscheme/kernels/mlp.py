@@ -22,6 +22,8 @@ ACTIVATIONS = ('gelu', 'silu', 'relu', 'star_relu')
 #: The widest group that the Triton kernels take: a program holds all of its channels.
 MAX_WIDTH = 256
 
+# torch 2.6 does not tell an export from compiling: there, compiled code has no operators of ours.
+_is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
 _logger = logging.getLogger('mmscheme')
 _said: Set[str] = set()
 
@@ -29,7 +31,7 @@ _said: Set[str] = set()
 def exporting() -> bool:
     """Whether the model is written down for another runtime, which has not our operators."""
     return (torch.jit.is_tracing() or torch.jit.is_scripting() or torch.onnx.is_in_onnx_export()
-            or torch.compiler.is_exporting())
+            or _is_exporting())
 
 
 def _say_once(text: str, level: int) -> None:

@@ -6,7 +6,7 @@ one for the weights, whose sums over parts of the tokens are added up afterwards
 order, so that results repeat bit by bit.
 """
 import functools
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -188,27 +188,28 @@ def _weight_kernel(g_ptr, x_ptr, w1_ptr, b1_ptr, w2_ptr, scale_ptr, shift_ptr, d
 _INTERPRETED = isinstance(_dot, InterpretedFunction)
 
 
-def _tuned(kernel: Any, tiles: List[Tuple[int, int, int, int]]) -> Any:
-    """A kernel that chooses its tiles by measurement, once a width and dtype.
-
-    Args:
-        kernel: The kernel.
-        tiles: Tokens and hidden channels of a tile, warps and stages. What does not fit
-            into the shared memory of the device is left out by Triton.
-    """
-    configs = [triton.Config(dict(BLOCK_M=m, BLOCK_H=h), num_warps=warps, num_stages=stages)
-               for m, h, warps, stages in (tiles[:1] if _INTERPRETED else tiles)]
-    return triton.autotune(configs, key=['C', 'H', 'BLOCK_C', 'PRECISION', 'ACT'])(kernel)
-
-
-# The first of each is small enough for any device and dtype.
+# Tokens and hidden channels of a tile, warps and stages. The first of each is small enough for
+# any device and dtype; what does not fit into the shared memory is left out by Triton.
 _TILES = [(32, 16, 4, 1), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 8, 3), (128, 32, 4, 3),
           (128, 32, 8, 2), (128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2)]
-_forward_tuned = _tuned(_forward_kernel, _TILES)
-_input_tuned = _tuned(_input_kernel, _TILES)
-_weight_tuned = _tuned(_weight_kernel, [(16, 16, 4, 1), (32, 32, 4, 2), (64, 32, 4, 2),
-                                        (64, 64, 4, 2), (64, 64, 8, 2), (128, 32, 4, 2),
-                                        (128, 64, 8, 2), (64, 128, 8, 2)])
+_WEIGHT_TILES = [(16, 16, 4, 1), (32, 32, 4, 2), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 8, 2),
+                 (128, 32, 4, 2), (128, 64, 8, 2), (64, 128, 8, 2)]
+
+
+@functools.cache
+def _tuned(kernel: Any) -> Any:
+    """A kernel that chooses its tiles by measurement, once a width and dtype.
+
+    Not before it is used, and not in the interpreter: Triton 3.2 (torch 2.6) asks for the
+    GPU's driver here.
+    """
+    tiles = _WEIGHT_TILES if kernel is _weight_kernel else _TILES
+    if _INTERPRETED:
+        m, h, *_ = tiles[0]
+        return triton.heuristics(dict(BLOCK_M=lambda args: m, BLOCK_H=lambda args: h))(kernel)
+    configs = [triton.Config(dict(BLOCK_M=m, BLOCK_H=h), num_warps=warps, num_stages=stages)
+               for m, h, warps, stages in tiles]
+    return triton.autotune(configs, key=['C', 'H', 'BLOCK_C', 'PRECISION', 'ACT'])(kernel)
 
 
 def needs(device_type: str, index: Optional[int]) -> Optional[str]:
@@ -270,8 +271,17 @@ def _views(*tensors: Tensor) -> Tuple[Tensor, ...]:
     return flat if len({t.shape for t in flat}) == 1 else tensors
 
 
+def _allows_tf32() -> bool:
+    """Whether torch may round the factors of products of float32."""
+    switches = torch.backends.cuda.matmul
+    # Before torch 2.9 there is the second alone; after it, reading both may be an error.
+    if hasattr(switches, 'fp32_precision'):
+        return bool(switches.fp32_precision == 'tf32')
+    return bool(switches.allow_tf32)
+
+
 def _options(x: Tensor, width: int, act: str) -> Dict[str, Any]:
-    tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == 'tf32'
+    tf32 = x.dtype == torch.float32 and _allows_tf32()
     return dict(ACT=act, WIDEN=_INTERPRETED and x.dtype == torch.bfloat16,
                 PRECISION='tf32' if tf32 else 'ieee',
                 BLOCK_C=max(16, triton.next_power_of_2(width)))
@@ -295,7 +305,7 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
     xs, ys = _views(x, y)
     width, hidden = w2.shape[0] // groups, w1.shape[0] // groups
     with _on(x):
-        _forward_tuned[_over_tokens(xs, groups)](
+        _tuned(_forward_kernel)[_over_tokens(xs, groups)](
             xs, w1, b1, w2, b2, scale, shift, ys, xs.shape[1], width, hidden, *xs.stride(),
             *ys.stride(), HAS_B1=b1 is not None, HAS_B2=b2 is not None,
             **_options(x, width, act))
@@ -317,10 +327,10 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     db1, dscale, dshift = (x.new_zeros((parts, groups, hidden), dtype=torch.float32)
                            for _ in range(3))
     with _on(x):
-        _input_tuned[_over_tokens(xs, groups)](
+        _tuned(_input_kernel)[_over_tokens(xs, groups)](
             gs, xs, w1, b1, w2, scale, ds, tokens, width, hidden, *gs.stride(), *xs.stride(),
             *ds.stride(), **options)
-        _weight_tuned[lambda meta: (triton.cdiv(hidden, meta['BLOCK_H']), groups, parts)](
+        _tuned(_weight_kernel)[lambda meta: (triton.cdiv(hidden, meta['BLOCK_H']), groups, parts)](
             gs, xs, w1, b1, w2, scale, shift, dw1, db1, dw2, dscale, dshift, batch, tokens,
             width, hidden, *gs.stride(), *xs.stride(), parts, **options)
     return (dx, dw1.sum(0).view(w1.shape), db1.sum(0).flatten(),

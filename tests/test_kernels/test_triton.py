@@ -55,7 +55,7 @@ for kernel in (triton_mlp._forward_kernel, triton_mlp._input_kernel, triton_mlp.
     sums = ('dw1_ptr', 'db1_ptr', 'dw2_ptr', 'dscale_ptr', 'dshift_ptr')
     kinds = {n: 'constexpr' if n in fixed else '*fp32' if n in sums else
              '*bf16' if n.endswith('_ptr') else 'i32' for n in names}
-    source = ASTSource(kernel, kinds, {(names.index(n), ): v for n, v in fixed.items()})
+    source = ASTSource(kernel, kinds, fixed)
     made = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=4))
     print(made.metadata.shared, 'wgmma' in made.asm['ptx'], len(made.asm['cubin']) > 0)
 '''
