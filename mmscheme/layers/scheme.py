@@ -44,7 +44,7 @@ class SCHEMEMixer(nn.Module):
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
                  cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
-                 drop: float = 0., init_std: Union[float, None] = 0.02, match_variance: bool = True,
+                 drop: float = 0., init_std: Union[float, None] = None, match_variance: bool = True,
                  implementation: str = 'auto', alpha_init: float = 0.5) -> None:
         super().__init__()
         if not 0 < alpha_init < 1:

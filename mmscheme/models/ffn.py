@@ -69,7 +69,7 @@ class BlockDiagonalFFN(_ResidualFFN):
                  act_cfg: dict = dict(type='ReLU', inplace=True), ffn_drop: float = 0.,
                  dropout_layer: Optional[dict] = None, add_identity: bool = True,
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
-                 groups: Union[int, Sequence[int]] = (4, 4), init_std: Optional[float] = 0.02,
+                 groups: Union[int, Sequence[int]] = (4, 4), init_std: Optional[float] = None,
                  match_variance: bool = True) -> None:
         mixer = BlockDiagonalMLP(embed_dims, feedforward_channels, groups,
                                  lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
@@ -102,7 +102,7 @@ class SCHEMEFFN(_ResidualFFN):
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
                  groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
-                 cca_tau: Optional[float] = None, init_std: Optional[float] = 0.02,
+                 cca_tau: Optional[float] = None, init_std: Optional[float] = None,
                  match_variance: bool = True, batch_first: bool = True,
                  alpha_init: float = 0.5) -> None:
         mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca, keep_cca, cca_scaling,

@@ -71,7 +71,7 @@ def test_initial_output_variance_is_that_of_the_dense_layer():
     x = torch.randn(4096, 256)
     deviations = {}
     for groups, match in ((1, True), (4, True), (4, False)):
-        layer = BlockDiagonalLinear(256, 2048, groups, match_variance=match)
+        layer = BlockDiagonalLinear(256, 2048, groups, init_std=0.02, match_variance=match)
         deviations[groups, match] = layer(x).std().item()
         assert layer.weight.std().item() == pytest.approx(
             0.02 * (math.sqrt(groups) if match else 1), rel=0.02)
@@ -83,7 +83,7 @@ def test_initial_output_variance_is_that_of_the_dense_layer():
 @pytest.mark.parametrize('groups', [1, 4])
 def test_initial_weights_by_the_number_of_inputs(groups):
     torch.manual_seed(0)
-    layer = BlockDiagonalLinear(64, 2048, groups, init_std=None)
+    layer = BlockDiagonalLinear(64, 2048, groups)
     # Of a normal cut at two, which is all but the tails for so small deviations.
     assert layer.weight.std().item() == pytest.approx((64 / groups)**-0.5, rel=0.03)
     assert layer(torch.randn(4096, 64)).std().item() == pytest.approx(1, rel=0.05)

@@ -126,7 +126,7 @@ class SCHEMEformer(BaseModule):
         keep_cca: Keeps that branch in evaluation mode.
         cca_scaling, cca_tau: See :class:`mmscheme.layers.ChannelCovarianceAttention`.
         match_variance: Starts the block-diagonal layers with the output variance of
-            dense ones; False is the authors' initialisation.
+            dense ones; False, with ``init_std=0.02``, is the authors' initialisation.
         init_std: Deviation of a dense layer's initial weights in the FFNs; None for the root of
             one over its inputs.
         alpha_init: Initial weight of the FFN beside CCA, between 0 and 1.
@@ -162,7 +162,7 @@ class SCHEMEformer(BaseModule):
                  cca_scaling: str = 'gram',
                  cca_tau: Optional[float] = None,
                  match_variance: bool = True,
-                 init_std: Optional[float] = 0.02,
+                 init_std: Optional[float] = None,
                  alpha_init: float = 0.5,
                  in_channels: int = 3,
                  drop_rate: float = 0.,
