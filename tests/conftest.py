@@ -1,12 +1,12 @@
 """Shared fixtures: small data sets, and the real ones where they are named."""
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from mmscheme.datasets.scenes import write_scenes
+from tests.commands import execute
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / 'README.md').read_text()
@@ -17,12 +17,11 @@ def blocks(language):
     return re.findall(rf'```{language}\n(.*?)```', README, re.S)
 
 
-def run(*command, fails=False, **environment):
+def run(*command, fails=False, cwd=REPOSITORY, **environment):
     """What a command prints, run in the clone; its status must be as expected."""
-    result = subprocess.run([str(c) for c in command], cwd=REPOSITORY, text=True,
-                            capture_output=True, env={**os.environ, **environment})
-    assert bool(result.returncode) == fails, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
+    status, out, errors = execute(command, cwd, **environment)
+    assert bool(status) == fails, out[-3000:] + errors[-3000:]
+    return out + errors
 
 
 def readme_names(word, replacements):

@@ -6,11 +6,23 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from mmscheme.analysis.random_batch import random_batch
+from mmscheme.models.backbones.schemeformer import ARCHS
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
 SIZE = (64, 64)
 
+
+def small(cfg):
+    """A block a stage in the larger networks but the classifiers; few regions in detectors."""
+    backbone = cfg.model.backbone
+    if cfg.default_scope != 'mmpretrain' and backbone.get('arch') in ('s24', 's36', 'm36'):
+        backbone.arch = dict(ARCHS[backbone.arch], depths=(1, 1, 1, 1))
+    for part in (cfg.model.get('train_cfg') or {}, cfg.model.get('test_cfg') or {}):
+        for proposals in (part.get('rpn_proposal'), part.get('rpn')):
+            if proposals and 'max_per_img' in proposals:
+                proposals.max_per_img = 20
+    return cfg
 
 
 def build(cfg):
@@ -56,6 +68,7 @@ def test_config_trains_a_step_and_predicts(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    small(cfg)
     rcnn = (cfg.model.get('test_cfg') or {}).get('rcnn')
     if rcnn:
         rcnn.score_thr = 0.  # random weights are sure of nothing, and masks want a box

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmscheme.layers import SCHEMEMixer
 from tests.conftest import REPOSITORY, readme_names
-from tests.test_configs import build, check_step_and_prediction
+from tests.test_configs import build, check_step_and_prediction, small
 from tests.test_stock_configs import stock
 
 CONFIGS = sorted((REPOSITORY / 'configs' / 'plug_in').glob('*.py'))
@@ -41,7 +41,7 @@ def test_stock_config_trains_a_step_and_predicts(package, name, number):
         cfg.model.data_preprocessor.size = (64, 64)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(small(cfg).model)
     assert len(mixers(model.backbone)) == number and len(mixers(model)) == number
     without_drop_path(model)
     check_step_and_prediction(model, cfg, model.backbone)

@@ -7,23 +7,22 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.test_package import SHORT, call
+from tests.conftest import run
+from tests.test_package import SHORT
 
 FLAGSHIP = 'configs/upernet_scheme_s_ade20k.py'
 OPTIONS = [o for o in SHORT if not re.search('max_iters|interval|batch', o)]
 
 
 def short_run(root, work_dir, *arguments, iterations=24):
-    return call([sys.executable, 'tools/train.py', FLAGSHIP, '--data-root', root, '--work-dir',
-                 work_dir, *arguments, '--cfg-options', *OPTIONS,
-                 f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=8',
-                 'default_hooks.logger.interval=1', 'model.decode_head.channels=32',
-                 'model.auxiliary_head.channels=32', 'optim_wrapper.optimizer.lr=2e-3',
-                 'param_scheduler.0.end=2', 'param_scheduler.1.begin=2',
-                 f'param_scheduler.1.end={iterations}', 'train_dataloader.batch_size=4',
-                 'randomness.seed=0'],
-                REPOSITORY)
+    return run(sys.executable, 'tools/train.py', FLAGSHIP, '--data-root', root, '--work-dir',
+               work_dir, *arguments, '--cfg-options', *OPTIONS,
+               f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=8',
+               'default_hooks.logger.interval=1', 'model.decode_head.channels=32',
+               'model.auxiliary_head.channels=32', 'optim_wrapper.optimizer.lr=2e-3',
+               'param_scheduler.0.end=2', 'param_scheduler.1.begin=2',
+               f'param_scheduler.1.end={iterations}', 'train_dataloader.batch_size=4',
+               'randomness.seed=0')
 
 
 @pytest.fixture(scope='module')
@@ -51,10 +50,10 @@ def test_resume_goes_on(camvid):
 @pytest.mark.parametrize('name, images', [('camvid_as_ade20k', 101), ('ade20k_sample', 3)])
 def test_testing_real_images(camvid, real_data, tmp_path, name, images):
     _, work_dir, _ = camvid
-    log = call([sys.executable, 'tools/test.py', FLAGSHIP, work_dir / 'iter_24.pth', '--data-root',
-                real_data / name, '--work-dir', tmp_path / 'w', '--show-dir', tmp_path / 'pictures',
-                '--cfg-options', *OPTIONS, 'model.decode_head.channels=32',
-                'model.auxiliary_head.channels=32'], REPOSITORY)
+    log = run(sys.executable, 'tools/test.py', FLAGSHIP, work_dir / 'iter_24.pth', '--data-root',
+              real_data / name, '--work-dir', tmp_path / 'w', '--show-dir', tmp_path / 'pictures',
+              '--cfg-options', *OPTIONS, 'model.decode_head.channels=32',
+              'model.auxiliary_head.channels=32')
     metrics = json.loads(next((tmp_path / 'w').glob('*/*.json')).read_text())
     assert f'mIoU: {metrics["mIoU"]:.4f}' in log and metrics['aAcc'] > 0
     pictures = list((tmp_path / 'pictures').iterdir())
@@ -77,9 +76,9 @@ def test_detection_on_coco(real_data, tmp_path):
                'model.test_cfg.rcnn.max_per_img=20', 'model.roi_head.bbox_head.fc_out_channels=128',
                'model.roi_head.mask_head.conv_out_channels=32',
                'optim_wrapper.optimizer.lr=1e-3', 'param_scheduler.0.end=5']
-    log = call([sys.executable, 'tools/train.py', 'configs/mask_rcnn_scheme_s_coco.py',
-                '--data-root', real_data / 'coco_tiny', '--work-dir', tmp_path, '--cfg-options',
-                *options], REPOSITORY)
+    log = run(sys.executable, 'tools/train.py', 'configs/mask_rcnn_scheme_s_coco.py',
+              '--data-root', real_data / 'coco_tiny', '--work-dir', tmp_path, '--cfg-options',
+              *options)
     losses = [float(v) for v in re.findall(r' loss: ([\d.]+)', log)]
     assert len(losses) == 20 and np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     metrics, = (json.loads(line) for line in next(

@@ -1,6 +1,5 @@
 """SCHEMEformer in the frameworks' own configs and tools."""
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmscheme.datasets.scenes import THINGS
+from tests.conftest import run
+from tests.test_configs import check_step_and_prediction, small
 
 BACKBONE = dict(_delete_=True, type='mmscheme.SCHEMEformer', arch='s12')
 WIDTHS = [64, 128, 320, 512]
@@ -23,10 +24,9 @@ def stock(package, name):
 
 def check(cfg, unused=()):
     """A training step and a prediction; every parameter of the backbone gets a gradient."""
-    from tests.test_configs import check_step_and_prediction
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(small(cfg).model)
     for name in unused:
         model.backbone.get_parameter(name).requires_grad_(False)
     return check_step_and_prediction(model, cfg, model.backbone)
@@ -74,15 +74,12 @@ model = dict(
     options += [f'{split}_evaluator.ann_file={scenes}/annotations/instances_val2017.json'
                 for split in ('val', 'test')]
 
-    def run(tool, *arguments):
+    def execute(tool, *arguments):
         path = stock(mmdet, '').parent / 'tools' / f'{tool}.py'
-        result = subprocess.run([sys.executable, path, config, *arguments, '--work-dir',
-                                 tmp_path / 'w', *options], cwd=tmp_path, text=True,
-                                capture_output=True)
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-        return result.stdout + result.stderr
+        return run(sys.executable, path, config, *arguments, '--work-dir', tmp_path / 'w',
+                   *options, cwd=tmp_path)
 
-    log = run('train')
+    log = execute('train')
     assert 'Epoch(val) [1][4/4]' in log
-    log = run('test', tmp_path / 'w' / 'epoch_1.pth')
+    log = execute('test', tmp_path / 'w' / 'epoch_1.pth')
     assert re.search(r'coco/bbox_mAP: -?[\d.]+', log)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmengine import Config
 from mmengine.structures import PixelData
+from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
@@ -190,10 +191,15 @@ def _write_onnx(graph: Graph, example: Tuple[torch.Tensor, ...], path: Path,
             raise ImportError(f'{package} is needed to export ONNX: '
                               f'pip install onnx onnxscript onnxruntime') from None
     import onnx
+    from onnx_ir.passes.common import NameFixPass  # of onnxscript
+    if dynamic and digit_version(torch.__version__) < digit_version('2.7'):
+        raise ValueError(f'--dynamic: the ONNX exporter of torch {torch.__version__} fails where '
+                         'sizes are free; use a newer torch')
     program = torch.onnx.export(
         graph, _two_of(example, dynamic), dynamo=True, verbose=False,
         input_names=list(graph.inputs), output_names=list(graph.outputs),
         dynamic_shapes=_dynamic_shapes(dynamic), external_data=False)
+    NameFixPass()(program.model)  # torch 2.6 gives a name to several values
     proto = program.model_proto
     for key, value in ((KEY, description), ('classes', description['classes']),
                        ('inputs', description['inputs']), ('outputs', description['outputs'])):

@@ -1,6 +1,5 @@
 """Multiply-adds against formulas, mmengine's counter and published counts."""
 import json
-import subprocess
 import sys
 
 import mmdet
@@ -16,7 +15,7 @@ from mmscheme.analysis.random_batch import input_shape
 from mmscheme.apis.config import load_config
 from mmscheme.layers import BlockDiagonalMLP, SelfAttention
 from mmscheme.models import SCHEMEformer
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run
 from tests.test_stock_configs import stock
 
 DENSE = dict(groups=(1, 1), expansion=4, cca=False)
@@ -147,12 +146,9 @@ def test_what_cannot_be_counted_is_said():
 def test_command():
     config = 'configs/upernet_scheme_s_demo.py'
     tool = [sys.executable, 'tools/analysis_tools/get_flops.py', config]
-    result = subprocess.run([*tool, '--json', '--shape', '64'], cwd=REPOSITORY,
-                            capture_output=True, text=True)
-    found = json.loads(result.stdout.splitlines()[-1])
+    out = run(*tool, '--json', '--shape', '64')
+    found = json.loads(next(line for line in out.splitlines() if line.startswith('{')))
     expected = count_config(load_config(REPOSITORY / config), (64, 64)).parts
     assert found['parts']['backbone'] == expected['backbone']._asdict()
     assert (found['height'], found['width']) == (64, 64)
-    result = subprocess.run([*tool, '--shape', '1', '2', '3'], cwd=REPOSITORY,
-                            capture_output=True, text=True)
-    assert result.returncode == 2 and '--shape: expected one or two sizes' in result.stderr
+    assert '--shape: expected one or two sizes' in run(*tool, '--shape', '1', '2', '3', fails=True)

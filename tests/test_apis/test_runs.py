@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from mmscheme.apis import demo
 from mmscheme.apis.demo import constant_miou
 from mmscheme.datasets.scenes import PALETTE
+from tests.commands import execute
 from tests.conftest import REPOSITORY, readme_names, run
 
 DEMO = 'configs/upernet_scheme_s_demo.py'
@@ -182,9 +184,18 @@ def test_constant_miou_equals_a_loop():
     assert constant_miou(train_masks, test_masks, 4) == pytest.approx(np.mean(ious))
 
 
-def test_demo_command(scenes, tmp_path):
-    log = run(sys.executable, 'tools/demo.py', '--data-root', scenes, '--work-dir', tmp_path,
-              '--cfg-options', *SMALL, 'train_cfg.max_iters=2', 'train_cfg.val_interval=2')
+def test_demo_command(scenes, tmp_path, monkeypatch, capsys):
+
+    def call(command):
+        status, out, errors = execute(command, REPOSITORY)
+        print(out, errors)
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(demo, 'subprocess', SimpleNamespace(run=call))
+    monkeypatch.chdir(REPOSITORY)
+    demo.main(['--data-root', str(scenes), '--work-dir', str(tmp_path), '--cfg-options', *SMALL,
+               'train_cfg.max_iters=2', 'train_cfg.val_interval=2'])
+    log = capsys.readouterr().out
     assert re.search(r'mIoU [\d.]+ after [\d.]+ minutes; predicting the most frequent', log)
     folder = Path(re.search(r'pictures \(.*\): (.*)', log).group(1))
     assert folder == tmp_path / 'pictures' and len(list(folder.glob('*.png'))) == 4

@@ -17,11 +17,14 @@ from mmscheme.errors import BadDataError
 from tests.bad_inputs import Box, halve
 
 
+@pytest.fixture(scope='module')
+def few_scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 2, (48, 64))
+
+
 @pytest.fixture
-def box(tmp_path):
-    folder = tmp_path / 'box'
-    folder.mkdir()
-    return Box(folder, write_scenes(tmp_path / 'scenes', 6, 2, (48, 64)))
+def box(few_scenes, tmp_path):
+    return Box(tmp_path, few_scenes)
 
 
 def train(box, task, *options, workers=2, iterations=None):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine import Config
+from mmengine.utils import digit_version
 from torch import nn
 
 from mmscheme.apis import predict as predict_tool
@@ -100,13 +101,17 @@ def test_segmenter_draws_the_picture_of_the_checkpoint(scenes, tmp_path, capsys,
 def test_dynamic_sizes_where_pooling_allows(tmp_path):
     _, checkpoint, cfg = prepare('semantic_fpn_scheme_s_ade20k', tmp_path)
     target = tmp_path / 'model.onnx'
-    checks, _ = export(cfg, checkpoint, target, (64, 96), dynamic=True)
-    assert len(checks) == 3 and all(c.passed for c in checks)
-    run = load_exported(target).run
-    image = np.random.default_rng(0).integers(0, 256, (3, 3, 160, 32), np.uint8)
-    found = run(dict(image=image))
-    assert found['labels'].shape == (3, 160, 32)
-    assert np.array_equal(found['logits'].argmax(1), found['labels'])
+    if digit_version(torch.__version__) < digit_version('2.7'):
+        with pytest.raises(ValueError, match='--dynamic: the ONNX exporter of torch 2.6'):
+            export(cfg, checkpoint, target, (64, 96), dynamic=True)
+    else:
+        checks, _ = export(cfg, checkpoint, target, (64, 96), dynamic=True)
+        assert len(checks) == 3 and all(c.passed for c in checks)
+        run = load_exported(target).run
+        image = np.random.default_rng(0).integers(0, 256, (3, 3, 160, 32), np.uint8)
+        found = run(dict(image=image))
+        assert found['labels'].shape == (3, 160, 32)
+        assert np.array_equal(found['logits'].argmax(1), found['labels'])
     _, checkpoint, cfg = prepare('upernet_scheme_s_demo', tmp_path)
     with pytest.raises(ValueError, match='--dynamic: .*psp_modules.* pools to bins that depend'):
         export(cfg, checkpoint, tmp_path / 'x.onnx', (64, 64), dynamic=True)

@@ -1,5 +1,4 @@
 """Weights of a classifier in the backbone of a dense predictor."""
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from mmscheme.checkpoint import register_safe_loaders
 from mmscheme.engine.hooks import PretrainedBackboneHook
 from mmscheme.engine.hooks.pretrained_backbone import load_matching
 from mmscheme.models import SCHEMEformer
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run
 from tests.test_checkpoint import RunsCode
 
 UPERNET = 'configs/upernet_scheme_s_demo.py'
@@ -133,15 +132,12 @@ def test_a_backbone_alone_and_a_wrapped_model(classifier, tmp_path):
 def test_command_line(classifier, scenes, tmp_path):
 
     def train(checkpoint, fails=False):
-        result = subprocess.run(
-            [sys.executable, 'tools/train.py', UPERNET, '--data-root', str(scenes), '--work-dir',
-             str(tmp_path / 'w'), '--pretrained', str(checkpoint), '--cfg-options',
-             'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
-             'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
-             'model.decode_head.channels=16', 'optim_wrapper.optimizer.lr=0.0'],
-            cwd=REPOSITORY, capture_output=True, text=True)
-        assert bool(result.returncode) == fails, result.stderr
-        return result.stdout + result.stderr
+        return run(
+            sys.executable, 'tools/train.py', UPERNET, '--data-root', scenes, '--work-dir',
+            tmp_path / 'w', '--pretrained', checkpoint, '--cfg-options', 'train_cfg.max_iters=1',
+            'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
+            'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+            'model.decode_head.channels=16', 'optim_wrapper.optimizer.lr=0.0', fails=fails)
 
     log = train(classifier[0])
     assert 'missing: norm0.weight, norm0.bias' in log and 'unexpected: pos_embed' in log

@@ -1,0 +1,45 @@
+"""Commands in processes of their own that need not import the frameworks again."""
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+# Not mmscheme: each command imports it anew, as it does from a shell.
+FRAMEWORKS = ['torch.distributed.optim', 'mmcv', 'mmdet.apis', 'mmdet.models', 'mmseg.apis',
+              'mmseg.models', 'mmpretrain.apis', 'mmpretrain.models', 'matplotlib.pyplot',
+              'pytest']
+_server = multiprocessing.get_context('forkserver')
+_server.set_forkserver_preload(FRAMEWORKS)
+
+
+def execute(words, cwd, **environment):
+    """Status, output and errors of a command."""
+    words = [str(word) for word in words]
+    # What the server asks CUDA while it imports, its children cannot ask again.
+    if (words[0] != sys.executable or not words[1].endswith('.py') or environment
+            or torch.cuda.is_available()):
+        result = subprocess.run(words, cwd=cwd, text=True, capture_output=True,
+                                env={**os.environ, **environment})
+        return result.returncode, result.stdout, result.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ('out', 'err')]
+        process = _server.Process(target=_script, args=(words[1:], str(cwd), files))
+        process.start()
+        process.join()
+        return (process.exitcode, *(f.read_text(errors='replace') for f in files))
+
+
+def _script(words, cwd, files):
+    """Runs a script as Python does, with its output in files."""
+    import numpy as np
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    np.random.seed()  # all would draw the same numbers
+    sys.argv = words
+    runpy.run_path(words[0], run_name='__main__')
