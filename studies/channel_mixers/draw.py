@@ -35,7 +35,7 @@ def draw(study):
         strips.append((name, dropped))
         if learned:
             strips.append((f'{name}, kept', kept))
-        if not cell.name.endswith(('std', 'std06', 'fan_in')):
+        if not cell.name.endswith(('std', 'std06')):
             right.errorbar(cell.macs, dropped.mean, dropped.std, fmt='o', capsize=3, label=name)
     plot_seeds(left, strips, 'top-1 in %, 64x64 (dots: seeds)')
     right.set(xlabel='multiply-adds of inference in M', ylabel='top-1 in %, CCA dropped')

@@ -26,7 +26,7 @@ def draw(study):
     """Writes the figure and returns the tables."""
     figure, (axes, ) = new_figure(2, size=(5., 3.8), sharey=True)
     rows = []
-    for path, name in LEARNED.items():
+    for i, (path, name) in enumerate(LEARNED.items()):
         cell = find_cell(study, path)
         row = [name]
         for axis, branch in zip(axes, ('kept', 'dropped')):
@@ -35,7 +35,7 @@ def draw(study):
                 continue
             found = [cell.summary(f'{branch}_{size}') for size in SIZES]
             axis.errorbar(SIZES, [s.mean for s in found], [s.std for s in found], marker='o',
-                          capsize=3, label=name)
+                          color=f'C{i}', capsize=3, label=name)
             axis.set_title(f'CCA {branch} in the test')
             row += found
         rows.append(row)
@@ -55,5 +55,6 @@ def draw(study):
         tau_sizes=markdown_table(('alpha left to itself', *header), rows),
         tau_schedule=markdown_table(
             ('with the schedule', 'top-1, 64'),
-            [(name, find_cell(study, path).summary()) for path, name in SCHEDULE.items()]),
+            [(name, find_cell(study, path).summary('dropped_64' if 'no_cca' in path else None))
+             for path, name in SCHEDULE.items()]),
         tau_fine_tuned=markdown_table(('an epoch more at 96', 'kept, 96', 'dropped, 96'), tuned))
