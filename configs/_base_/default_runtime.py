@@ -1,7 +1,7 @@
 # Runtime shared by all tasks; each task's base adds its scope and visualizer.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='mmscheme.LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # Written so that a kill or a full disk leaves one to go on from.
     checkpoint=dict(type='mmscheme.CheckpointHook', max_keep_ckpts=2),

@@ -161,6 +161,9 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> N
     register_safe_loaders()
     hooks = cfg.setdefault('default_hooks', {})
     hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
+    logger = hooks.get('logger', {})
+    if logger is not None and logger.get('type', 'LoggerHook') == 'LoggerHook':
+        hooks['logger'] = dict(logger, type='mmscheme.LoggerHook')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
     if preflight and rank == '0':
