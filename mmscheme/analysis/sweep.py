@@ -32,6 +32,9 @@ from .mixing_plot import read_mixing_log
 __all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
 
 _SETTINGS = ('seeds', 'after', 'part', 'tests', 'publish')
+# What of a config decides over a result; logs and checkpoints do not.
+_DECISIVE = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'optim_wrapper',
+             'param_scheduler', 'train_cfg', 'custom_hooks', 'load_from', 'study')
 _CURVE_POINTS = 40
 # In the work folder of a run: its config, and that training has ended.
 _DIGEST, _TRAINED = 'config_digest', 'trained'
@@ -224,10 +227,10 @@ def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
     cfg = _load(run._replace(seed=0), Path(), options)
     for dataset in iter_datasets(cfg):
         dataset.pop('data_root', None)
-    content = cfg.to_dict()
-    for key in ('work_dir', 'data_root'):
-        content.pop(key, None)
-    content.get('study', {}).pop('seeds', None)
+    content = {key: value for key, value in cfg.to_dict().items() if key in _DECISIVE}
+    content['schedule'] = cfg.get('default_hooks', {}).get('mixing_schedule')
+    for key in ('seeds', 'publish'):
+        content.get('study', {}).pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()
                           ).hexdigest()[:12]
 
