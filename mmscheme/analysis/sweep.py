@@ -108,15 +108,15 @@ def plan_runs(study: Union[str, Path], cells: Optional[Sequence[str]] = None,
             raise ValueError(f'{study} has no config {cell!r}; it has {found}')
     runs = []
     for cell in cells or found:
-        settings = _settings(load_config(study / 'configs' / f'{cell}.py'))
-        source, depth = _source(study, cell, settings), 0
+        settings = _settings(load_config(_config(study, cell)))
+        source, before = _source(study, cell, settings), [(study.resolve(), cell)]
         above = source
         while above:
-            depth += 1
-            if depth > len(found):
+            if (above[0].resolve(), above[1]) in before:
                 raise ValueError(f'{study}, {cell}: study.after goes round in a circle')
+            before.append((above[0].resolve(), above[1]))
             above = _source(*above, _settings(load_config(_config(*above))))
-        runs += [(depth, Run(study, cell, seed, source))
+        runs += [(len(before), Run(study, cell, seed, source))
                  for seed in seeds or settings.get('seeds', (0, ))]
     return [run for _, run in sorted(runs, key=lambda r: (r[1].seed, r[0]))]
 

@@ -7,10 +7,8 @@ test_pipeline[1]['scale'], test_pipeline[2]['crop_size'] = 108, 96
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, end=1, convert_to_iter_based=True)
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0]['end'], param_scheduler[1]['end'] = 20, 1
 train_cfg = dict(max_epochs=1, val_interval=1)
 study = dict(
     tests=dict(

@@ -252,3 +252,12 @@ def test_the_plan_of_the_studies():
             assert len({(r.cell, r.seed) for r in runs}) == len(runs) >= 6
             seeds = 3 if folder.name in ('channel_mixers', 'alpha', 'tau') else 2
             assert all(len({r.seed for r in runs if r.cell == run.cell}) == seeds for run in runs)
+
+
+def test_a_study_of_one_config_goes_on_from_a_chain_in_another(tmp_path):
+    write_study(tmp_path / 'first', a='', b="study = dict(after='a')")
+    (tmp_path / 'last' / 'configs').mkdir(parents=True)
+    (tmp_path / 'last' / 'configs' / 'c.py').write_text(
+        f"{BASE}study = dict(after='first/b', seeds=(0, 1))\n")
+    run, _ = plan_runs(tmp_path / 'last')
+    assert (run.cell, run.after[1]) == ('c', 'b')
