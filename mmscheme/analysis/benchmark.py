@@ -16,6 +16,7 @@ from mmscheme.kernels import IMPLEMENTATIONS
 from mmscheme.models.backbones.schemeformer import ARCHS
 
 from .contenders import OURS, Contest, backbones, config_models, mixers
+from .figures import new_figure
 from .random_batch import input_shape
 from .timing import Ceilings, ceilings, environment, take_turns
 
@@ -89,9 +90,7 @@ def _table(result: Dict[str, Any]) -> str:
 
 def draw(results: List[Dict[str, Any]], title: str, path: str) -> None:
     """Writes a picture of bars: the times of each result's alternatives, as ratios to ours."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(3.2 * len(results) + 2, 4), layout='constrained')
-    axes = figure.subplots(1, len(results), squeeze=False)[0]
+    figure, (axes, ) = new_figure(len(results), 1, (3.2 * len(results) + 2, 4))
     figure.suptitle(title, fontsize=10)
     for axis, result in zip(axes, results):
         names = list(result['runs'])[::-1]

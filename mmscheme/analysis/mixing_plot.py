@@ -7,6 +7,8 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Union
 from mmscheme.apis.errors import user_errors
 from mmscheme.engine.hooks.mixing_weights import shorten
 
+from .figures import new_figure
+
 __all__ = ['MixingLog', 'main', 'plot_mixing_weights', 'read_mixing_log']
 
 _PREFIX = 'alpha/'
@@ -89,15 +91,11 @@ def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> Non
         logs: Of :func:`read_mixing_log`.
         out: File to write; its suffix decides the format.
     """
-    # Without pyplot: no display is needed and nothing global changes.
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     columns = min(3, len(logs))
     rows = -(-len(logs) // columns)
-    figure = Figure(figsize=(4.6 * columns + 1.6, 3.4 * rows), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    figure, axes = new_figure(columns, rows, (4.6 * columns + 1.6, 3.4 * rows), sharey=True)
+    axes = axes.ravel()
     for ax in axes[len(logs):]:
         ax.set_visible(False)
     for ax, log in zip(axes, logs):

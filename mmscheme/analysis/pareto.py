@@ -15,6 +15,7 @@ from mmscheme.apis.errors import user_errors
 from mmscheme.layers import BlockDiagonalLinear
 
 from .complexity import CHANNEL_MIXERS, COUNTER, count_config, find_modules
+from .figures import new_figure
 from .speed import Throughput, measure_throughput
 
 __all__ = ['Point', 'hidden_width', 'main', 'measure', 'plot_pareto', 'read_metric']
@@ -130,8 +131,6 @@ def plot_pareto(points: Sequence[Point], out: Union[str, Path], metric: str = ''
         out: File to write; its suffix decides the format.
         metric: Name of the metric; empty for the width.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     panels: List[Tuple[str, Dict[str, float]]] = [
         ('multiply-adds (G)', {p.name: p.macs / 1e9 for p in points}),
         ('parameters (M)', {p.name: p.params / 1e6 for p in points})]
@@ -139,9 +138,7 @@ def plot_pareto(points: Sequence[Point], out: Union[str, Path], metric: str = ''
     if timed:
         panels.append((f'images/s ({timed[0].throughput.device})',  # type: ignore[union-attr]
                        {p.name: p.throughput.median for p in timed if p.throughput}))
-    figure = Figure(figsize=(4.3 * len(panels) + 0.4, 3.9), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure, (axes, ) = new_figure(len(panels), 1, (4.3 * len(panels) + 0.4, 3.9), sharey=True)
     series = list(dict.fromkeys(p.series for p in points))
     for ax, (title, values) in zip(axes, panels):
         for i, name in enumerate(series):

@@ -5,10 +5,11 @@ import runpy
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from .figures import new_figure
 from .sweep import read_results
 
 __all__ = [
-    'Cell', 'Summary', 'compare', 'draw_studies', 'find_cell', 'markdown_table', 'new_figure',
+    'Cell', 'Summary', 'compare', 'draw_studies', 'find_cell', 'markdown_table',
     'plot_curves', 'plot_seeds', 'save_figure', 'splice_table'
 ]
 
@@ -105,25 +106,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; the first column is text, the others are numbers."""
     lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
-
-
-def new_figure(columns: int = 1, rows: int = 1, size: Tuple[float, float] = (5., 3.6),
-               **kwargs: Any) -> Tuple[Any, Any]:
-    """A figure without pyplot, which needs no display and changes nothing global.
-
-    Args:
-        columns, rows: Of panels.
-        size: Width and height of one, in inches.
-        **kwargs: For ``Figure.subplots``.
-
-    Returns:
-        The figure, and its axes as an array ``(rows, columns)``.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
 def save_figure(figure: Any, path: Union[str, Path]) -> None:

@@ -1,12 +1,6 @@
 """alpha left to itself: where 1 - alpha goes, and what dropping the branch costs at the end."""
-from mmscheme.analysis.study import (
-    Summary,
-    find_cell,
-    markdown_table,
-    new_figure,
-    plot_curves,
-    save_figure,
-)
+from mmscheme.analysis.figures import new_figure
+from mmscheme.analysis.study import Summary, find_cell, markdown_table, plot_curves, save_figure
 
 NAMES = {
     'channel_mixers/44e8_learned': 'from 0.5',
@@ -22,7 +16,7 @@ NAMES = {
 def draw(study):
     """Writes the figure and returns the table."""
     rows = []
-    figure, axes = new_figure(4, 2, (4.2, 3.), sharex=True, sharey=True)
+    figure, axes = new_figure(4, 2, (16.8, 6.), sharex=True, sharey=True)
     for axis, (path, name) in zip(axes.ravel(), NAMES.items()):
         cell = find_cell(study, path)
         plot_curves(axis, cell)

@@ -1,5 +1,6 @@
 """Channel mixers: accuracy against what they cost."""
-from mmscheme.analysis.study import find_cell, markdown_table, new_figure, plot_seeds, save_figure
+from mmscheme.analysis.figures import new_figure
+from mmscheme.analysis.study import find_cell, markdown_table, plot_seeds, save_figure
 
 NAMES = dict(
     dense_e4='dense E=4',
@@ -23,7 +24,7 @@ NAMES = dict(
 def draw(study):
     """Writes the figure and returns the table."""
     rows, strips = [], []
-    figure, ((left, right), ) = new_figure(2, size=(6.8, 4.4))
+    figure, ((left, right), ) = new_figure(2, size=(13.6, 4.4))
     for cell in (find_cell(study, name) for name in NAMES):
         tests = cell.results[0]['metrics']
         learned = 'kept_64' in tests

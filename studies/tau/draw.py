@@ -1,5 +1,6 @@
 """Temperatures of CCA: at the size of training, at larger ones, and fine-tuned at one."""
-from mmscheme.analysis.study import find_cell, markdown_table, new_figure, save_figure
+from mmscheme.analysis.figures import new_figure
+from mmscheme.analysis.study import find_cell, markdown_table, save_figure
 
 LEARNED = {
     'channel_mixers/44e8_no_cca': 'no CCA',
@@ -24,7 +25,7 @@ SIZES = (64, 96, 128)
 
 def draw(study):
     """Writes the figure and returns the tables."""
-    figure, (axes, ) = new_figure(2, size=(5., 3.8), sharey=True)
+    figure, (axes, ) = new_figure(2, size=(10., 3.8), sharey=True)
     rows = []
     for i, (path, name) in enumerate(LEARNED.items()):
         cell = find_cell(study, path)
