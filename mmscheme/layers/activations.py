@@ -4,6 +4,8 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_count, check_number
+
 __all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name']
 
 
@@ -17,8 +19,10 @@ class StarReLU(nn.Module):
 
     def __init__(self, scale: float = 0.8944, bias: float = -0.4472) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((1, ), scale))
-        self.bias = nn.Parameter(torch.full((1, ), bias))
+        for name, value in (('scale', scale), ('bias', bias)):
+            check_number(name, value, 'a finite number', lambda n: abs(n) < 1e38)
+        self.scale = nn.Parameter(torch.full((1, ), float(scale)))
+        self.bias = nn.Parameter(torch.full((1, ), float(bias)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * torch.relu(x).square() + self.bias
@@ -36,8 +40,7 @@ class ShuffledGELU(nn.Module):
 
     def __init__(self, groups: int = 4) -> None:
         super().__init__()
-        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
-            raise ValueError(f'groups: expected a positive number, found {groups!r}')
+        check_count('groups', groups)
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:

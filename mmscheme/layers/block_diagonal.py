@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmscheme.kernels import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation, exporting
 
 from .activations import apply_activation, fused_name
+from .arguments import check_choice, check_count, check_number
 
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
@@ -62,12 +63,7 @@ def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] =
 
 def _check_divides(name: str, channels: int, groups: int) -> None:
     for what, number in ((name, channels), ('groups', groups)):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f'{what}: expected a whole number, found {number!r}')
-    if channels < 1:
-        raise ValueError(f'{name}: expected at least one channel, found {channels}')
-    if groups < 1:
-        raise ValueError(f'groups: expected at least one, found {groups}')
+        check_count(what, number)
     if channels % groups:
         small = [d for d in range(1, min(channels, 4096) + 1) if channels % d == 0]
         divisors = sorted({*small, *(channels // d for d in small)})
@@ -92,7 +88,8 @@ class BlockDiagonalLinear(nn.Module):
             initialisation of the authors' code.
 
     Raises:
-        ValueError: The channels do not divide by ``groups``.
+        TypeError, ValueError: The channels do not divide by ``groups``, or an argument is no
+            number or not an allowed one.
     """
 
     def __init__(self, in_features: int, out_features: int, groups: int = 1, bias: bool = True,
@@ -102,8 +99,7 @@ class BlockDiagonalLinear(nn.Module):
         _check_divides('out_features', out_features, groups)
         if init_std is None:
             init_std = in_features**-0.5
-        if not 0 < init_std < math.inf:
-            raise ValueError(f'init_std: expected a positive number or None, found {init_std!r}')
+        check_number('init_std', init_std, 'a positive number or None', lambda n: 0 < n < math.inf)
         self.in_features = in_features
         self.out_features = out_features
         self.groups = groups
@@ -169,8 +165,7 @@ class BlockDiagonalMLP(nn.Module):
             no compiler or autocast.
 
     Raises:
-        ValueError: ``C`` or the hidden width does not divide by the groups, or there is
-            no such implementation.
+        TypeError, ValueError: An argument that cannot be built, named in the message.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
@@ -179,9 +174,12 @@ class BlockDiagonalMLP(nn.Module):
                  init_std: Optional[float] = None, match_variance: bool = True,
                  implementation: str = 'auto') -> None:
         super().__init__()
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(f'implementation: expected one of {list(IMPLEMENTATIONS)}, '
-                             f'found {implementation!r}')
+        check_choice('implementation', implementation, IMPLEMENTATIONS)
+        if not callable(act_layer):
+            raise TypeError('act_layer: expected a function that makes a module, found '
+                            f'{act_layer!r}')
+        check_number('drop', drop, 'a probability', lambda n: 0 <= n <= 1)
+        check_count('embed_dims', embed_dims)
         self.implementation = implementation
         hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
         g1, g2 = parse_groups(groups)

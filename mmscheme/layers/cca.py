@@ -5,7 +5,9 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-from mmscheme.kernels import channel_covariance, exporting
+from mmscheme.kernels import IMPLEMENTATIONS, channel_covariance, exporting
+
+from .arguments import check_choice, check_count, check_number
 
 __all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
 
@@ -64,25 +66,25 @@ class ChannelCovarianceAttention(nn.Module):
         implementation: See :func:`channel_covariance_attention`.
 
     Raises:
-        ValueError: Unknown ``scaling``, or a number that is not positive and finite.
+        TypeError, ValueError: An argument that is not as above, named in the message.
     """
 
     def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
                  tau: Union[float, None] = None, num_extra_tokens: int = 0,
                  implementation: str = 'auto') -> None:
         super().__init__()
-        if not 0 < expansion * embed_dims < math.inf:
-            raise ValueError('expected positive numbers, found '
-                             f'embed_dims={embed_dims}, expansion={expansion}')
+        check_count('embed_dims', embed_dims)
+        check_number('expansion', expansion, 'a positive number', lambda n: 0 < n < math.inf)
+        check_count('num_extra_tokens', num_extra_tokens, 0)
+        check_choice('implementation', implementation, IMPLEMENTATIONS)
         default = {'gram': 1 / math.sqrt(expansion * embed_dims),
                    'covariance': math.sqrt(embed_dims)}
-        if scaling not in default:
-            raise ValueError(f'scaling: expected one of {sorted(default)}, found {scaling!r}')
+        check_choice('scaling', scaling, default)
         self.scaling = scaling
         self.implementation = implementation
         self.tau = default[scaling] if tau is None else tau
-        if not abs(self.tau) <= torch.finfo(torch.float32).max:
-            raise ValueError(f'tau: expected a finite number, found {tau}')
+        check_number('tau', self.tau, 'a finite number or None',
+                     lambda n: abs(n) <= torch.finfo(torch.float32).max)
         self.num_extra_tokens = num_extra_tokens
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmscheme.kernels import scheme_mixer
 
+from .arguments import check_number
 from .block_diagonal import BlockDiagonalMLP, is_hooked
 from .cca import ChannelCovarianceAttention
 
@@ -37,7 +38,7 @@ class SCHEMEMixer(nn.Module):
         alpha_init: Initial alpha, between 0 and 1.
 
     Raises:
-        ValueError: ``alpha_init`` is not between 0 and 1, or an argument of the parts is wrong.
+        TypeError, ValueError: An argument that is not as above, named in the message.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
@@ -47,18 +48,19 @@ class SCHEMEMixer(nn.Module):
                  drop: float = 0., init_std: Union[float, None] = None, match_variance: bool = True,
                  implementation: str = 'auto', alpha_init: float = 0.5) -> None:
         super().__init__()
-        if not 0 < alpha_init < 1:
-            raise ValueError(f'alpha_init: expected a number between 0 and 1, found {alpha_init!r}')
-        hidden_dims = 8 * embed_dims if hidden_dims is None else hidden_dims
+        check_number('alpha_init', alpha_init, 'a number between 0 and 1', lambda n: 0 < n < 1)
         self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
                                     match_variance, implementation)
         self.keep_cca = keep_cca
         self.cca_retired = False
         self.cca: Union[ChannelCovarianceAttention, None] = None
         if cca:
-            self.cca = ChannelCovarianceAttention(embed_dims, hidden_dims / embed_dims,
-                                                  cca_scaling, cca_tau,
-                                                  implementation=implementation)
+            expansion = self.ffn.fc1.out_features / embed_dims
+            try:
+                self.cca = ChannelCovarianceAttention(embed_dims, expansion, cca_scaling, cca_tau,
+                                                      implementation=implementation)
+            except (TypeError, ValueError) as e:
+                raise type(e)(f'cca_{e}') from None  # as the argument is called here
             logit = math.log(alpha_init / (1 - alpha_init))
             self.alpha_logit = nn.Parameter(torch.full((1, ), logit))
             # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
@@ -80,8 +82,7 @@ class SCHEMEMixer(nn.Module):
         """
         if self.cca is None:
             raise ValueError('a mixer without CCA has no factor')
-        if not 0 <= limit <= 1:
-            raise ValueError(f'limit: expected a number in [0, 1], found {limit}')
+        check_number('limit', limit, 'a number in [0, 1]', lambda n: 0 <= n <= 1)
         # In place on the device: comparing here would wait for the GPU.
         self.cca_factor.clamp_(max=limit)
 

@@ -1,4 +1,5 @@
 """Token mixers of the MetaFormer family, on feature maps ``(B, C, H, W)``."""
+from numbers import Integral
 from typing import Callable, Dict
 
 import torch.nn.functional as F
@@ -6,6 +7,7 @@ from torch import Tensor, nn
 
 from mmscheme.kernels import exporting
 
+from .arguments import check_count, check_number
 from .block_diagonal import block_diagonal_linear
 
 __all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']
@@ -21,8 +23,8 @@ class Pooling(nn.Module):
 
     def __init__(self, embed_dims: int, pool_size: int = 3) -> None:
         super().__init__()
-        if not isinstance(pool_size, int) or pool_size < 1 or pool_size % 2 == 0:
-            raise ValueError(f'pool_size: expected an odd number, found {pool_size!r}')
+        check_number('pool_size', pool_size, 'an odd number', lambda n: n >= 1 and n % 2 == 1,
+                     Integral)
         self.pool = nn.AvgPool2d(pool_size, 1, pool_size // 2, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,9 +46,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, embed_dims: int, head_dims: int = 32) -> None:
         super().__init__()
-        if min(embed_dims, head_dims) < 1:
-            raise ValueError(f'expected positive numbers, found embed_dims={embed_dims}, '
-                             f'head_dims={head_dims}')
+        for name, number in (('embed_dims', embed_dims), ('head_dims', head_dims)):
+            check_count(name, number)
         if embed_dims % head_dims:
             raise ValueError(f'embed_dims={embed_dims} of an attention stage is not a multiple '
                              f'of its head width {head_dims}')

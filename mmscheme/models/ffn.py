@@ -8,12 +8,26 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, ShuffledGELU
+from mmscheme.layers.arguments import check_builds, check_count, check_number
 from mmscheme.registry import MODELS
 
 __all__ = ['SCHEMEFFN', 'BlockDiagonalFFN']
 
 # act_cfg=dict(type='mmscheme.ShuffledGELU', groups=4)
 MODELS.register_module(module=ShuffledGELU)
+
+
+def _check_arguments(feedforward_channels: int, num_fcs: int, act_cfg: dict, ffn_drop: float,
+                     dropout_layer: Optional[dict], layer_scale_init_value: float) -> None:
+    """What the layers, which have other names for it, would not name."""
+    check_number('num_fcs', num_fcs, '2', lambda n: n == 2)
+    check_number('ffn_drop', ffn_drop, 'a probability', lambda n: 0 <= n <= 1)
+    check_count('feedforward_channels', feedforward_channels)
+    check_number('layer_scale_init_value', layer_scale_init_value, 'a finite number',
+                 lambda n: abs(n) < 1e38)
+    check_builds('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
+    if dropout_layer is not None and dropout_layer != {}:
+        check_builds('dropout_layer', dropout_layer, lambda: build_dropout(dropout_layer))
 
 
 class _ResidualFFN(BaseModule):
@@ -23,8 +37,6 @@ class _ResidualFFN(BaseModule):
                  dropout_layer: Optional[dict], add_identity: bool, init_cfg: Optional[dict],
                  layer_scale_init_value: float) -> None:
         super().__init__(init_cfg)
-        if num_fcs != 2:
-            raise ValueError(f'num_fcs: {type(self).__name__} has 2 layers, found {num_fcs}')
         self.embed_dims = embed_dims
         self.feedforward_channels = feedforward_channels
         self.num_fcs = num_fcs
@@ -62,7 +74,7 @@ class BlockDiagonalFFN(_ResidualFFN):
         init_std, match_variance: See :class:`mmscheme.layers.BlockDiagonalLinear`.
 
     Raises:
-        ValueError: The channels do not divide by the groups.
+        TypeError, ValueError: An argument that cannot be built, named in the message.
     """
 
     def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
@@ -71,6 +83,8 @@ class BlockDiagonalFFN(_ResidualFFN):
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
                  groups: Union[int, Sequence[int]] = (4, 4), init_std: Optional[float] = None,
                  match_variance: bool = True) -> None:
+        _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
+                         layer_scale_init_value)
         mixer = BlockDiagonalMLP(embed_dims, feedforward_channels, groups,
                                  lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
                                  match_variance)
@@ -93,7 +107,7 @@ class SCHEMEFFN(_ResidualFFN):
             which axis holds the positions of one sample.
 
     Raises:
-        ValueError: The channels do not divide by the groups.
+        TypeError, ValueError: An argument that cannot be built, named in the message.
     """
 
     def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
@@ -105,6 +119,8 @@ class SCHEMEFFN(_ResidualFFN):
                  cca_tau: Optional[float] = None, init_std: Optional[float] = None,
                  match_variance: bool = True, batch_first: bool = True,
                  alpha_init: float = 0.5) -> None:
+        _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
+                         layer_scale_init_value)
         mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca, keep_cca, cca_scaling,
                             cca_tau, lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
                             match_variance, alpha_init=alpha_init)

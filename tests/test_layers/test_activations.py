@@ -49,7 +49,7 @@ def test_in_a_backbone_by_config():
 
 
 def test_bad_groups():
-    with pytest.raises(ValueError, match='groups: expected a positive number, found 0'):
+    with pytest.raises(ValueError, match='groups: expected a whole number >= 1, found 0'):
         ShuffledGELU(0)
     with pytest.raises(ValueError, match='10 channels do not divide into groups=4'):
         ShuffledGELU(4)(torch.randn(2, 10))

@@ -100,7 +100,7 @@ def test_a_class_token_does_not_change_the_cca_of_positions():
      r'both divide by \[1, 2, 4, 8, 16\], .* by \[1, 2, 4, 8, 16\]; groups=.auto. '),
     (dict(groups='most'), "groups: expected a number, a pair of them or 'auto', found 'most'"),
     (dict(groups=0), 'groups: expected a positive number or a pair'),
-    (dict(expansion=0), 'expansion: expected a positive number or None, found 0'),
+    (dict(expansion=0), 'expansion: expected a number between 0 and 10000 or None, found 0'),
     (dict(stages=(1, 4)), r'stages: expected some of \[0, 1, 2, 3\], the stages of SwinTransformer '
      r'with \[16, 32, 64, 128\] channels, found \(1, 4\)'),
     (dict(stages=()), r'stages: expected some of .*, found \(\)'),

@@ -247,7 +247,7 @@ def test_found_from_every_scope(scope):
     (dict(arch=dict(TINY, token_mixers=('pool', ) * 3 + ('conv', ))), r"arch.token_mixers.*'conv'"),
     (dict(groups=(3, 4)), r'stage 0 of arch .*embed_dims=64 does not divide into groups=3'),
     (dict(out_indices=(0, 4)), r'out_indices: expected stages from 0 to 3'),
-    (dict(frozen_stages=9), r'frozen_stages: expected -1 to 4'),
+    (dict(frozen_stages=9), r'frozen_stages: expected a whole number from -1 to 4'),
 ])
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):

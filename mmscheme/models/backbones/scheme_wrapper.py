@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmscheme.layers.arguments import check_number
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.plug_in import DenseMixer, PlugInMixer, find_channel_mixers
 from mmscheme.registry import MODELS
@@ -123,7 +124,10 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
             stage; a seed of another width.
     """
     if isinstance(backbone, dict) and 'type' in backbone:
-        backbone = MODELS.build(backbone)
+        try:
+            backbone = MODELS.build(backbone)
+        except KeyError as e:  # no such type
+            raise ValueError(f'backbone: {e.args[0]}') from e
     if not isinstance(backbone, nn.Module):
         raise TypeError('backbone: expected a config with a type or a module, found '
                         f'{type(backbone).__name__}')
@@ -135,7 +139,8 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     widths = list(dict.fromkeys(dense.widths[0] for dense in found))
     if stages is not None:
         stages = (stages, ) if isinstance(stages, int) else stages
-        if not stages or not set(stages) <= set(range(len(widths))):
+        if (not isinstance(stages, (list, tuple)) or not stages
+                or any(type(i) is not int or i not in range(len(widths)) for i in stages)):
             raise ValueError(f'stages: expected some of {list(range(len(widths)))}, the stages '
                              f'of {kind} with {widths} channels, found {stages!r}')
         found = [dense for dense in found if widths.index(dense.widths[0]) in stages]
@@ -145,8 +150,9 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
         pair = parse_groups(groups)
     elif groups != 'auto':
         raise ValueError(f"groups: expected a number, a pair of them or 'auto', found {groups!r}")
-    if expansion is not None and not 0 < expansion < math.inf:
-        raise ValueError(f'expansion: expected a positive number or None, found {expansion!r}')
+    if expansion is not None:
+        check_number('expansion', expansion, 'a number between 0 and 10000 or None',
+                     lambda n: 0 < n < 10000)
     hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):

@@ -1,5 +1,5 @@
 """SCHEMEformer: MetaFormer-PPAA with SCHEME channel mixers."""
-import math
+from numbers import Integral
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmscheme.kernels import exporting
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
+from mmscheme.layers.arguments import check_builds, check_choice, check_count, check_number
 from mmscheme.registry import MODELS
 
 __all__ = ['ARCHS', 'SCHEMEformer']
@@ -47,13 +48,13 @@ def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
     for key in ('depths', 'embed_dims', 'token_mixers'):
         if not isinstance(full[key], (list, tuple)) or len(full[key]) != 4:
             raise ValueError(f'arch.{key}: expected 4 stages, found {full[key]!r}')
-    if not abs(full['layer_scale_init']) < 1e38:
-        raise ValueError('arch.layer_scale_init: expected a finite number, found '
-                         f'{full["layer_scale_init"]!r}')
+    check_number('arch.layer_scale_init', full['layer_scale_init'], 'a finite number',
+                 lambda n: abs(n) < 1e38)
+    for key, least in (('depths', 0), ('embed_dims', 1)):
+        for number in full[key]:
+            check_count(f'arch.{key}', number, least)
     for name in full['token_mixers']:
-        if name not in TOKEN_MIXERS:
-            raise ValueError(
-                f'arch.token_mixers: expected names of {sorted(TOKEN_MIXERS)}, found {name!r}')
+        check_choice('arch.token_mixers', name, TOKEN_MIXERS)
     return full
 
 
@@ -181,20 +182,19 @@ class SCHEMEformer(BaseModule):
         dims, depths = settings['embed_dims'], settings['depths']
         if isinstance(out_indices, int):
             out_indices = (out_indices, )
-        if not out_indices or not set(out_indices) <= set(range(4)):
+        if (not isinstance(out_indices, (list, tuple)) or not out_indices
+                or any(type(i) is not int or i not in range(4) for i in out_indices)):
             raise ValueError(f'out_indices: expected stages from 0 to 3, found {out_indices!r}')
-        if frozen_stages not in range(-1, 5):
-            raise ValueError(f'frozen_stages: expected -1 to 4, found {frozen_stages!r}')
-        if in_channels < 1:
-            raise ValueError(f'in_channels: expected at least 1, found {in_channels!r}')
-        if not 0 < expansion < math.inf:
-            raise ValueError(f'expansion: expected a positive number, found {expansion!r}')
-        for key, build in (('norm_cfg', lambda: build_norm_layer(norm_cfg, dims[0])),
-                           ('act_cfg', lambda: build_activation_layer(act_cfg))):
-            try:
-                build()
-            except KeyError as e:
-                raise ValueError(f'{key}: {e.args[0]}') from None
+        check_number('frozen_stages', frozen_stages, 'a whole number from -1 to 4',
+                     lambda n: -1 <= n <= 4, Integral)
+        check_count('in_channels', in_channels)
+        check_number('expansion', expansion, 'a number between 0 and 10000',
+                     lambda n: 0 < n < 10000)
+        check_number('drop_rate', drop_rate, 'a probability', lambda n: 0 <= n <= 1)
+        check_number('drop_path_rate', drop_path_rate, 'a probability below 1',
+                     lambda n: 0 <= n < 1)
+        check_builds('norm_cfg', norm_cfg, lambda: build_norm_layer(norm_cfg, dims[0]))
+        check_builds('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
         self.arch = arch
         self.out_indices = tuple(sorted(out_indices))
         self.frozen_stages = frozen_stages
@@ -209,8 +209,13 @@ class SCHEMEformer(BaseModule):
         self.downsamples = nn.ModuleList(
             nn.Conv2d(in_channels, dims[0], 7, stride=4, padding=2) if i == 0 else
             nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1) for i in range(num_stages))
-        if pos_embed and num_stages > POS_EMBED_STAGE:
-            size = (14, 14) if pos_embed is True else tuple(pos_embed)
+        if pos_embed is not False and num_stages > POS_EMBED_STAGE:
+            size = (14, 14) if pos_embed is True else pos_embed
+            if not isinstance(size, (list, tuple)) or len(size) != 2:
+                raise TypeError('pos_embed: expected True, False or (height, width), '
+                                f'found {pos_embed!r}')
+            for side in size:
+                check_count('pos_embed', side)
             self.pos_embed = nn.Parameter(torch.zeros(1, dims[POS_EMBED_STAGE], *size))
         else:
             self.pos_embed = None

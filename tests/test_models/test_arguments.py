@@ -1,0 +1,77 @@
+"""Every argument of what users build, with values of every kind: built, or named by the error."""
+import inspect
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from mmscheme import layers
+from mmscheme.models import SCHEMEFFN, BlockDiagonalFFN, SCHEMEformer, plug_in_scheme
+
+ODD = ['text', None, -1, 0, 1.5, 1e300, (1, ), (0, 4), [2, 2], [1.0], [True], [], {}, True,
+       float('nan'), float('inf'), {'type': 'nothing'}, torch.ones(2), object()]
+FLAGS = {'bias', 'cca', 'keep_cca', 'match_variance', 'deploy', 'with_cp', 'batch_first',
+         'add_identity', 'seed_from_dense'}
+OTHERS = {'init_cfg'}  # mmengine reads it when weights are initialised
+
+
+def stock():
+    """A backbone to wrap."""
+    from mmpretrain.models import VisionTransformer
+    return VisionTransformer(img_size=32, patch_size=16, arch=dict(
+        embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32))
+
+
+RIGHT = {
+    layers.BlockDiagonalLinear: dict(in_features=8, out_features=8),
+    layers.BlockDiagonalMLP: dict(embed_dims=8),
+    layers.ChannelCovarianceAttention: dict(embed_dims=8),
+    layers.Pooling: dict(embed_dims=8),
+    layers.SCHEMEMixer: dict(embed_dims=8),
+    layers.SelfAttention: dict(embed_dims=8, head_dims=4),
+    layers.ShuffledGELU: {},
+    layers.StarReLU: {},
+    BlockDiagonalFFN: dict(embed_dims=8),
+    SCHEMEFFN: dict(embed_dims=8),
+    SCHEMEformer: dict(arch=dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32))),
+    plug_in_scheme: dict(backbone=stock),
+}
+
+
+def test_all_layers_are_here():
+    public = [getattr(layers, name) for name in layers.__all__]
+    assert {o for o in public if inspect.isclass(o) and issubclass(o, nn.Module)} <= set(RIGHT)
+
+
+@pytest.mark.parametrize('build, argument', [
+    pytest.param(build, argument, id=f'{build.__name__}-{argument}') for build in RIGHT
+    for argument in inspect.signature(build).parameters if argument not in FLAGS | OTHERS])
+def test_the_error_names_the_argument(build, argument):
+    # Pooling is built like the other token mixers and does not look at the channels.
+    unused = build is layers.Pooling and argument == 'embed_dims'
+    refused = 0
+    for value in ODD:
+        arguments = {key: right() if key == 'backbone' else right
+                     for key, right in RIGHT[build].items()}
+        try:
+            build(**{**arguments, argument: value})
+        except (TypeError, ValueError) as e:
+            # The backbone says the stage before it.
+            assert re.search(rf'(^|: )({argument}: |.*{argument}=)', str(e)), (value, e)
+            refused += 1
+    assert refused or unused
+
+
+@pytest.mark.parametrize('key', ['depths', 'embed_dims', 'token_mixers', 'layer_scale_init'])
+def test_the_error_names_the_key_of_the_arch(key):
+    arch = dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32),
+                token_mixers=('pool', 'pool', 'attention', 'attention'), layer_scale_init=1e-5)
+    refused = 0
+    for value in [*ODD, *([odd, *arch[key][1:]] for odd in ODD if key != 'layer_scale_init')]:
+        try:
+            SCHEMEformer({**arch, key: value})
+        except (TypeError, ValueError) as e:
+            assert f'arch.{key}' in str(e) or 'stage 0' in str(e), (value, e)
+            refused += 1
+    assert refused > 10
