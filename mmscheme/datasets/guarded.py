@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 
 from mmscheme.errors import BadDataError
 from mmscheme.image_files import lost_part
+from mmscheme.layers.arguments import check_choice, check_count
 from mmscheme.registry import DATASETS
 
 __all__ = ['POLICIES', 'Guard', 'GuardedDataset', 'describe_bad_data']
@@ -123,10 +124,8 @@ def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
         ValueError: The policy is another, or skipping is asked for in validation or testing,
             whose metrics would be of other data.
     """
-    if on_bad_data not in POLICIES:
-        raise ValueError(f'on_bad_data: expected one of {list(POLICIES)}, found {on_bad_data!r}')
-    if max_bad_data < 0:
-        raise ValueError(f'max_bad_data: expected a number of files, found {max_bad_data!r}')
+    check_choice('on_bad_data', on_bad_data, POLICIES)
+    check_count('max_bad_data', max_bad_data, 0)
     dataset = MMENGINE_DATASETS.build(dict(type=of, **kwargs))
     training = training and not getattr(dataset, 'test_mode', False)
     if on_bad_data == 'skip' and not training:

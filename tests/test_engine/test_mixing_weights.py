@@ -172,5 +172,5 @@ def test_mixers_are_found_in_any_model():
 
 
 def test_wrong_interval_is_named():
-    with pytest.raises(ValueError, match='interval: expected a positive number'):
+    with pytest.raises(ValueError, match='interval: expected a whole number >= 1'):
         HOOKS.build(dict(type='mmscheme.MixingWeightsHook', interval=0))

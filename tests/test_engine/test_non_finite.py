@@ -203,5 +203,5 @@ def test_a_scaler_that_never_steps_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_limit():
-    with pytest.raises(ValueError, match='limit: expected at least 1, found 0'):
+    with pytest.raises(ValueError, match='limit: expected a whole number >= 1, found 0'):
         NonFiniteLossHook(limit=0)

@@ -1,11 +1,13 @@
 """The schedule that takes CCA out of training."""
 import math
+from numbers import Real
 from typing import Any, Dict, Optional, Sequence, Set
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from mmscheme.layers import SCHEMEMixer
+from mmscheme.layers.arguments import check_count, check_number
 from mmscheme.registry import HOOKS
 
 __all__ = ['MixingScheduleHook']
@@ -35,21 +37,22 @@ class MixingScheduleHook(Hook):
         interval: Iterations between these checks.
 
     Raises:
-        ValueError: ``decay`` is not such a pair, or ``retire`` is not in (0, 1].
+        TypeError, ValueError: An argument that is not as above, named in the message.
     """
 
     def __init__(self, decay: Optional[Sequence[float]] = (0.5, 0.9),
                  retire: Optional[float] = None, interval: int = 100) -> None:
         if decay is None:
             decay = (math.inf, math.inf)
-        elif len(decay) != 2 or not 0 <= decay[0] <= decay[1] <= 1:
+        elif not (isinstance(decay, (list, tuple)) and len(decay) == 2
+                  and all(isinstance(number, Real) for number in decay)
+                  and 0 <= decay[0] <= decay[1] <= 1):
             raise ValueError('decay: expected (start, end) with 0 <= start <= end <= 1, '
                              f'found {decay!r}')
-        if retire is not None and not 0 < retire <= 1:
-            raise ValueError(f'retire: expected a number in (0, 1] or None, found {retire!r}')
-        if interval < 1:
-            raise ValueError(f'interval: expected at least 1, found {interval!r}')
-        self.start, self.end = decay
+        if retire is not None:
+            check_number('retire', retire, 'a number in (0, 1] or None', lambda n: 0 < n <= 1)
+        check_count('interval', interval)
+        self.start, self.end = float(decay[0]), float(decay[1])
         self.retire, self.interval = retire, interval
         self._mixers: Dict[str, SCHEMEMixer] = {}
         self._below: Set[str] = set()

@@ -7,6 +7,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmscheme.layers import SCHEMEMixer
+from mmscheme.layers.arguments import check_count
 from mmscheme.registry import HOOKS
 
 __all__ = ['MixingWeightsHook', 'describe_cca_weights', 'find_mixers', 'shorten']
@@ -74,12 +75,12 @@ class MixingWeightsHook(Hook):
         interval: Iterations between two entries; None for that of the log.
 
     Raises:
-        ValueError: ``interval`` is not positive.
+        TypeError, ValueError: ``interval`` is no positive whole number.
     """
 
     def __init__(self, interval: Optional[int] = None) -> None:
-        if interval is not None and interval < 1:
-            raise ValueError(f'interval: expected a positive number or None, found {interval}')
+        if interval is not None:
+            check_count('interval', interval)
         self.interval = interval
         self._every = interval or 1
         self._mixers: Dict[str, SCHEMEMixer] = {}

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from mmscheme.errors import NonFiniteError
+from mmscheme.layers.arguments import check_count
 from mmscheme.registry import HOOKS
 
 __all__ = ['NonFiniteLossHook']
@@ -31,10 +32,11 @@ class NonFiniteLossHook(Hook):
     normal and do not count; ``20 * limit`` of them in a row stop the run.
 
     Args:
-        limit: Iterations in a row that are not finite before the run stops; at least 1.
+        limit: Iterations in a row that are not finite before the run stops, a positive whole
+            number.
 
     Raises:
-        ValueError: ``limit`` is smaller.
+        TypeError, ValueError: ``limit`` is none.
         NonFiniteError: In training: the limit is reached, or weights are not finite when a
             checkpoint is due.
     """
@@ -43,8 +45,7 @@ class NonFiniteLossHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, limit: int = 5) -> None:
-        if limit < 1:
-            raise ValueError(f'limit: expected at least 1, found {limit!r}')
+        check_count('limit', limit)
         self.limit = limit
         self._row = 0
         self._idle = 0

@@ -9,6 +9,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmscheme.checkpoint import find_weights
+from mmscheme.layers.arguments import check_number
 from mmscheme.registry import HOOKS
 
 __all__ = ['LoadReport', 'PretrainedBackboneHook', 'load_matching']
@@ -74,15 +75,14 @@ class PretrainedBackboneHook(Hook):
         min_loaded: Share of the backbone's parameters that must be loaded, in [0, 1].
 
     Raises:
-        ValueError: ``min_loaded`` is outside; in training: less was loaded.
+        TypeError, ValueError: ``min_loaded`` is no such number; in training: less was loaded.
     """
 
     # Before hooks that look at the weights, and before the run counts as started.
     priority = 'VERY_HIGH'
 
     def __init__(self, checkpoint: Optional[str] = None, min_loaded: float = 0.9) -> None:
-        if not 0 <= min_loaded <= 1:
-            raise ValueError(f'min_loaded: expected a number in [0, 1], found {min_loaded}')
+        check_number('min_loaded', min_loaded, 'a number in [0, 1]', lambda n: 0 <= n <= 1)
         self.checkpoint = checkpoint
         self.min_loaded = min_loaded
 

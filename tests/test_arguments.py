@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from mmscheme import layers
+from mmscheme.engine import hooks
 from mmscheme.models import SCHEMEFFN, BlockDiagonalFFN, SCHEMEformer, plug_in_scheme
 
 ODD = ['text', None, -1, 0, 1.5, 1e300, (1, ), (0, 4), [2, 2], [1.0], [True], [], {}, True,
        float('nan'), float('inf'), {'type': 'nothing'}, torch.ones(2), object()]
 FLAGS = {'bias', 'cca', 'keep_cca', 'match_variance', 'deploy', 'with_cp', 'batch_first',
          'add_identity', 'seed_from_dense'}
-OTHERS = {'init_cfg'}  # mmengine reads it when weights are initialised
+# mmengine reads the first when weights are initialised, the second is opened in training.
+OTHERS = {'init_cfg', 'checkpoint'}
 
 
 def stock():
@@ -36,6 +38,10 @@ RIGHT = {
     SCHEMEFFN: dict(embed_dims=8),
     SCHEMEformer: dict(arch=dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32))),
     plug_in_scheme: dict(backbone=stock),
+    hooks.MixingScheduleHook: {},
+    hooks.MixingWeightsHook: {},
+    hooks.NonFiniteLossHook: {},
+    hooks.PretrainedBackboneHook: dict(checkpoint='weights.pth'),
 }
 
 
