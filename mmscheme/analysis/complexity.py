@@ -114,6 +114,8 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
+        # Before that a parameter may be memory as it was found: Deformable DETR matched NaN.
+        model.init_weights()
         # torch's counter wants parameters without history.
         model.train(training).requires_grad_(False)
         data = model.data_preprocessor(batch, training)
@@ -132,6 +134,7 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
     if preprocessor.get('size'):
         preprocessor['size'] = shape  # mmseg pads to it
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images
+    _leave_out_pretrained(model)
     test_cfg = model.get('test_cfg') or {}
     if cfg.default_scope == 'mmseg':
         test_cfg['mode'] = 'whole'
@@ -143,6 +146,20 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
                 stage['nms']['iou_threshold'] = 1.
         rcnn['score_thr'] = 0.
     return model
+
+
+def _leave_out_pretrained(cfg: Any) -> None:
+    """Takes checkpoints out of the initialisation; nothing is read or downloaded."""
+    if isinstance(cfg, dict):
+        init = cfg.get('init_cfg')
+        if init:
+            several = [init] if isinstance(init, dict) else list(init)
+            cfg['init_cfg'] = [i for i in several if i.get('type') != 'Pretrained'] or None
+        if isinstance(cfg.get('pretrained'), str):
+            cfg['pretrained'] = None
+    for value in cfg.values() if isinstance(cfg, dict) else cfg:
+        if isinstance(value, (dict, list, tuple)):
+            _leave_out_pretrained(value)
 
 
 def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[str, Cost]:

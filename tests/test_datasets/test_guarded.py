@@ -146,7 +146,7 @@ def test_batches_are_the_same_with_a_guard(workers, box):
 
 @pytest.mark.parametrize('settings, expected', [
     (dict(on_bad_data='ignore'), "on_bad_data: expected one of .* found 'ignore'"),
-    (dict(max_bad_data=-1), 'max_bad_data: expected a number'),
+    (dict(max_bad_data=-1), 'max_bad_data: expected a whole number >= 0'),
     (dict(on_bad_data='skip', test_mode=True), 'is for training')])
 def test_settings(settings, expected, box):
     init_default_scope('mmseg')

@@ -22,7 +22,9 @@ WIDTHS = st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16, 32, 64])
 GROUPS = st.one_of(st.sampled_from([1, 2, 3, 4, (1, 1), (2, 4), (4, 2), [4, 4]]))
 FLAG = st.booleans()
 RATES = st.floats(0, 1)
-SHAPES = st.lists(st.integers(0, 9), min_size=0, max_size=5)
+# Three times out of four tokens or a map.
+SHAPES = st.integers(0, 3).flatmap(
+    lambda n: st.lists(st.integers(n > 0, 9), min_size=3 if n else 0, max_size=4 if n else 5))
 
 
 def mostly(strategy):
