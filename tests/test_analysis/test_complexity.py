@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine import Config
 from mmengine.analysis import FlopAnalyzer
+from mmengine.runner import CheckpointLoader
 
 from mmscheme.analysis.complexity import count_config, count_module
 from mmscheme.analysis.random_batch import input_shape
@@ -122,6 +123,20 @@ def test_models_of_other_projects(package, name, shape):
     if shape is None:  # ResNet-18 for CIFAR (He et al.): 0.56 G
         assert found.shape == (32, 32)
         assert found.parts['backbone'].macs == pytest.approx(0.555e9, rel=0.01)
+
+
+def test_weights_are_initialised_and_none_are_read(monkeypatch):
+    """mmdet leaves a parameter of Deformable DETR as memory was found until init_weights."""
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', lambda *args, **kwargs: pytest.fail(
+        f'tried to read {args}'))
+    cfg = Config.fromfile(stock(mmdet, 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'))
+    assert cfg.model.backbone.init_cfg.type == 'Pretrained'
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills such memory with NaN
+    try:
+        assert torch.empty(3).isnan().all()
+        count_config(cfg, (64, 96), training=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize('package, name, expected', [
