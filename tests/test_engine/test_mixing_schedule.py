@@ -8,12 +8,14 @@ from mmengine.logging import MessageHub
 from mmscheme.engine.hooks import MixingScheduleHook
 from mmscheme.models import SCHEMEformer
 from mmscheme.registry import HOOKS
+from tests.test_engine.test_resume import small, train
 
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
 
 
 def step(hook, model, iteration, of):
-    runner = SimpleNamespace(iter=iteration, max_iters=of, model=model, message_hub=MessageHub('x'))
+    runner = SimpleNamespace(iter=iteration, max_iters=of, model=model,
+                             message_hub=MessageHub('x'), hooks=())
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     return {float(b.channel_mixer.cca_factor) for stage in model.stages for b in stage}
@@ -54,7 +56,8 @@ def test_it_never_rises_again():
 
 def test_models_without_cca_are_left_alone():
     hook, model = MixingScheduleHook((0, 1)), SCHEMEformer(TINY, cca=False)
-    runner = SimpleNamespace(iter=5, max_iters=10, model=model, message_hub=MessageHub('x'))
+    runner = SimpleNamespace(iter=5, max_iters=10, model=model, message_hub=MessageHub('x'),
+                             hooks=())
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
 
@@ -77,7 +80,7 @@ def test_cca_retires_where_its_weight_stays_below_the_threshold():
     hook = MixingScheduleHook(None, retire=0.01, interval=10)
     logger = SimpleNamespace(info=lines.append)
     runner = SimpleNamespace(iter=0, max_iters=100, model=model, logger=logger,
-                             message_hub=MessageHub('x'))
+                             message_hub=MessageHub('x'), hooks=())
     hook.before_train(runner)
     with torch.no_grad():
         mixers[1].alpha_logit.fill_(6.)
@@ -97,3 +100,32 @@ def test_cca_retires_where_its_weight_stays_below_the_threshold():
     runner.iter = 50
     never.before_train_iter(runner, 0)
     assert not mixers[0].cca_retired and mixers[0].alpha == 1
+
+
+def factors(checkpoint):
+    return {key.split('.')[2]: float(value) for key, value in checkpoint['state_dict'].items()
+            if key.endswith('cca_factor')}
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, update_buffers):
+    cfg = small('upernet', scenes, tmp_path)
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)]
+    assert factors(train(cfg)) == dict.fromkeys('0123', 0)
+    log, = tmp_path.glob('*/*.log')
+    assert 'CCA has decayed: 1 - alpha is 0 in all 4 blocks' in log.read_text()
+
+
+def test_the_output_of_frozen_stages_stays(scenes, tmp_path):
+    cfg = small('upernet', scenes, tmp_path)
+    cfg.model.backbone.frozen_stages = 2
+    assert factors(train(cfg)) == {'0': 1, '1': 1, '2': 0, '3': 0}
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert '2 frozen blocks keep the weight of CCA' in log
+    assert 'CCA has decayed: 1 - alpha is 0 in all 2 blocks' in log
+    model = SCHEMEformer(TINY, frozen_stages=4)
+    x = torch.randn(2, 3, 64, 64)
+    before = model(x)[1]
+    assert step(MixingScheduleHook((0, 0.5)), model, 99, 100) == {1.}
+    step(MixingScheduleHook(None, retire=0.99, interval=1), model, 0, 100)
+    assert torch.equal(model(x)[1], before)

@@ -4,11 +4,12 @@ from numbers import Real
 from typing import Any, Dict, Optional, Sequence, Set
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.layers.arguments import check_count, check_number
 from mmscheme.registry import HOOKS
+
+from .mixing_weights import find_averaged_mixers, find_mixers
 
 __all__ = ['MixingScheduleHook']
 
@@ -26,7 +27,8 @@ class MixingScheduleHook(Hook):
 
     The factor is a function of the iteration, and never rises: a run that resumes
     goes on where it was, and weights whose CCA has been retired stay without it
-    when they are fine-tuned.
+    when they are fine-tuned. Stages that are frozen, in evaluation mode, are left as they
+    are; weights that ``EMAHook`` averages follow.
 
     Args:
         decay: Where the factor starts to fall and where it is 0, as fractions of
@@ -55,6 +57,7 @@ class MixingScheduleHook(Hook):
         self.start, self.end = float(decay[0]), float(decay[1])
         self.retire, self.interval = retire, interval
         self._mixers: Dict[str, SCHEMEMixer] = {}
+        self._averages: Dict[str, SCHEMEMixer] = {}
         self._below: Set[str] = set()
 
     def factor(self, progress: float) -> float:
@@ -67,20 +70,23 @@ class MixingScheduleHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Finds the SCHEME mixers of the model."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._mixers = {name: m for name, m in model.named_modules()
-                        if isinstance(m, SCHEMEMixer) and m.cca is not None}
+        self._mixers = find_mixers(runner.model)
+        self._averages = find_averaged_mixers(runner)
         # A run that resumes has its last check behind it.
         self._below = set(runner.message_hub.runtime_info.get(_BELOW, ()))
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
-        """Lowers the factor of all mixers to where the schedule is."""
+        """Lowers the factor of all mixers that train to where the schedule is."""
         # The last iteration counts as the end of training, so that decay[1] = 1 is reached.
         limit = self.factor((runner.iter + 1) / runner.max_iters)
         if limit < 1:
-            for mixer in self._mixers.values():
+            for name, mixer in self._mixers.items():
+                if not mixer.training:  # frozen: its output stays as it is
+                    continue
                 mixer.lower_cca_factor(limit)
+                if name in self._averages:  # not the average of what the factor has been
+                    self._averages[name].lower_cca_factor(limit)
         if self.retire is not None and runner.iter % self.interval == 0:
             self._retire(runner, self.retire)
 
@@ -89,7 +95,7 @@ class MixingScheduleHook(Hook):
         before, self._below = self._below, set()
         for name, mixer in self._mixers.items():
             weight = 1 - float(mixer.alpha)
-            if mixer.cca_retired or weight >= threshold:
+            if mixer.cca_retired or not mixer.training or weight >= threshold:
                 continue
             if name in before:
                 mixer.retire_cca()

@@ -1,7 +1,7 @@
 """How much of CCA is left, while a model trains."""
 from typing import Any, Dict, List, Optional
 
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import EMAHook, Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
@@ -28,6 +28,12 @@ def find_mixers(model: nn.Module) -> Dict[str, SCHEMEMixer]:
     model = model.module if is_model_wrapper(model) else model
     return {name: m for name, m in model.named_modules()
             if isinstance(m, SCHEMEMixer) and m.cca is not None}
+
+
+def find_averaged_mixers(runner: Any) -> Dict[str, SCHEMEMixer]:
+    """The same of the averaged weights of ``EMAHook``; empty where nothing is averaged."""
+    averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+    return find_mixers(averages[0]) if averages else {}
 
 
 def shorten(names: List[str]) -> List[str]:
@@ -109,5 +115,12 @@ class MixingWeightsHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Says whether the branch has decayed."""
-        if self._mixers:
-            print_log(describe_cca_weights(self._mixers), logger='current')
+        frozen = {name for name, mixer in self._mixers.items()
+                  if not any(p.requires_grad for p in mixer.parameters())}
+        if frozen:
+            print_log(f'{len(frozen)} frozen blocks keep the weight of CCA that they had, in '
+                      'training as in evaluation', logger='current')
+        saved = find_averaged_mixers(runner) or self._mixers
+        trained = {name: mixer for name, mixer in saved.items() if name not in frozen}
+        if trained:
+            print_log(describe_cca_weights(trained), logger='current')
