@@ -1,8 +1,10 @@
 """Checks of arguments, whose errors name the argument, what was expected and what was found."""
 from numbers import Integral, Real
-from typing import Any, Callable, Collection
+from typing import Any, Callable, Collection, Tuple
 
-__all__ = ['check_builds', 'check_choice', 'check_count', 'check_number']
+__all__ = [
+    'check_builds', 'check_choice', 'check_count', 'check_flags', 'check_number', 'read_indices'
+]
 
 
 def check_number(name: str, value: Any, expected: str, valid: Callable[[Any], bool],
@@ -37,6 +39,40 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         raise ValueError(f'{name}: expected one of {sorted(choices)}, found {value!r}')
 
 
+def check_flags(**flags: Any) -> None:
+    """Raises a TypeError where an argument is not True or False; the string 'no' is neither."""
+    for name, value in flags.items():
+        try:
+            right = value in (True, False)  # also 0, 1 and numpy's
+        except (RuntimeError, ValueError):  # an array
+            right = False
+        if not right:
+            raise TypeError(f'{name}: expected True or False, found {value!r}')
+
+
+def read_indices(name: str, value: Any, count: int, expected: str) -> Tuple[int, ...]:
+    """Reads one or some of the numbers from 0 on.
+
+    Args:
+        name: The argument.
+        value: A number or several, none of them twice.
+        count: How many there are to choose from.
+        expected: What is allowed, in words.
+
+    Raises:
+        ValueError: ``value`` is not such numbers.
+    """
+    try:
+        numbers = (value, ) if isinstance(value, Integral) else tuple(value)
+    except TypeError:
+        numbers = ()
+    if (not numbers or len(set(map(str, numbers))) < len(numbers)
+            or any(isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= int(i) < count
+                   for i in numbers)):
+        raise ValueError(f'{name}: expected {expected}, each once, found {value!r}')
+    return tuple(map(int, numbers))
+
+
 def check_builds(name: str, cfg: Any, build: Callable[[], Any]) -> None:
     """Builds what an argument configures, and says the argument where that fails.
 
@@ -55,4 +91,4 @@ def check_builds(name: str, cfg: Any, build: Callable[[], Any]) -> None:
         build()
     except (KeyError, TypeError, ValueError) as e:
         kind = TypeError if isinstance(e, TypeError) else ValueError
-        raise kind(f'{name}: {e.args[0] if e.args else e!r}') from None
+        raise kind(f'{name}: {cfg!r}: {e.args[0] if e.args else e!r}') from None

@@ -1,5 +1,6 @@
 """Linear layers and FFNs whose weight matrices are block diagonal."""
 import math
+from numbers import Integral
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from mmscheme.kernels import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation, exporting
 
 from .activations import apply_activation, fused_name
-from .arguments import check_choice, check_count, check_number
+from .arguments import check_choice, check_count, check_flags, check_number
 
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
@@ -26,11 +27,12 @@ def parse_groups(groups: Union[int, Sequence[int]]) -> Tuple[int, int]:
     Raises:
         ValueError: ``groups`` is neither.
     """
-    pair = (groups, groups) if isinstance(groups, int) else groups
+    pair = (groups, groups) if isinstance(groups, Integral) else groups
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2
-            and all(isinstance(g, int) and not isinstance(g, bool) and g >= 1 for g in pair)):
+            and all(isinstance(g, Integral) and not isinstance(g, bool) and int(g) >= 1
+                    for g in pair)):
         raise ValueError(f'groups: expected a positive number or a pair of them, found {groups!r}')
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
 
 
 def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] = None,
@@ -97,6 +99,7 @@ class BlockDiagonalLinear(nn.Module):
         super().__init__()
         _check_divides('in_features', in_features, groups)
         _check_divides('out_features', out_features, groups)
+        check_flags(bias=bias, match_variance=match_variance)
         if init_std is None:
             init_std = in_features**-0.5
         check_number('init_std', init_std, 'a positive number or None', lambda n: 0 < n < math.inf)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmscheme.kernels import scheme_mixer
 
-from .arguments import check_number
+from .arguments import check_flags, check_number
 from .block_diagonal import BlockDiagonalMLP, is_hooked
 from .cca import ChannelCovarianceAttention
 
@@ -48,6 +48,7 @@ class SCHEMEMixer(nn.Module):
                  drop: float = 0., init_std: Union[float, None] = None, match_variance: bool = True,
                  implementation: str = 'auto', alpha_init: float = 0.5) -> None:
         super().__init__()
+        check_flags(cca=cca, keep_cca=keep_cca)
         check_number('alpha_init', alpha_init, 'a number between 0 and 1', lambda n: 0 < n < 1)
         self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
                                     match_variance, implementation)

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, ShuffledGELU
-from mmscheme.layers.arguments import check_builds, check_count, check_number
+from mmscheme.layers.arguments import check_builds, check_count, check_flags, check_number
 from mmscheme.registry import MODELS
 
 __all__ = ['SCHEMEFFN', 'BlockDiagonalFFN']
@@ -37,6 +37,7 @@ class _ResidualFFN(BaseModule):
                  dropout_layer: Optional[dict], add_identity: bool, init_cfg: Optional[dict],
                  layer_scale_init_value: float) -> None:
         super().__init__(init_cfg)
+        check_flags(add_identity=add_identity)
         self.embed_dims = embed_dims
         self.feedforward_channels = feedforward_channels
         self.num_fcs = num_fcs
@@ -126,6 +127,7 @@ class SCHEMEFFN(_ResidualFFN):
                             match_variance, alpha_init=alpha_init)
         super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
+        check_flags(batch_first=batch_first)
         self.batch_first = batch_first
 
     def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:

@@ -102,7 +102,7 @@ def test_a_class_token_does_not_change_the_cca_of_positions():
     (dict(groups=0), 'groups: expected a positive number or a pair'),
     (dict(expansion=0), 'expansion: expected a number between 0 and 10000 or None, found 0'),
     (dict(stages=(1, 4)), r'stages: expected some of \[0, 1, 2, 3\], the stages of SwinTransformer '
-     r'with \[16, 32, 64, 128\] channels, found \(1, 4\)'),
+     r'with \[16, 32, 64, 128\] channels, each once, found \(1, 4\)'),
     (dict(stages=()), r'stages: expected some of .*, found \(\)'),
     (dict(seed_from_dense=True), 'stages.0.blocks.0.ffn: seed_from_dense needs the 64 hidden '
      'channels of the stock backbone, found 128; expansion=None'),
@@ -354,7 +354,7 @@ def test_the_schedule_takes_out_cca():
     model = wrap(SWIN)
     hook = MixingScheduleHook(decay=(0., 0.5))
     runner = SimpleNamespace(model=model, iter=9, max_iters=10,
-                             message_hub=SimpleNamespace(runtime_info={}))
+                             message_hub=SimpleNamespace(runtime_info={}), hooks=())
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     assert all(m.cca_factor == 0 and m.alpha == 1 for m in mixers(model).values())

@@ -257,3 +257,25 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_misspelt_arguments_are_errors():
     with pytest.raises(TypeError, match='expantion'):
         SCHEMEformer(expantion=4)
+
+
+def test_layer_wise_decay_of_the_learning_rate():
+    """mmpretrain's constructor; the depths of 1 + 2 + 1 + 1 blocks are counted by hand."""
+    from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
+    from mmpretrain.models import ImageClassifier
+    model = ImageClassifier(
+        dict(type='mmscheme.SCHEMEformer', pos_embed=True, out_indices=(3, ), arch=dict(
+            depths=(1, 2, 1, 1), embed_dims=TINY['embed_dims'])),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=TINY['embed_dims'][-1]))
+    optimizer = LearningRateDecayOptimWrapperConstructor(
+        dict(optimizer=dict(type='AdamW', lr=1., weight_decay=0.1)), dict(layer_decay_rate=0.5))(model).optimizer
+    rates = {group['param_name'].replace('backbone.', ''): group['lr']
+             for group in optimizer.param_groups}
+    assert set(rates) == {name.replace('backbone.', '') for name, _ in model.named_parameters()}
+    expected = {'downsamples.0': 0, 'stages.0.0': 1, 'downsamples.1': 2, 'stages.1.0': 2,
+                'stages.1.1': 3, 'pos_embed': 4, 'downsamples.2': 4, 'stages.2.0': 4,
+                'downsamples.3': 5, 'stages.3.0': 5, 'norm3': 6, 'head': 6}
+    for name, rate in rates.items():
+        depth, = (depth for start, depth in expected.items() if name.startswith(start))
+        assert rate == 0.5**(6 - depth), name

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmscheme.layers.arguments import check_number
+from mmscheme.layers.arguments import check_flags, check_number, read_indices
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.plug_in import DenseMixer, PlugInMixer, find_channel_mixers
 from mmscheme.registry import MODELS
@@ -123,6 +123,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
         ValueError: Nothing to replace; widths that do not divide into ``groups``; no such
             stage; a seed of another width.
     """
+    check_flags(cca=cca, seed_from_dense=seed_from_dense)
     if isinstance(backbone, dict) and 'type' in backbone:
         try:
             backbone = MODELS.build(backbone)
@@ -138,11 +139,9 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
                          'modules belongs to a family of mmscheme.models.plug_in.ADAPTERS')
     widths = list(dict.fromkeys(dense.widths[0] for dense in found))
     if stages is not None:
-        stages = (stages, ) if isinstance(stages, int) else stages
-        if (not isinstance(stages, (list, tuple)) or not stages
-                or any(type(i) is not int or i not in range(len(widths)) for i in stages)):
-            raise ValueError(f'stages: expected some of {list(range(len(widths)))}, the stages '
-                             f'of {kind} with {widths} channels, found {stages!r}')
+        stages = read_indices('stages', stages, len(widths),
+                              f'some of {list(range(len(widths)))}, the stages of {kind} with '
+                              f'{widths} channels')
         found = [dense for dense in found if widths.index(dense.widths[0]) in stages]
 
     pair = None

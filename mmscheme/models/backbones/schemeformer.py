@@ -12,7 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from mmscheme.kernels import exporting
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
-from mmscheme.layers.arguments import check_builds, check_choice, check_count, check_number
+from mmscheme.layers.arguments import (
+    check_builds,
+    check_choice,
+    check_count,
+    check_flags,
+    check_number,
+    read_indices,
+)
 from mmscheme.registry import MODELS
 
 __all__ = ['ARCHS', 'SCHEMEformer']
@@ -180,11 +187,8 @@ class SCHEMEformer(BaseModule):
         super().__init__(init_cfg)
         settings = _read_arch(arch)
         dims, depths = settings['embed_dims'], settings['depths']
-        if isinstance(out_indices, int):
-            out_indices = (out_indices, )
-        if (not isinstance(out_indices, (list, tuple)) or not out_indices
-                or any(type(i) is not int or i not in range(4) for i in out_indices)):
-            raise ValueError(f'out_indices: expected stages from 0 to 3, found {out_indices!r}')
+        out_indices = read_indices('out_indices', out_indices, 4, 'stages from 0 to 3')
+        check_flags(cca=cca, deploy=deploy, with_cp=with_cp)
         check_number('frozen_stages', frozen_stages, 'a whole number from -1 to 4',
                      lambda n: -1 <= n <= 4, Integral)
         check_count('in_channels', in_channels)
@@ -209,7 +213,7 @@ class SCHEMEformer(BaseModule):
         self.downsamples = nn.ModuleList(
             nn.Conv2d(in_channels, dims[0], 7, stride=4, padding=2) if i == 0 else
             nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1) for i in range(num_stages))
-        if pos_embed is not False and num_stages > POS_EMBED_STAGE:
+        if pos_embed is not None and pos_embed is not False and num_stages > POS_EMBED_STAGE:
             size = (14, 14) if pos_embed is True else pos_embed
             if not isinstance(size, (list, tuple)) or len(size) != 2:
                 raise TypeError('pos_embed: expected True, False or (height, width), '
@@ -261,6 +265,31 @@ class SCHEMEformer(BaseModule):
         super().train(mode)
         self._freeze_stages()
         return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """The depth of a parameter, for layer-wise decay of the learning rate as in mmpretrain.
+
+        Args:
+            param_name: In the model.
+            prefix: Of the backbone there.
+
+        Returns:
+            The depth and the number of depths: 0 is the stem, then comes one a block,
+            with what takes the map to its stage; the last is what follows, that is the
+            norms of the outputs and all that is not of the backbone.
+        """
+        blocks = [len(stage) for stage in self.stages]
+        last = sum(blocks) + 1
+        depth = last
+        if param_name.startswith(prefix):
+            kind, *rest = param_name[len(prefix):].split('.')
+            if kind == 'stages':
+                depth = sum(blocks[:int(rest[0])]) + int(rest[1]) + 1
+            elif kind == 'downsamples':
+                depth = sum(blocks[:int(rest[0])]) + 1 if rest[0] != '0' else 0
+            elif kind == 'pos_embed':
+                depth = sum(blocks[:POS_EMBED_STAGE]) + 1
+        return depth, last + 1
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Computes the feature maps, inside in channels-last order.
