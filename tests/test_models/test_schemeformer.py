@@ -268,8 +268,9 @@ def test_layer_wise_decay_of_the_learning_rate():
             depths=(1, 2, 1, 1), embed_dims=TINY['embed_dims'])),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=3, in_channels=TINY['embed_dims'][-1]))
+    optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1., weight_decay=0.1))
     optimizer = LearningRateDecayOptimWrapperConstructor(
-        dict(optimizer=dict(type='AdamW', lr=1., weight_decay=0.1)), dict(layer_decay_rate=0.5))(model).optimizer
+        optim_wrapper, dict(layer_decay_rate=0.5))(model).optimizer
     rates = {group['param_name'].replace('backbone.', ''): group['lr']
              for group in optimizer.param_groups}
     assert set(rates) == {name.replace('backbone.', '') for name, _ in model.named_parameters()}
