@@ -15,6 +15,7 @@ from mmscheme.checkpoint import find_weights, load_checkpoint, make_plain, write
 from mmscheme.converters.block_diagonal import PERMUTATIONS, LayerFit, convert_backbone
 from mmscheme.converters.metaformer import NORMS, from_metaformer, to_timm
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils import check_not_read
 from mmscheme.version import __version__
 
 from .arguments import add_config_arguments
@@ -35,6 +36,13 @@ def _read(path: str) -> Tuple[Dict[str, Any], Dict[str, Tensor]]:
         raise ValueError(f'{path}: {e}') from None
     meta = content.get('meta')
     return meta if isinstance(meta, dict) else {}, weights
+
+
+def _check_target(target: Path, **sources: str) -> None:
+    """Before any work."""
+    if target.is_dir():
+        raise ValueError(f'expected a file to write, found the folder {target}')
+    check_not_read(target, **sources)
 
 
 def _write(content: Dict[str, Any], path: Path) -> None:
@@ -64,6 +72,7 @@ def metaformer_to_mmscheme(argv: Optional[List[str]] = None) -> None:
                         'in evaluation')
     args = parser.parse_args(argv)
     with user_errors(args.debug):
+        _check_target(args.target, checkpoint=args.source)
         _, weights = _read(args.source)
         try:
             found = from_metaformer(weights, args.norm, args.keep_alpha)
@@ -87,6 +96,7 @@ def mmscheme_to_timm(argv: Optional[List[str]] = None) -> None:
     args = _file_parser('Convert a SCHEMEformer (a backbone or any model with one) to a plain '
                         "state dict with the names of timm's MetaFormer.").parse_args(argv)
     with user_errors(args.debug):
+        _check_target(args.target, checkpoint=args.source)
         _, weights = _read(args.source)
         try:
             state = to_timm(weights)
@@ -201,8 +211,7 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
     with user_errors(args.debug):
         if args.num_images < 8:
             raise ValueError(f'--num-images: expected at least 8, found {args.num_images}')
-        if args.target.is_dir():
-            raise ValueError(f'expected a file to write, found the folder {args.target}')
+        _check_target(args.target, checkpoint=args.source, config=args.config)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         check_data(cfg, ('train', ), labels=False).finish()

@@ -10,6 +10,7 @@ from mmengine import Config
 from torch import Tensor
 
 from mmscheme.checkpoint import load_checkpoint, make_plain, write_bytes
+from mmscheme.utils import check_not_read
 from mmscheme.version import __version__
 
 from .config import load_config
@@ -39,7 +40,7 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool =
     Raises:
         FileNotFoundError: There is no such checkpoint.
         ValueError: It has no weights, or some that float16 cannot hold; ``target`` is not
-            named ``*.pth``.
+            named ``*.pth``; the config would be written over the one that is read.
     """
     target = Path(target)
     if target.suffix != '.pth':
@@ -62,9 +63,12 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool =
     torch.save(kept, buffer)
     data = buffer.getvalue()
     published = target.with_name(f'{target.stem}-{hashlib.sha256(data).hexdigest()[:8]}.pth')
+    config = published.with_suffix('.py')
+    if cfg is not None:
+        check_not_read(config, config=cfg.filename)
     write_bytes(published, data)
     if cfg is not None:
-        write_bytes(published.with_suffix('.py'), cfg.pretty_text.encode())
+        write_bytes(config, cfg.pretty_text.encode())
     return published
 
 

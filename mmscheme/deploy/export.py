@@ -21,6 +21,7 @@ from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.preflight import iter_datasets, step_name
+from mmscheme.utils import check_not_read
 from mmscheme.version import __version__
 
 from .fold import fold
@@ -117,6 +118,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     if target.suffix not in FORMATS:
         raise ValueError(f'expected a file {", ".join("*" + s for s in FORMATS)} to write, '
                          f'found {target}')
+    check_not_read(target, checkpoint=checkpoint)
     model, meta = load_model(cfg, checkpoint)
     shape = shape or input_shape(cfg)
     if cfg.default_scope == 'mmseg' and model.test_cfg.get('mode', 'whole') != 'whole':

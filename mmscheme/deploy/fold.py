@@ -27,6 +27,7 @@ from mmscheme.checkpoint import make_plain
 from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.ffn import SCHEMEFFN, BlockDiagonalFFN
+from mmscheme.utils import check_not_read
 from mmscheme.version import __version__
 
 from .loading import build_model, load_model, load_weights
@@ -234,13 +235,15 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The model has no such form, or the files cannot be named so.
+        ValueError: The model has no such form, or the files cannot be named so, as where
+            one of them is read.
     """
     target = Path(target)
     if target.suffix != '.pth':
         raise ValueError(f'expected a name *.pth to write, found {target}')
-    if target.exists() and target.samefile(checkpoint):
-        raise ValueError(f'{target}: would replace the checkpoint that is read')
+    config = target.with_suffix('.py')
+    check_not_read(target, checkpoint=checkpoint)
+    check_not_read(config, config=cfg.filename)
     model, meta = load_model(cfg, checkpoint)
     problem: Optional[ValueError] = None
     for fuse_norms in (True, False):
@@ -264,7 +267,6 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
     torch.save(dict(
         meta=make_plain(dict(dataset_meta=meta, mmscheme_version=__version__)),
         state_dict={k: v.clone() for k, v in folded.state_dict().items()}), target)
-    config = target.with_suffix('.py')
     new_cfg.dump(config)
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, folded)]
     return target, config, difference, (sizes[0], sizes[1])

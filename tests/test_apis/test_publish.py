@@ -59,6 +59,18 @@ def test_half_precision_with_the_config(tmp_path):
         assert value.dtype == torch.float32 and torch.equal(value, weights[key].float())
 
 
+def test_the_config_that_is_read_is_kept(training, tmp_path):
+    path, _ = training
+    (tmp_path / 'a.py').write_text('model = dict(depth=1)\n')
+    published = publish(path, tmp_path / 'model.pth', cfg=load_config(tmp_path / 'a.py'))
+    beside = published.with_suffix('.py')
+    beside.write_text('# mine\nmodel = dict(depth=2)\n')
+    published.unlink()
+    with pytest.raises(ValueError, match=f'{beside}: would replace the config that is read'):
+        publish(path, tmp_path / 'model.pth', cfg=load_config(beside))
+    assert '# mine' in beside.read_text() and not published.exists()
+
+
 def test_values_beyond_half_precision(tmp_path):
     torch.save(dict(state_dict={'w': torch.tensor([1e6])}), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match='w: its values are beyond float16'):

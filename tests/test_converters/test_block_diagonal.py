@@ -180,4 +180,11 @@ def test_command_and_its_errors(scenes, tmp_path, capsys):
         error = capsys.readouterr().err
         assert status.value.code == 2 and message in error, error
         assert error.count('\n') == 1 and error.startswith('error: ')
+    for target, kind in (('dense.pth', 'checkpoint'), ('dense.py', 'config')):
+        content = (tmp_path / target).read_bytes()
+        with pytest.raises(SystemExit):
+            dense_to_block_diagonal([str(tmp_path / 'dense.py'), str(tmp_path / 'dense.pth'),
+                                     str(tmp_path / target), *arguments])
+        assert f'would replace the {kind} that is read' in capsys.readouterr().err
+        assert (tmp_path / target).read_bytes() == content
     assert sorted(tmp_path.iterdir()) == before

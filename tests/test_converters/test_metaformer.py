@@ -333,6 +333,7 @@ def test_commands_and_their_errors(tmp_path, capsys):
     (tmp_path / 'cut.pth').write_bytes(data[:len(data) // 2])
     torch.save({'features.0.weight': torch.ones(1)}, tmp_path / 'other.pth')
     torch.save([1], tmp_path / 'list.pth')
+    (tmp_path / 'link.pth').symlink_to(tmp_path / 'source.pth.tar')
     before = sorted(tmp_path.iterdir())
     for command in (metaformer_to_mmscheme, mmscheme_to_timm):
         for name, message in (
@@ -344,4 +345,12 @@ def test_commands_and_their_errors(tmp_path, capsys):
             error = capsys.readouterr().err
             assert status.value.code == 2 and error.startswith('error: ') and message in error
             assert name in error and error.count('\n') == 1
+        for name, link in (('ours.pth', 'ours.pth'), ('source.pth.tar', 'link.pth')):
+            content = (tmp_path / name).read_bytes()
+            with pytest.raises(SystemExit) as status:
+                command([str(tmp_path / name), str(tmp_path / link)])
+            error = capsys.readouterr().err
+            assert status.value.code == 2 and error.count('\n') == 1
+            assert f'{link}: would replace the checkpoint that is read' in error
+            assert (tmp_path / name).read_bytes() == content
     assert sorted(tmp_path.iterdir()) == before

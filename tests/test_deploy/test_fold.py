@@ -127,6 +127,23 @@ def test_command_writes_what_the_test_command_reads(checkpoint, scenes, tmp_path
     assert len(metrics[0]) == 3 and metrics[0] == metrics[1]
 
 
+def test_the_config_that_is_read_is_kept(checkpoint, tmp_path, capsys):
+    config, path = checkpoint
+    text = config.read_text()
+    (tmp_path / 'link.py').symlink_to(config)
+    before = sorted(tmp_path.iterdir())
+    for target in ('small.pth', 'link.pth'):
+        with pytest.raises(SystemExit) as status:
+            main([str(config), str(path), str(tmp_path / target)])
+        error = capsys.readouterr().err
+        assert status.value.code == 2 and error.count('\n') == 1
+        name = target.replace('pth', 'py')
+        assert error.startswith(f'error: {tmp_path}/{name}: would replace the config that is read')
+    assert config.read_text() == text and sorted(tmp_path.iterdir()) == before
+    for _ in range(2):  # over its own output
+        main([str(config), str(path), str(tmp_path / 'out.pth')])
+
+
 def test_errors_write_nothing(checkpoint, tmp_path, capsys):
     config, path = checkpoint
     torch.save(dict(state_dict={'a': torch.zeros(1)}), tmp_path / 'other.pth')

@@ -1,0 +1,28 @@
+"""Names of files."""
+import pytest
+
+from mmscheme.utils import check_not_read, tell_apart
+
+
+@pytest.mark.parametrize('names, expected', [
+    (['x.png', 'y.png', 'a/x.png'], ['x.png', 'y.png', 'a/x.png']),
+    (['x.png', 'x.png', 'x.png'], ['x.png', 'x_2.png', 'x_3.png']),
+    # Who has a name that nobody else has keeps it.
+    (['x.png', 'x.png', 'x_2.png', 'x_2.png'], ['x.png', 'x_3.png', 'x_2.png', 'x_2_2.png']),
+    (['a.d/x', 'a.d/x'], ['a.d/x', 'a.d/x_2']), ([], [])])
+def test_names_are_told_apart(names, expected):
+    assert tell_apart(names) == expected
+
+
+def test_only_what_is_read_is_protected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a', 'b'):
+        (tmp_path / name).write_text(name)
+    (tmp_path / 'link').symlink_to('a')
+    (tmp_path / 'hard').hardlink_to('a')
+    for target in ('a', tmp_path / 'a', 'link', 'hard', './a'):
+        with pytest.raises(ValueError, match=f'{target}: would replace the config that is read'):
+            check_not_read(target, checkpoint='b', config='a')
+    check_not_read('b', config='a', checkpoint=None)
+    check_not_read('new', config='a')
+    check_not_read('a', config='missing')
