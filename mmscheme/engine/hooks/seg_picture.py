@@ -1,12 +1,13 @@
 """Pictures of a segmenter's predictions beside the ground truth."""
 import os.path as osp
-from typing import Any, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import mmcv
 from mmengine.hooks import Hook
 
 from mmscheme.pictures import compose_label_maps
 from mmscheme.registry import HOOKS
+from mmscheme.utils import tell_apart
 
 __all__ = ['SegPictureHook']
 
@@ -15,8 +16,9 @@ __all__ = ['SegPictureHook']
 class SegPictureHook(Hook):
     """Writes image, ground truth and prediction side by side, with a legend.
 
-    One PNG for each tested image, named like the image. Unlabelled positions stay
-    black in the ground truth.
+    One PNG for each tested image, named like the image; of images of one name, as folders
+    may hold them, all but the first in the order of their paths get a number. Unlabelled
+    positions stay black in the ground truth.
 
     Args:
         out_dir: Folder of the pictures; made when the first is written.
@@ -24,6 +26,15 @@ class SegPictureHook(Hook):
 
     def __init__(self, out_dir: str) -> None:
         self.out_dir = out_dir
+        self._names: Dict[str, str] = {}
+
+    def before_test(self, runner: Any) -> None:
+        """Names the pictures: of the whole data set, of which each process tests a part."""
+        dataset = runner.test_dataloader.dataset
+        if hasattr(dataset, 'get_data_info'):
+            infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+            paths = sorted({info['img_path'] for info in infos if 'img_path' in info})
+            self._names = dict(zip(paths, tell_apart([_name(path) for path in paths])))
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                         outputs: Optional[Sequence[Any]] = None) -> None:
@@ -38,5 +49,9 @@ class SegPictureHook(Hook):
             titles = ['ground truth'] * len(labels) + ['prediction']
             picture = compose_label_maps(mmcv.imread(sample.img_path), list(zip(titles, maps)),
                                          classes, palette)
-            name = osp.splitext(osp.basename(sample.img_path))[0]
-            mmcv.imwrite(picture, osp.join(self.out_dir, f'{name}.png'))
+            name = self._names.get(sample.img_path) or _name(sample.img_path)
+            mmcv.imwrite(picture, osp.join(self.out_dir, name))
+
+
+def _name(image_path: str) -> str:
+    return osp.splitext(osp.basename(image_path))[0] + '.png'
