@@ -2,10 +2,8 @@
 import argparse
 import contextlib
 import io
-import sys
 import warnings
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import cv2
 import mmcv
@@ -15,70 +13,12 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from mmscheme.image_files import lost_part
-
 from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
+from .jobs import Job, find_jobs, read_image, report, run_jobs
 
-__all__ = ['Job', 'draw_prediction', 'find_jobs', 'load_predictor', 'main', 'make_visualizer',
-           'predict']
-
-_IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
-_VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
-
-
-class Job(NamedTuple):
-    """A file to read and the one to write."""
-    source: Path
-    target: Path
-    video: bool
-
-
-def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
-    """The images and videos that are meant, each with a target of its own.
-
-    Args:
-        inputs: Files, and folders, which are searched with what is below them.
-        out_dir: Folder to write; below it what a folder held keeps its place.
-
-    Returns:
-        One entry a file.
-
-    Raises:
-        FileNotFoundError: An input does not exist, or a folder has no images and videos.
-        ValueError: A file is neither, or would be replaced by its own picture.
-    """
-    jobs: List[Job] = []
-    taken: Set[Path] = set()
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            files = sorted(p for p in path.rglob('*')
-                           if p.is_file() and p.suffix.lower() in _IMAGES + _VIDEOS)
-            if not files:
-                raise FileNotFoundError(f'no images or videos in {path}')
-        elif path.is_file():
-            files = [path]
-        else:
-            raise FileNotFoundError(f'input not found: {path}')
-        for file in files:
-            video = file.suffix.lower() in _VIDEOS
-            if not video and file.suffix.lower() not in _IMAGES:
-                raise ValueError(f'{file}: expected an image ({" ".join(_IMAGES)}) or a video '
-                                 f'({" ".join(_VIDEOS)})')
-            inside = file.relative_to(path) if path.is_dir() else Path(file.name)
-            target = Path(out_dir) / (inside.with_suffix('.mp4') if video else inside)
-            number = 1
-            while target in taken:
-                number += 1
-                target = target.with_name(f'{inside.stem}_{number}{target.suffix}')
-            taken.add(target)
-            if target.exists() and target.samefile(file):
-                raise ValueError(f'{file}: its picture would replace it; choose another --out')
-            jobs.append(Job(file, target, video))
-    return jobs
-
+__all__ = ['draw_prediction', 'load_predictor', 'main', 'make_visualizer', 'predict']
 
 def make_visualizer(settings: Optional[Dict[str, Any]], meta: Dict[str, Any], scope: str) -> Any:
     """A visualizer of the task's framework that draws and stores nothing.
@@ -199,41 +139,30 @@ def _frames(video: mmcv.VideoReader) -> Iterator[NDArray[Any]]:
         yield frame
 
 
-def _length(job: Job) -> int:
-    return max(0, int(mmcv.VideoReader(str(job.source)).frame_cnt)) if job.video else 1
-
-
-def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job]) -> List[str]:
+def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job],
+            debug: bool = False) -> List[str]:
     """Writes a picture or video for each job, with progress.
 
     Args:
         picture: From an image to its picture, both BGR.
         jobs: What to read and to write.
+        debug: See :func:`mmscheme.apis.jobs.run_jobs`.
 
     Returns:
-        What could not be read, a line each; the others are done.
+        What could not be done, a line each; the others are done.
     """
-    problems: List[str] = []
-    bar = ProgressBar(max(1, sum(_length(job) for job in jobs)), file=sys.stdout)
-    for job in jobs:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
+
+    def label(job: Job, bar: ProgressBar) -> None:
         if job.video:
-            problem = _label_video(picture, job, bar)
+            _label_video(picture, job, bar)
         else:
-            image = cv2.imread(str(job.source))
-            lost = 'not an image' if image is None else lost_part(str(job.source))
-            problem = f'not a readable image: {job.source} ({lost})' if lost else None
-            if not lost:
-                mmcv.imwrite(picture(image), str(job.target))
-            bar.update()
-        if problem:
-            problems.append(problem)
-    print()
-    return problems
+            mmcv.imwrite(picture(read_image(job.source)), str(job.target))
+
+    return run_jobs(label, jobs, debug)
 
 
 def _label_video(picture: Callable[[NDArray[Any]], NDArray[Any]], job: Job, bar: ProgressBar
-                 ) -> Optional[str]:
+                 ) -> None:
     video = mmcv.VideoReader(str(job.source))
     part = job.target.with_name(f'.part-{job.target.name}')
     writer: Optional[cv2.VideoWriter] = None
@@ -249,14 +178,13 @@ def _label_video(picture: Callable[[NDArray[Any]], NDArray[Any]], job: Job, bar:
             writer.write(drawn)
             bar.update()
         if writer is None:
-            return f'no frames in the video: {job.source}'
+            raise ValueError(f'no frames in the video: {job.source}')
         writer.release()
         part.replace(job.target)
     finally:
         if writer is not None:
             writer.release()
         part.unlink(missing_ok=True)
-    return None
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -274,9 +202,5 @@ def main(argv: Optional[List[str]] = None) -> None:
         jobs = find_jobs(args.inputs, args.out)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         picture = load_predictor(cfg, args.checkpoint, args.device, args.score_thr, args.opacity)
-        problems = predict(picture, jobs)
-    print(f'{len(jobs) - len(problems)} of {len(jobs)} files: {Path(args.out).resolve()}')
-    for problem in problems:
-        print(f'error: {problem}', file=sys.stderr)
-    if problems:
-        sys.exit(2)
+        problems = predict(picture, jobs, args.debug)
+    report(jobs, problems, args.out)

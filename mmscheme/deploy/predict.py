@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
-from mmengine.utils import track_iter_progress
+from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
 from mmscheme.apis.arguments import add_drawing_arguments
 from mmscheme.apis.errors import user_errors
-from mmscheme.apis.predict import draw_prediction, find_jobs, make_visualizer
-from mmscheme.image_files import lost_part
+from mmscheme.apis.jobs import Job, find_jobs, read_image, report, run_jobs
+from mmscheme.apis.predict import draw_prediction, make_visualizer
 
 from .runtime import load_exported, to_inputs
 
@@ -145,16 +145,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         for job in jobs:
             if job.video:
                 raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
-            lost = 'not an image' if cv2.imread(str(job.source)) is None else \
-                lost_part(str(job.source))
-            if lost:
-                raise ValueError(f'not a readable image: {job.source} ({lost})')
         predictor = ExportedPredictor(args.model)
         visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
-        for job in track_iter_progress(jobs):
-            sample = predictor(job.source)
-            picture = draw_prediction(visualizer, cv2.imread(str(job.source)), sample,
-                                      predictor.scope, args.score_thr, args.opacity)
-            job.target.parent.mkdir(parents=True, exist_ok=True)
+
+        def label(job: Job, _: ProgressBar) -> None:
+            image = read_image(job.source)
+            picture = draw_prediction(visualizer, image, predictor(job.source), predictor.scope,
+                                      args.score_thr, args.opacity)
             mmcv.imwrite(picture, str(job.target))
-    print(f'\n{len(jobs)} pictures: {Path(args.out).resolve()}')
+
+        problems = run_jobs(label, jobs, args.debug)
+    report(jobs, problems, args.out)

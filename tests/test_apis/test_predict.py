@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmscheme.apis.predict import find_jobs, main
+from mmscheme.apis.jobs import find_jobs
+from mmscheme.apis.predict import main, predict
 from mmscheme.datasets.scenes import PALETTE
 from mmscheme.deploy.loading import build_model
 from mmscheme.deploy.predict import main as exported_main
@@ -90,6 +91,50 @@ def test_what_cannot_be_read_does_not_stop_the_rest(segmenter, scenes, tmp_path,
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['scene_00000.jpg']
 
 
+def test_an_image_that_the_model_refuses_does_not_stop_the_rest(segmenter, tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    for name, size in (('a.jpg', (60, 50)), ('b.png', (1, 100)), ('c.jpg', (60, 50))):
+        cv2.imwrite(str(tmp_path / 'in' / name), np.full((*size, 3), 90, np.uint8))
+    with pytest.raises(SystemExit) as status:
+        main([*segmenter, str(tmp_path / 'in'), '--out', str(tmp_path / 'out')])
+    shown = capsys.readouterr()
+    assert status.value.code == 2 and '\n2 of 3 files' in shown.out
+    error, = (line for line in shown.err.splitlines() if line.startswith('error: '))
+    assert error.startswith(f'error: {tmp_path}/in/b.png: ') and '3 pixels a side' in error
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.jpg', 'c.jpg']
+
+
+@pytest.mark.parametrize('error', [ValueError('too dark'), RuntimeError('too\ndark'),
+                                   cv2.error('too dark')])
+def test_frames_and_images_that_fail_are_named(error, tmp_path, capsys):
+    write_video(tmp_path / 'a.mp4', 3)
+    cv2.imwrite(str(tmp_path / 'b.png'), np.zeros((5, 5, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'c.png'), np.full((5, 5, 3), 9, np.uint8))
+
+    def picture(image):
+        if image.max() < 9:
+            raise error
+        return image
+
+    jobs = find_jobs([str(tmp_path)], str(tmp_path / 'out'))
+    assert predict(picture, jobs) == [f'{tmp_path}/{n}: too dark' for n in ('a.mp4', 'b.png')]
+    assert [p.name for p in (tmp_path / 'out').iterdir()] == ['c.png']
+    assert 'Traceback' not in capsys.readouterr().err
+    predict(picture, jobs, debug=True)
+    assert capsys.readouterr().err.count('Traceback') == 2
+
+
+def test_the_bar_ends_its_line_before_an_error(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((5, 5, 3), np.uint8))
+
+    def picture(image):
+        raise OSError('disk full')
+
+    with pytest.raises(OSError):
+        predict(picture, find_jobs([str(tmp_path)], str(tmp_path / 'out')))
+    assert capsys.readouterr().out.endswith('\n')
+
+
 def test_errors_come_first(segmenter, scenes, tmp_path, capsys):
     image = scenes / 'images' / 'validation' / 'scene_00000.jpg'
     (tmp_path / 'empty').mkdir()
@@ -118,6 +163,33 @@ def test_two_files_of_one_name_get_two_pictures(tmp_path):
         (tmp_path / folder / 'x.png').write_text('')
     jobs = find_jobs([str(tmp_path / 'a' / 'x.png'), str(tmp_path / 'b')], 'out')
     assert [str(j.target) for j in jobs] == ['out/x.png', 'out/x_2.png']
+
+
+def test_no_input_is_replaced_by_the_picture_of_another(tmp_path):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.jpg').write_text('')
+    (tmp_path / 'link').symlink_to(tmp_path / 'b')
+    files = [str(tmp_path / folder / 'x.jpg') for folder in ('a', 'b')]
+    for inputs in (files, files[::-1], [files[0], str(tmp_path / 'b')]):
+        for out in ('b', 'link'):
+            with pytest.raises(ValueError, match='/b/x.jpg: .*picture.* would replace it; choose'):
+                find_jobs(inputs, str(tmp_path / out))
+    with pytest.raises(ValueError, match=f'the picture of {files[0]} would replace it'):
+        find_jobs(files, str(tmp_path / 'b'))
+
+
+def test_pictures_of_an_earlier_run_are_no_inputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('in/x.jpg', 'in/out/x.jpg', 'in/out/sub/y.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('')
+    (tmp_path / 'link').symlink_to(tmp_path / 'in')
+    for folder, out in (('in', 'in/out'), (tmp_path / 'in', 'in/out'), ('link', 'in/out')):
+        job, = find_jobs([str(folder)], out)
+        assert (job.source.name, str(job.target)) == ('x.jpg', 'in/out/x.jpg')
+    # A folder that is in the one to write is what was asked for.
+    assert [str(j.target) for j in find_jobs(['in/out'], 'in')] == ['in/sub/y.jpg', 'in/x.jpg']
 
 
 @pytest.mark.parametrize('tool', [main, exported_main])

@@ -1,5 +1,6 @@
 """Exported files do what the checkpoint does, or are not written."""
 import json
+import shutil
 import sys
 
 import cv2
@@ -156,6 +157,15 @@ def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
     assert sample.pred_score.shape == (6, ) and sample.pred_score.sum() == pytest.approx(1)
     predict_main([str(tmp_path / 'cls.onnx'), str(image), '--out', str(tmp_path / 'p')])
     assert cv2.imread(str(tmp_path / 'p' / image.name)) is not None
+    (tmp_path / 'text.jpg').write_text('x')
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as status:
+        predict_main([str(tmp_path / 'cls.onnx'), str(tmp_path / 'text.jpg'), str(image), '--out',
+                      str(tmp_path / 'q')])
+    shown = capsys.readouterr()
+    assert status.value.code == 2 and '\n1 of 2 files: ' in shown.out
+    assert shown.err == f'error: not a readable image: {tmp_path}/text.jpg (not an image)\n'
+    assert [p.name for p in (tmp_path / 'q').iterdir()] == [image.name]
     config, checkpoint, _ = prepare('mask_rcnn_scheme_s_demo', tmp_path)
     capsys.readouterr()
     main([str(config), checkpoint, '--shape', '64', '96', '--out', str(tmp_path / 'm.onnx')])
@@ -202,12 +212,14 @@ def test_errors(scenes, tmp_path, capsys):
     (tmp_path / 'broken.onnx').write_text('x')
     (tmp_path / 'broken.pt').write_text('x')
     torch.jit.save(torch.jit.script(nn.ReLU()), str(tmp_path / 'foreign.pt'))
-    (tmp_path / 'text.jpg').write_text('x')
+    shutil.copy(checkpoint, tmp_path / 'weights.pt')
     before = sorted(tmp_path.iterdir())
     for call, arguments, message in (
             (main, (config, tmp_path / 'no.pth'), 'checkpoint not found'),
             (main, (config, checkpoint, '--out', tmp_path / 'x.pt'), 'expected a file *.onnx'),
             (main, (config, checkpoint, '--shape', '8'), '--shape: expected'),
+            (main, (config, tmp_path / 'weights.pt', '--format', 'torchscript'),
+             'weights.pt: would replace the checkpoint that is read'),
             (main, (config, checkpoint, '--cfg-options', 'model.test_cfg.mode=slide'),
              'one graph sees the whole image'),
             (main, (config, checkpoint, '--format', 'torchscript', '--dynamic', '--out',
@@ -217,9 +229,7 @@ def test_errors(scenes, tmp_path, capsys):
             (predict_main, (tmp_path / 'broken.pt', image), 'not a readable model'),
             (predict_main, (tmp_path / 'foreign.pt', image), "no entry 'mmscheme' in it"),
             (predict_main, (checkpoint, image), 'expected a file *.onnx'),
-            (predict_main, (tmp_path / 'broken.onnx', tmp_path / 'no.jpg'), 'input not found'),
-            (predict_main, (tmp_path / 'broken.onnx', tmp_path / 'text.jpg'),
-             'not a readable image')):
+            (predict_main, (tmp_path / 'broken.onnx', tmp_path / 'no.jpg'), 'input not found')):
         with pytest.raises(SystemExit) as status:
             call([str(a) for a in arguments])
         error = capsys.readouterr().err.strip().splitlines()[-1]
