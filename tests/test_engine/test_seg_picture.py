@@ -33,9 +33,7 @@ def sample(path):
 def draw(dataset, out_dir, paths):
     """What one process does."""
     hook = SegPictureHook(str(out_dir))
-    runner = SimpleNamespace(
-        visualizer=SimpleNamespace(dataset_meta=dataset.metainfo),
-        test_dataloader=SimpleNamespace(dataset=dataset))
+    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset))
     hook.before_test(runner)
     for i, path in enumerate(paths):
         hook.after_test_iter(runner, i, None, [sample(path)])

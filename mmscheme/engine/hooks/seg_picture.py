@@ -39,7 +39,8 @@ class SegPictureHook(Hook):
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                         outputs: Optional[Sequence[Any]] = None) -> None:
         """Draws the samples of a batch."""
-        meta = runner.visualizer.dataset_meta or {}
+        # Not of the visualizer, which knows them in the first process alone.
+        meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
         classes, palette = meta.get('classes'), meta.get('palette')
         if classes is None or palette is None:
             raise ValueError('pictures need the classes and the palette of the data set')
