@@ -148,9 +148,11 @@ def test_two_processes(trained, scenes, tmp_path):
     log = run('tools/dist_train.sh', DEMO, 2, *arguments, **environment)
     assert '[2/2]' in log and (tmp_path / 'w' / 'iter_2.pth').exists()
     log = run('tools/dist_test.sh', DEMO, trained / 'iter_4.pth', 2, '--data-root', scenes,
-              '--work-dir', tmp_path / 't', '--cfg-options', *SMALL, **environment)
+              '--work-dir', tmp_path / 't', '--show-dir', tmp_path / 'pictures', '--cfg-options',
+              *SMALL, **environment)
     metrics = json.loads(next((tmp_path / 't').glob('*/*.json')).read_text())
     assert f'mIoU: {metrics["mIoU"]:.4f}' in log
+    assert len(list((tmp_path / 'pictures').iterdir())) == 4
 
 
 @pytest.mark.parametrize('script, usage', [
