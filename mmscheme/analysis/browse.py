@@ -16,7 +16,7 @@ from mmengine.utils import track_iter_progress
 from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
-from mmscheme.apis.preflight import SPLITS, check_data, iter_datasets, step_name
+from mmscheme.apis.preflight import SPLITS, check_data, iter_datasets, scope_of, step_name
 from mmscheme.pictures import compose_label_maps
 
 __all__ = ['browse', 'main']
@@ -40,7 +40,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         FileNotFoundError, ValueError: The data are not as the config says, or it has no
             visualizer.
     """
-    scope = cfg.get('default_scope')
+    scope = scope_of(cfg)
     drawers = dict(mmseg=_draw_seg, mmdet=_draw_det, mmpretrain=_draw_cls)
     if scope not in drawers:
         raise ValueError(f'default_scope: expected one of {sorted(drawers)}, found {scope!r}')

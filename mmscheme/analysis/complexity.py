@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
+from mmscheme.apis.preflight import scope_of
 
 from .random_batch import input_shape, random_batch
 
@@ -110,7 +111,7 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     batch_size = 2 if training else 1
     shape = shape or input_shape(cfg)
     batch = random_batch(cfg, shape, batch_size)
-    init_default_scope(cfg.default_scope)
+    init_default_scope(scope_of(cfg))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
@@ -136,7 +137,7 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images
     _leave_out_pretrained(model)
     test_cfg = model.get('test_cfg') or {}
-    if cfg.default_scope == 'mmseg':
+    if scope_of(cfg) == 'mmseg':
         test_cfg['mode'] = 'whole'
     rpn, rcnn = test_cfg.get('rpn'), test_cfg.get('rcnn')
     if rpn and rcnn:

@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.apis.preflight import iter_datasets, step_name
+from mmscheme.apis.preflight import iter_datasets, scope_of, step_name
 
 __all__ = ['input_shape', 'num_classes', 'random_batch']
 
@@ -28,7 +28,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
         ValueError: The config does not say.
     """
     preprocessor = _preprocessor(cfg)
-    if cfg.get('default_scope') == 'mmseg' and preprocessor.get('size'):
+    if scope_of(cfg) == 'mmseg' and preprocessor.get('size'):
         height, width = preprocessor['size']
         return height, width
     for split in ('test', 'train'):
@@ -85,7 +85,7 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
     """Images of noise with labels of noise, as a data loader would give them.
 
     Args:
-        cfg: A config whose ``default_scope`` is ``mmseg``, ``mmdet`` or ``mmpretrain``.
+        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         shape: Height and width of the images in pixels.
         batch_size: Number of images.
         seed: Of the random numbers.
@@ -97,7 +97,7 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
         ValueError: The config's task is another.
     """
     makers = dict(mmseg=_seg_sample, mmdet=_det_sample, mmpretrain=_cls_sample)
-    scope = cfg.get('default_scope')
+    scope = scope_of(cfg)
     if scope not in makers:
         raise ValueError(f'default_scope: expected one of {sorted(makers)}, found {scope!r}')
     rng = np.random.default_rng(seed)

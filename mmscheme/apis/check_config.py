@@ -11,7 +11,7 @@ from mmscheme.checkpoint import register_safe_loaders
 from .arguments import add_config_arguments
 from .config import load_config
 from .errors import UserErrors, user_errors
-from .preflight import SPLITS, check_run
+from .preflight import SPLITS, check_run, scope_of
 
 __all__ = ['main', 'parse_args']
 
@@ -42,7 +42,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         if args.checkpoint:
             cfg.load_from, cfg.resume = args.checkpoint, False
         register_safe_loaders()
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        init_default_scope(scope_of(cfg))
         splits = args.splits or (('test', ) if args.checkpoint else ('train', 'val'))
         findings = check_run(cfg, splits, args.all)
         for line in findings.warnings:

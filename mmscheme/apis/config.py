@@ -9,14 +9,16 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import torch
 from mmengine import Config
 from mmengine.dataset import BaseDataset
+from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmscheme.checkpoint import register_safe_loaders
 from mmscheme.datasets.guarded import POLICIES
 
-from .preflight import SPLITS, check_run, dataset_class, iter_datasets
+from .preflight import SPLITS, check_run, dataset_class, is_count, iter_datasets, scope_of
+from .preflight.walk import find_class
 
 __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 
@@ -24,6 +26,9 @@ __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 _KNOWN_KEYS = ('runner_type', 'work_dir', 'auto_scale_lr', 'tta_model', 'tta_pipeline',
                'find_unused_parameters', 'model_wrapper_cfg', 'compile', 'custom_imports',
                'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data')
+
+# mmengine's default hooks: only these it lets a config switch off with None.
+_STOCK_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
@@ -68,6 +73,7 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('work_dirs', path.stem)
+    cfg.default_scope = scope_of(cfg)
     if data_root is not None:
         set_data_root(cfg, data_root)
     return cfg
@@ -84,13 +90,13 @@ def _check_keys(cfg: Config, options: Dict[str, Any]) -> None:
             raise ValueError(f'--cfg-options {key}: the config has no {word!r}{hint}')
 
 
-def _length(cfg: Config) -> Dict[str, int]:
+def _length(cfg: Config) -> Dict[str, float]:
     """How long a config trains: ``max_iters`` or ``max_epochs``."""
     train_cfg = cfg.get('train_cfg') or {}
-    return {k: train_cfg[k] for k in ('max_iters', 'max_epochs') if train_cfg.get(k)}
+    return {k: train_cfg[k] for k in ('max_iters', 'max_epochs') if is_count(train_cfg.get(k))}
 
 
-def _scale_schedulers(cfg: Config, before: Dict[str, int]) -> None:
+def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
     """Scales warm-up and decay to a length that the command line changed.
 
     A warm-up of 1500 iterations in a run of 240 would never end.
@@ -145,9 +151,9 @@ def set_data_root(cfg: Config, data_root: str) -> None:
 def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> None:
     """What training and testing share before a runner is built.
 
-    Checkpoints are read safely and written plainly, also with a config that is not
-    ours; the run is checked; what would fail on this machine is changed, and the
-    log says so.
+    Checkpoints are read safely and written plainly and durably, and runs resume exactly, also
+    with a config that is not ours; the run is checked; what would fail on this machine is
+    changed, and the log says so.
 
     Args:
         cfg: Changed in place.
@@ -159,17 +165,43 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> N
         UserErrors: What the checks have found.
     """
     register_safe_loaders()
-    hooks = cfg.setdefault('default_hooks', {})
-    hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
-    logger = hooks.get('logger', {})
-    if logger is not None and logger.get('type', 'LoggerHook') == 'LoggerHook':
-        hooks['logger'] = dict(logger, type='mmscheme.LoggerHook')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(scope_of(cfg))
+    _use_own_parts(cfg)
     rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
     if preflight and rank == '0':
         check_run(cfg, splits).finish()
     _guard_data(cfg, splits)
     _fit_to_machine(cfg)
+
+
+def _use_own_parts(cfg: Config) -> None:
+    """Puts our loops and hooks in the place of mmengine's, however a config names these.
+
+    A class that a user has derived from one stays.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if 'type' not in loop and 'by_epoch' in loop:
+        loop['type'] = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
+    _replace(LOOPS, loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    hooks = cfg.default_hooks
+    # What mmengine adds itself where a config has none.
+    for name, stock in (('checkpoint', dict(type='CheckpointHook', interval=1)),
+                        ('logger', dict(type='LoggerHook'))):
+        if hooks.setdefault(name, stock) is not None:
+            hooks[name].setdefault('type', stock['type'])
+    hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
+    for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:
+        hooks.pop(name)
+    for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ())):
+        _replace(HOOKS, hook, (CheckpointHook, LoggerHook))
+
+
+def _replace(registry: Registry, node: Any, stock: Sequence[type]) -> None:
+    cls = find_class(registry, node.get('type')) if isinstance(node, dict) else None
+    if cls is not None and cls in stock:
+        node['type'] = f'mmscheme.{cls.__name__}'
 
 
 def bad_data_log(cfg: Config) -> str:

@@ -21,7 +21,7 @@ from mmscheme.version import __version__
 from .arguments import add_config_arguments
 from .config import load_config
 from .errors import user_errors
-from .preflight import check_data
+from .preflight import check_data, scope_of
 
 __all__ = ['BlockDiagonalModel', 'convert_classifier', 'dense_to_block_diagonal',
            'metaformer_to_mmscheme', 'mmscheme_to_timm']
@@ -143,7 +143,7 @@ def convert_classifier(cfg: Config, weights: Dict[str, Tensor], images: Sequence
     Raises:
         ValueError: The model has no dense SCHEMEformer, or the weights do not fit it.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(scope_of(cfg))
     dense = _build_with(cfg, weights)
     new_cfg = cfg.model.copy()
     new_cfg.backbone = dict(new_cfg.backbone, groups=tuple(groups), expansion=expansion, cca=True)
@@ -213,7 +213,7 @@ def dense_to_block_diagonal(argv: Optional[List[str]] = None) -> None:
             raise ValueError(f'--num-images: expected at least 8, found {args.num_images}')
         _check_target(args.target, checkpoint=args.source, config=args.config)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        init_default_scope(scope_of(cfg))
         check_data(cfg, ('train', ), labels=False).finish()
         meta, weights = _read(args.source)
         torch.manual_seed(args.seed)

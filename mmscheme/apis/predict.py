@@ -17,8 +17,10 @@ from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
 from .jobs import Job, find_jobs, read_image, report, run_jobs
+from .preflight import scope_of
 
 __all__ = ['draw_prediction', 'load_predictor', 'main', 'make_visualizer', 'predict']
+
 
 def make_visualizer(settings: Optional[Dict[str, Any]], meta: Dict[str, Any], scope: str) -> Any:
     """A visualizer of the task's framework that draws and stores nothing.
@@ -95,7 +97,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
         FileNotFoundError, ValueError: The checkpoint is missing, or of another model.
     """
     from mmscheme.deploy import load_model
-    scope = cfg.get('default_scope', '')
+    scope = scope_of(cfg)
     # The inferencers only warn when weights do not fit.
     _, meta = load_model(cfg, checkpoint)
     init_default_scope(scope)

@@ -18,6 +18,7 @@ from mmscheme.engine.hooks.mixing_weights import describe_cca_weights, find_mixe
 from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
 from .errors import user_errors
+from .preflight import scope_of, step_name
 from .processes import leave_process_group, set_local_rank
 
 __all__ = ['build_cca_runners', 'build_test_runner', 'compare_metrics', 'main']
@@ -86,21 +87,17 @@ def _by_class(cfg: Config) -> None:
     """Asks COCO's metric for the AP of each class."""
     evaluators = cfg.get('test_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        if str(evaluator.get('type')).split('.')[-1] == 'CocoMetric':
+        if step_name(evaluator).split('.')[-1] == 'CocoMetric':
             evaluator.setdefault('classwise', True)
 
 
-def _task(cfg: Config) -> str:
-    return cfg.get('default_scope', '')
-
-
 def _draw_pictures(cfg: Config, show_dir: Optional[str], show: bool, wait_time: float) -> None:
-    hook = cfg.get('default_hooks', {}).get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ValueError('--show and --show-dir need default_hooks.visualization in the config')
-    if _task(cfg) == 'mmpretrain':
+    if scope_of(cfg) == 'mmpretrain':
         hook.update(enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=1)
-    elif _task(cfg) == 'mmseg':
+    elif scope_of(cfg) == 'mmseg':
         hook.update(draw=show, show=show, wait_time=wait_time)
         if show_dir:
             # mmseg's own pictures have no file name to choose, and no legend.
@@ -127,12 +124,12 @@ def _augment(cfg: Config) -> None:
 def _store_predictions(cfg: Config, out: str) -> None:
     evaluators: List[Dict[str, Any]] = cfg.test_evaluator if isinstance(
         cfg.test_evaluator, list) else [cfg.test_evaluator]
-    if _task(cfg) == 'mmseg':
+    if scope_of(cfg) == 'mmseg':
         evaluators[0].update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out: expected a file *.pkl, found {out}')
-    dump = 'DumpDetResults' if _task(cfg) == 'mmdet' else 'DumpResults'
+    dump = 'DumpDetResults' if scope_of(cfg) == 'mmdet' else 'DumpResults'
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
 
 
@@ -191,7 +188,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         report: Optional[ReportHook] = None
         tested = deepcopy(cfg)
         if args.report:
-            report = ReportHook(_task(cfg))
+            report = ReportHook(scope_of(cfg))
             _by_class(cfg)
         if args.keep_cca:
             runner, kept = build_cca_runners(cfg, args.checkpoint, **options)

@@ -10,7 +10,7 @@ from mmengine import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from mmscheme.datasets.guarded import describe_bad_data
 
@@ -68,35 +68,20 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
             raise ValueError('--amp needs a GPU, found none')
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     if pretrained:
-        hook = cfg.setdefault('default_hooks', {}).setdefault(
-            'pretrained_backbone', dict(type='mmscheme.PretrainedBackboneHook'))
-        hook['checkpoint'] = pretrained
+        hook = (cfg.get('default_hooks') or {}).get('pretrained_backbone')
+        hook = dict(hook or dict(type='mmscheme.PretrainedBackboneHook'), checkpoint=pretrained)
+        cfg.merge_from_dict({'default_hooks.pretrained_backbone': hook})
     if resume:
         found = find_checkpoint(cfg.work_dir) if resume == 'auto' else resume
         cfg.resume = found is not None
         cfg.load_from = found or cfg.get('load_from')
-    _use_own_parts(cfg)
     prepare_run(cfg, ('train', 'val'), preflight)
     # A config may name a runner of its own, as in OpenMMLab's tools.
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def _use_own_parts(cfg: Config) -> None:
-    """Trains a config of another project with our loops and checkpoints, which resume exactly."""
-    loop = cfg.get('train_cfg') or {}
-    kind = loop.get('type')
-    if kind is None and 'by_epoch' in loop:
-        kind = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
-    for stock in (EpochBasedTrainLoop, IterBasedTrainLoop):
-        if kind in (stock, stock.__name__):
-            loop['type'] = f'mmscheme.{stock.__name__}'
-    checkpoint = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', {})
-    if checkpoint is not None and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
-        checkpoint['type'] = 'mmscheme.CheckpointHook'
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -23,6 +23,7 @@ from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
+from mmscheme.apis.preflight import scope_of
 from mmscheme.checkpoint import make_plain
 from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
@@ -142,7 +143,7 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
         A config with the same data and pipelines.
     """
     cfg = deepcopy(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(scope_of(cfg))
     cfg.load_from, cfg.resume = None, False
     model = cfg.model
     model.pop('pretrained', None)

@@ -7,7 +7,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmscheme.apis.preflight import dataset_class, iter_datasets
+from mmscheme.apis.preflight import dataset_class, iter_datasets, scope_of
 from mmscheme.checkpoint import load_checkpoint
 
 __all__ = ['build_model', 'load_model', 'load_weights']
@@ -22,7 +22,7 @@ def build_model(cfg: Config) -> nn.Module:
     Returns:
         The model, its weights random.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(scope_of(cfg))
     model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') and not model.get('data_preprocessor'):
         model['data_preprocessor'] = deepcopy(cfg.data_preprocessor)

@@ -12,6 +12,7 @@ from mmscheme.apis.errors import UserErrors
 from mmscheme.apis.preflight import check_data
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
+from tests.bad_inputs import Box
 from tests.conftest import REPOSITORY
 from tests.test_stock_configs import stock
 
@@ -113,6 +114,23 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, inte
     assert isinstance(runner, Runner)
     runner.train()
     assert runner.iter == 3
+
+
+def test_none_switches_a_hook_off(scenes, tmp_path):
+    """Any of default_hooks, not only the six that mmengine knows."""
+
+    config = Box(tmp_path, scenes).config('seg')
+
+    def hooks(off=()):
+        options = {f'default_hooks.{name}': None for name in off}
+        runner = build_train_runner(load_config(config, str(tmp_path), options), preflight=False)
+        return sorted(type(hook).__name__ for hook in runner.hooks)
+
+    every = hooks()
+    off = ('non_finite', 'mixing_schedule', 'plain_checkpoint', 'timer', 'logger', 'checkpoint')
+    gone = [name for name in every if name not in hooks(off)]
+    assert gone == ['CheckpointHook', 'IterTimerHook', 'LoggerHook', 'MixingScheduleHook',
+                    'NonFiniteLossHook', 'PlainCheckpointHook']
 
 
 def test_data_sets_that_are_elsewhere_are_not_looked_for():

@@ -13,9 +13,14 @@ from torch import nn
 from .findings import Findings
 from .walk import as_list
 
-__all__ = ['check_batch_size', 'check_disk', 'check_numbers', 'check_work_dir']
+__all__ = ['check_batch_size', 'check_disk', 'check_numbers', 'check_work_dir', 'is_count']
 
 _MIB = 2**20
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number above 0; 16e4, a float, is one too, as for mmengine."""
+    return isinstance(value, (int, float)) and value >= 1 and value % 1 == 0
 
 
 def check_numbers(cfg: Config, splits: Any, findings: Findings) -> None:

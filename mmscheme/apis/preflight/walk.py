@@ -1,13 +1,16 @@
 """Where a config names data sets, transforms and heads."""
-from typing import Any, Dict, Iterator, List, Tuple
+import inspect
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS, Registry
 
-__all__ = ['SPLITS', 'as_list', 'dataset_class', 'inner_model', 'iter_datasets', 'iter_heads',
-           'step_name']
+__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inner_model', 'iter_datasets',
+           'iter_heads', 'scope_of', 'step_name']
 
 SPLITS = ('train', 'val', 'test')
+
+_FRAMEWORKS = ('mmseg', 'mmdet', 'mmpretrain')
 
 
 def iter_datasets(cfg: Config, splits: Any = SPLITS) -> Iterator[Dict[str, Any]]:
@@ -49,11 +52,44 @@ def step_name(step: Dict[str, Any]) -> str:
 
 def dataset_class(dataset: Dict[str, Any]) -> Any:
     """The class of a data set's dict, or None where no registry knows it."""
-    cls = dataset.get('of', dataset['type'])
-    if isinstance(cls, str):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            cls = registry.get(cls)
-    return cls
+    return find_class(DATASETS, dataset.get('of', dataset['type']))
+
+
+def find_class(registry: Registry, kind: Any, scope: Optional[str] = None) -> Any:
+    """What a ``type`` of a config is, found as mmengine will.
+
+    Args:
+        registry: mmengine's own; those of the frameworks are below it.
+        kind: A name (bare, with a scope, or with the module), or already the class.
+        scope: Where bare names are looked up; the default scope of the process by default.
+
+    Returns:
+        The class, or None where no registry knows the name.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as scoped:
+        try:
+            return scoped.get(kind)
+        except RuntimeError:  # mmengine's, when there is no such module either
+            return None
+
+
+def scope_of(cfg: Config) -> str:
+    """The default scope of a config.
+
+    Args:
+        cfg: A config; those of the new style (``with read_base()``) say None and name classes.
+
+    Returns:
+        ``default_scope``, or else the framework that the model is of, or else ``'mmengine'``.
+    """
+    if cfg.get('default_scope'):
+        return cfg.default_scope
+    cls = find_class(MODELS, inner_model(cfg.get('model') or {}).get('type'), 'mmengine')
+    packages = [c.__module__.split('.')[0] for c in inspect.getmro(cls)] \
+        if inspect.isclass(cls) else []
+    return next((p for p in packages if p in _FRAMEWORKS), 'mmengine')
 
 
 def inner_model(model: Dict[str, Any]) -> Dict[str, Any]:
