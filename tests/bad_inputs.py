@@ -428,6 +428,77 @@ def _(box):
     return box.train('seg', 'train_cfg.max_iters=0')
 
 
+@case('max_iters of text', 'train.py',
+      r"train_cfg\.max_iters: expected a positive whole number, found 'abc'")
+def _(box):
+    return box.train('seg', 'train_cfg.max_iters=abc')
+
+
+@case('max_iters with a fraction', 'train.py', r'train_cfg\.max_iters: .* whole number, found 2\.5')
+def _(box):
+    return box.train('seg', 'train_cfg.max_iters=2.5')
+
+
+@case('max_iters and val_interval as whole floats', 'train.py', WORKS)
+def _(box):
+    return box.train('seg', 'train_cfg.max_iters=2e0', 'train_cfg.val_interval=1e0')
+
+
+@case('max_epochs as a whole float', 'train.py', WORKS)
+def _(box):
+    return box.train('cls', 'train_cfg.max_epochs=1e0')
+
+
+@case('--auto-scale-lr switched off in the config', 'train.py',
+      r'--auto-scale-lr needs auto_scale_lr\.base_batch_size')
+def _(box):
+    return box.train('seg', 'auto_scale_lr=None', flags=['--auto-scale-lr'])
+
+
+@case('--auto-scale-lr from a batch of text', 'train.py',
+      r"auto_scale_lr\.base_batch_size: expected a positive whole number, found 'abc'")
+def _(box):
+    return box.train('seg', 'auto_scale_lr.base_batch_size=abc', flags=['--auto-scale-lr'])
+
+
+@case('optimizer that there is not', 'train.py',
+      r"optim_wrapper\.optimizer\.type: .*found 'AdamX'; did you mean Adam")
+def _(box):
+    return box.train('seg', 'optim_wrapper.optimizer.type=AdamX')
+
+
+@case('optimizer by its module', 'train.py', WORKS)
+def _(box):
+    return box.train('seg', 'optim_wrapper.optimizer.type=torch.optim.AdamW')
+
+
+@case('seed of text', 'train.py', r"randomness\.seed: expected a whole number .*found 'abc'")
+def _(box):
+    return box.train('seg', 'randomness.seed=abc')
+
+
+@case('negative seed', 'test.py', r'randomness\.seed: expected a whole number .*found -1')
+def _(box):
+    return box.test(box.checkpoint(), 'randomness.seed=-1')
+
+
+@case('hook switched off with None', 'train.py', WORKS)
+def _(box):
+    return box.train('seg', 'default_hooks.non_finite=None', 'default_hooks.timer=None')
+
+
+@case('argument of a hook', 'train.py',
+      r'default_hooks\.mixing_schedule: decay: expected \(start, end\) .*found 0\.5')
+def _(box):
+    return box.train('seg', 'default_hooks.mixing_schedule.decay=0.5')
+
+
+@case('argument that a hook does not have', 'train.py',
+      r"default_hooks\.non_finite: .*unexpected keyword argument 'limits'")
+def _(box):
+    return box.train('seg', 'default_hooks.non_finite.limits=5')
+
+
 @case('work folder cannot be written', 'train.py', r'(/proc/mmscheme|work folder).*')
 def _(box):
     return box.train('seg', flags=('--work-dir', '/proc/mmscheme'))

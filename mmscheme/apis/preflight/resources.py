@@ -3,15 +3,17 @@ import math
 import os
 import shutil
 import tempfile
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 from mmengine import Config
 from mmengine.dist import get_world_size
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from .findings import Findings
-from .walk import as_list
+from .walk import as_list, find_class
 
 __all__ = ['check_batch_size', 'check_disk', 'check_numbers', 'check_work_dir', 'is_count']
 
@@ -24,24 +26,42 @@ def is_count(value: Any) -> bool:
 
 
 def check_numbers(cfg: Config, splits: Any, findings: Findings) -> None:
-    """Lengths and batch sizes that would make a run do nothing."""
+    """Lengths, batch sizes, learning rates and the seed, and which optimizer there is."""
     loop = cfg.get('train_cfg') or {}
     if 'train' in splits:
         for key in ('max_iters', 'max_epochs', 'val_interval'):
             value = loop.get(key)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                findings.error(f'train_cfg.{key}: expected a positive number, found {value!r}')
+            if value is not None and not is_count(value):
+                findings.error(f'train_cfg.{key}: expected a positive whole number, found '
+                               f'{value!r}')
+        _check_optimizers(cfg, findings)
+        base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', 1)
+        if not is_count(base):
+            findings.error('auto_scale_lr.base_batch_size: expected a positive whole number, '
+                           f'found {base!r}')
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         size = loader.get('batch_size', 1)
         if loader and not loader.get('batch_sampler') and (not isinstance(size, int) or size < 1):
-            findings.error(f'{split}_dataloader.batch_size: expected a positive number, found '
-                           f'{size!r}')
+            findings.error(f'{split}_dataloader.batch_size: expected a positive whole number, '
+                           f'found {size!r}')
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        findings.error(f'randomness.seed: expected a whole number from 0 to {2**32 - 1} or None, '
+                       f'found {seed!r}')
+
+
+def _check_optimizers(cfg: Config, findings: Findings) -> None:
     for optimizer in _optimizers(cfg):
-        rate = optimizer.get('lr')
-        if rate is not None and 'train' in splits and (
+        kind, rate = optimizer.get('type'), optimizer.get('lr')
+        if not callable(find_class(OPTIMIZERS, kind)):
+            close = get_close_matches(str(kind), OPTIMIZERS.module_dict, 1)
+            hint = f'; did you mean {close[0]}?' if close else ''
+            findings.error('optim_wrapper.optimizer.type: expected the name of an optimizer, '
+                           f'found {kind!r}{hint}')
+        if rate is not None and (
                 not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0):
-            findings.error(f'optim_wrapper.optimizer.lr: expected a learning rate of 0 or more, '
+            findings.error('optim_wrapper.optimizer.lr: expected a learning rate of 0 or more, '
                            f'found {rate!r}')
 
 
@@ -143,8 +163,8 @@ def _kept(cfg: Config, hook: Dict[str, Any]) -> int:
     length = loop.get('max_epochs' if by_epoch else 'max_iters') or 1
     interval = hook.get('interval', 1)
     saved = 1
-    if isinstance(length, int) and isinstance(interval, int) and interval > 0:
-        saved = -(-length // interval)
+    if is_count(length) and is_count(interval):
+        saved = int(-(-length // interval))
     most = hook.get('max_keep_ckpts', -1)
     if isinstance(most, int) and most > 0:
         saved = min(saved, most + 1)

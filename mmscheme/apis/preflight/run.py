@@ -6,6 +6,7 @@ from mmengine import Config
 from .checkpoint import check_checkpoint, check_named_files
 from .data import check_data
 from .findings import Findings
+from .hooks import check_hooks
 from .model import build_for_checks, check_channels, check_sizes
 from .resources import check_batch_size, check_disk, check_numbers, check_work_dir
 
@@ -16,10 +17,10 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
               findings: Optional[Findings] = None) -> Findings:
     """Checks a run before its first iteration; takes seconds and changes nothing.
 
-    Data (see :func:`check_data`), the channels that backbone and neck give against those
-    that neck and heads expect, the crop against the data preprocessor, checkpoints against the
-    model, disk space for the checkpoints that will be written, and the batch size against the
-    recipe's.
+    Numbers, the arguments of hooks, data (see :func:`check_data`), the channels that backbone and
+    neck give against those that neck and heads expect, the crop against the data preprocessor,
+    checkpoints against the model, disk space for the checkpoints that will be written, and the
+    batch size against the recipe's.
 
     Args:
         cfg: The config as it will be run, its default scope initialised.
@@ -36,6 +37,7 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
         findings.error('expected a train_dataloader in the config of a training')
         return findings
     check_numbers(cfg, splits, findings)
+    check_hooks(cfg, findings)
     writable = check_work_dir(cfg, findings)
     check_data(cfg, splits, every, findings)
     check_sizes(cfg, findings)
