@@ -1,17 +1,25 @@
 """Configs of the new style, which name classes and no default scope, through every tool."""
 import json
+import shutil
+from collections import namedtuple
 
 import pytest
 import torch
 from mmengine import Config
 from mmengine.hooks import CheckpointHook as StockCheckpointHook
+from mmengine.model import PretrainedInit
 from mmengine.registry import init_default_scope
 from mmengine.runner import IterBasedTrainLoop as StockIterBasedTrainLoop
+from mmseg.models import SegDataPreProcessor
+from torch import nn
 
 from mmscheme.analysis import complexity
 from mmscheme.apis import check_config, predict, test, train
-from mmscheme.apis.config import prepare_run
-from mmscheme.apis.preflight import scope_of
+from mmscheme.apis.config import _replace_sync_bn, prepare_run
+from mmscheme.apis.preflight import Findings, scope_of
+from mmscheme.apis.preflight.checkpoint import check_named_files
+from mmscheme.apis.preflight.model import check_sizes
+from mmscheme.apis.preflight.resources import check_disk
 from mmscheme.datasets.scenes import THINGS
 
 RUNTIME = '''
@@ -180,3 +188,37 @@ def test_what_a_user_has_derived_from_them_stays():
 
     cfg = prepared(OwnLoop, OwnHook)
     assert cfg.train_cfg.type is OwnLoop and cfg.default_hooks.checkpoint.type is OwnHook
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit, 'mmengine.model.PretrainedInit'])
+def test_files_that_are_missing(kind):
+    findings = Findings()
+    init = dict(type=kind, checkpoint='no.pth')
+    check_named_files(Config(dict(model=dict(backbone=dict(init_cfg=init)))), findings)
+    assert findings.errors == ['checkpoint not found: no.pth (model.backbone.init_cfg.checkpoint)']
+
+
+@pytest.mark.parametrize('kind', ['mmseg.SegDataPreProcessor', SegDataPreProcessor])
+def test_sizes(kind):
+    findings = Findings()
+    check_sizes(Config(dict(model=dict(data_preprocessor=dict(type=kind)))), findings)
+    assert 'expected one of size and size_divisor' in findings.errors[0]
+
+
+@pytest.mark.parametrize('kind', ['SGD', torch.optim.SGD, 'torch.optim.sgd.SGD'])
+def test_moments_of_the_optimizer_on_the_disk(kind, tmp_path, monkeypatch):
+    """SGD without momentum keeps nothing beside the weights."""
+    usage = namedtuple('usage', 'total used free')
+    cfg = Config(dict(model=dict(), work_dir=str(tmp_path), default_hooks=dict(checkpoint=dict()),
+                      optim_wrapper=dict(optimizer=dict(type=kind, lr=0.1))))
+    for free, faults in ((399, 1), (600, 0)):
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path, free=free: usage(0, 0, free))
+        findings = Findings()
+        check_disk(cfg, nn.Linear(10, 10, bias=False), findings)
+        assert len(findings.errors) == faults
+
+
+@pytest.mark.parametrize('kind', ['SyncBN', nn.SyncBatchNorm, 'torch.nn.SyncBatchNorm'])
+def test_sync_bn_on_a_cpu(kind):
+    model = Config(dict(model=dict(neck=[dict(norm_cfg=dict(type=kind))]))).model
+    assert _replace_sync_bn(model) and model.neck[0].norm_cfg.type == 'BN'

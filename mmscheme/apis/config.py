@@ -18,7 +18,7 @@ from mmscheme.checkpoint import register_safe_loaders
 from mmscheme.datasets.guarded import POLICIES
 
 from .preflight import SPLITS, check_run, dataset_class, is_count, iter_datasets, scope_of
-from .preflight.walk import find_class
+from .preflight.walk import find_class, step_name
 
 __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 
@@ -254,7 +254,7 @@ def _replace_sync_bn(node: Any) -> bool:
     found = False
     children: List[Any] = []
     if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
+        if step_name(node).split('.')[-1] in ('SyncBN', 'SyncBatchNorm'):
             node['type'] = 'BN'
             found = True
         children = list(node.values())

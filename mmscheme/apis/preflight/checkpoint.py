@@ -4,11 +4,14 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine import Config
+from mmengine.model import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from mmscheme.checkpoint import load_checkpoint
 
 from .findings import Findings
+from .walk import find_class
 
 __all__ = ['check_checkpoint', 'check_named_files']
 
@@ -151,7 +154,8 @@ def check_named_files(cfg: Config, findings: Findings) -> None:
     def walk(node: Any, place: str) -> None:
         if isinstance(node, dict):
             init = node.get('init_cfg')
-            if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            if isinstance(init, dict) and find_class(
+                    WEIGHT_INITIALIZERS, init.get('type')) is PretrainedInit:
                 named.append((f'{place}.init_cfg.checkpoint', init.get('checkpoint')))
             for key, child in node.items():
                 walk(child, f'{place}.{key}')

@@ -179,7 +179,7 @@ def _check_roi_head(cfg: Dict[str, Any], given: List[int], giver: str, findings:
             for head in as_list(cfg.get(f'{kind}_head'))[:1]:
                 told = head.get('in_channels')
                 if isinstance(told, int) and isinstance(out, int) and told != out \
-                        and one.get('type') == 'SingleRoIExtractor':
+                        and step_name(one).endswith('SingleRoIExtractor'):
                     findings.error(f'roi_head.{kind}_head: in_channels={told}, its extractor '
                                    f'gives {out}: set model.roi_head.{kind}_head.in_channels')
 
@@ -189,7 +189,7 @@ def check_sizes(cfg: Config, findings: Findings) -> None:
     preprocessor = inner_model(cfg.model).get('data_preprocessor') or \
         cfg.get('data_preprocessor') or {}
     if not isinstance(preprocessor, dict) or \
-            not str(preprocessor.get('type', '')).endswith('SegDataPreProcessor'):
+            not step_name(preprocessor).endswith('SegDataPreProcessor'):
         return
     size, divisor = preprocessor.get('size'), preprocessor.get('size_divisor')
     if (size is None) == (divisor is None):

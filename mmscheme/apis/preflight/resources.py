@@ -13,7 +13,7 @@ from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from .findings import Findings
-from .walk import as_list, find_class
+from .walk import as_list, find_class, step_name
 
 __all__ = ['check_batch_size', 'check_disk', 'check_numbers', 'check_work_dir', 'is_count']
 
@@ -149,9 +149,9 @@ def _checkpoint_size(cfg: Config, model: nn.Module, hook: Dict[str, Any]) -> int
     moments = 0
     if hook.get('save_optimizer', True):
         for optimizer in _optimizers(cfg):
-            plain = str(optimizer.get('type')) == 'SGD'
+            plain = step_name(optimizer).split('.')[-1] == 'SGD'
             moments = trained * (1 if plain and optimizer.get('momentum') else 0 if plain else 2)
-    averaged = any(isinstance(h, dict) and 'EMA' in str(h.get('type'))
+    averaged = any(isinstance(h, dict) and 'EMA' in step_name(h)
                    for h in as_list(cfg.get('custom_hooks')))
     return weights * (2 if averaged else 1) + moments
 

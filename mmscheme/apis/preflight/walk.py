@@ -46,8 +46,8 @@ def as_list(value: Any) -> List[Any]:
 
 
 def step_name(step: Dict[str, Any]) -> str:
-    """The name of a pipeline's step, whose type is a name or a class."""
-    return getattr(step['type'], '__name__', str(step['type']))
+    """The name of a pipeline's step or another part, whose type is a name or a class."""
+    return getattr(step.get('type'), '__name__', str(step.get('type')))
 
 
 def dataset_class(dataset: Dict[str, Any]) -> Any:
