@@ -1,11 +1,13 @@
-"""Entry points, and rules for names of files, that need no OpenMMLab at import time."""
+"""Entry points, rules for names of files, quiet: what needs no OpenMMLab at import time."""
 import importlib
+import logging
 import os
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Union
 
-__all__ = ['check_not_read', 'get_config_path', 'register_all_modules', 'tell_apart']
+__all__ = ['check_not_read', 'get_config_path', 'quiet', 'register_all_modules', 'tell_apart']
 
 
 def _configs_dir() -> Path:
@@ -53,6 +55,17 @@ def register_all_modules(init_default_scope: bool = False) -> None:
     if init_default_scope:
         from mmengine.registry import init_default_scope as init_scope
         init_scope('mmscheme')
+
+
+@contextmanager
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Without log records up to a level, from whichever logger; nests."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, level))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def check_not_read(target: Union[str, Path], **sources: Union[None, str, Path]) -> None:

@@ -4,6 +4,7 @@ import re
 import resource
 import runpy
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -16,16 +17,9 @@ def few_scenes(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 2, (48, 64))
 
 
-@pytest.fixture
-def file_limit():
-    """A case may lower the size of files that this process writes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize('case', CASES, ids=lambda c: c.name.replace(' ', '-'))
-def test_bad_input(case, few_scenes, tmp_path, monkeypatch, capsys, file_limit):
+def test_bad_input(case, few_scenes, tmp_path, monkeypatch, capsys):
+    size_of_files = resource.getrlimit(resource.RLIMIT_FSIZE)
     words = [str(w) for w in case.words(Box(tmp_path, few_scenes))]
     before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
     monkeypatch.chdir(tmp_path)
@@ -36,11 +30,12 @@ def test_bad_input(case, few_scenes, tmp_path, monkeypatch, capsys, file_limit):
         module = importlib.import_module(f'{name}.visualization')
         for visualizer in vars(module).values():
             getattr(visualizer, '_instance_dict', {}).clear()
-    if case.expected is None:
-        runpy.run_path(str(tool), run_name='__main__')
-    else:
-        with pytest.raises(SystemExit) as stop:
+    try:
+        with nullcontext() if case.expected is None else pytest.raises(SystemExit) as stop:
             runpy.run_path(str(tool), run_name='__main__')
+    finally:  # a case lowers it, and pytest writes to a file perhaps
+        resource.setrlimit(resource.RLIMIT_FSIZE, size_of_files)
+    if case.expected is not None:
         assert stop.value.code == 2
         lines = [line.partition('error: ')[2] for line in capsys.readouterr().err.splitlines()
                  if 'error: ' in line]

@@ -1,9 +1,8 @@
 """Parameters and multiply-adds of a config's model."""
 import argparse
 import json
-from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine import Config
@@ -17,6 +16,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.preflight import scope_of
 from mmscheme.apis.preflight.walk import find_class
+from mmscheme.utils import quiet
 
 from .random_batch import input_shape, random_batch
 
@@ -117,7 +117,8 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
         torch.manual_seed(0)
         model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
         # Before that a parameter may be memory as it was found: Deformable DETR matched NaN.
-        model.init_weights()
+        with quiet():  # mmengine lists every parameter
+            model.init_weights()
         # torch's counter wants parameters without history.
         model.train(training).requires_grad_(False)
         data = model.data_preprocessor(batch, training)
@@ -218,21 +219,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the notices of registries that a result does not need."""
-    import logging
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def main(argv: Optional[List[str]] = None) -> None:
     """The command line: prints the table, or JSON."""
     args = parse_args(argv)
-    with user_errors(args.debug), _quiet():
+    # Without the notices of registries, which a result does not need.
+    with user_errors(args.debug), quiet():
         shape = None
         if args.shape:
             if len(args.shape) > 2 or min(args.shape) < 1:

@@ -1,7 +1,6 @@
 """The trade-off of models: what they cost against what they are."""
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -13,6 +12,7 @@ from torch import nn
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.layers import BlockDiagonalLinear
+from mmscheme.utils import quiet
 
 from .complexity import CHANNEL_MIXERS, COUNTER, count_config, find_modules
 from .figures import new_figure
@@ -217,12 +217,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         if args.results:
             metrics = [read_metric(path, args.metric) for path in args.results]
         cfgs = [load_config(path, cfg_options=args.cfg_options) for path in args.configs]
-        logging.disable(logging.WARNING)
-        try:
+        with quiet():
             points = [measure(cfg, shape, args.batch_size, args.runs, value)
                       for cfg, value in track_iter_progress(list(zip(cfgs, metrics)))]
-        finally:
-            logging.disable(logging.NOTSET)
         plot_pareto(points, args.out, args.metric or '')
         if args.json:
             content: List[Dict[str, Any]] = [

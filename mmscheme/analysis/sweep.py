@@ -3,7 +3,6 @@ import argparse
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import platform
 import subprocess
@@ -25,6 +24,7 @@ from mmscheme.apis.publish import publish
 from mmscheme.apis.resume import find_checkpoint
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
+from mmscheme.utils import quiet
 
 from .complexity import count_config
 from .mixing_plot import read_mixing_log
@@ -475,11 +475,8 @@ def main(argv: Optional[List[str]] = None) -> None:
             raise ValueError('--results and --cells are for one study')
         if args.cfg_options and not args.results:
             raise ValueError('--cfg-options changes what the results are of: it needs --results')
-        logging.disable(logging.WARNING)
-        try:
+        with quiet():
             plans = [plan_runs(study, args.cells, args.seeds) for study in args.studies]
-        finally:
-            logging.disable(logging.NOTSET)
         folder = args.work_dir or Path(
             'work_dirs', Path(args.results).stem if args.results else 'studies')
         for study, runs in zip(args.studies, plans):

@@ -1,11 +1,11 @@
 """Models as files that run without their code: ONNX, torch.export and TorchScript."""
 import argparse
 import json
-import logging
 import warnings
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.preflight import iter_datasets, step_name
-from mmscheme.utils import check_not_read
+from mmscheme.utils import check_not_read, quiet
 from mmscheme.version import __version__
 
 from .fold import fold
@@ -162,18 +162,12 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
         raise ValueError(f'--dynamic: a graph for {graph.task} has one size (--shape)')
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Without the chatter of exporters."""
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-        self.filters = warnings.catch_warnings()
-        self.filters.__enter__()
+    with quiet(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-
-    def __exit__(self, *error: Any) -> None:
-        self.filters.__exit__(*error)
-        logging.disable(logging.NOTSET)
+        yield
 
 
 def _dynamic_shapes(dynamic: bool) -> Optional[Tuple[Dict[int, Any]]]:

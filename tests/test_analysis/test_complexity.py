@@ -1,5 +1,6 @@
 """Multiply-adds against formulas, mmengine's counter and published counts."""
 import json
+import logging
 import sys
 
 import mmdet
@@ -9,6 +10,7 @@ import pytest
 import torch
 from mmengine import Config
 from mmengine.analysis import FlopAnalyzer
+from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 
 from mmscheme.analysis.complexity import count_config, count_module
@@ -131,12 +133,17 @@ def test_weights_are_initialised_and_none_are_read(monkeypatch):
         f'tried to read {args}'))
     cfg = Config.fromfile(stock(mmdet, 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'))
     assert cfg.model.backbone.init_cfg.type == 'Pretrained'
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    MMLogger.get_current_instance().addHandler(handler)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills such memory with NaN
     try:
         assert torch.empty(3).isnan().all()
         count_config(cfg, (64, 96), training=True)
     finally:
         torch.use_deterministic_algorithms(False)
+        MMLogger.get_current_instance().removeHandler(handler)
+    assert not [r for r in records if 'init_weights' in r.getMessage()]  # a line a parameter
 
 
 @pytest.mark.parametrize('package, name, expected', [
