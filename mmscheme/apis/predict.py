@@ -1,6 +1,7 @@
 """Pictures and videos with what a model finds in them."""
 import argparse
 import contextlib
+import copy
 import io
 import warnings
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
@@ -9,7 +10,7 @@ import cv2
 import mmcv
 import numpy as np
 from mmengine import Config
-from mmengine.registry import VISUALIZERS, init_default_scope
+from mmengine.registry import TRANSFORMS, VISUALIZERS, init_default_scope
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
@@ -17,7 +18,8 @@ from .arguments import add_config_arguments, add_drawing_arguments
 from .config import load_config
 from .errors import user_errors
 from .jobs import Job, find_jobs, read_image, report, run_jobs
-from .preflight import scope_of
+from .preflight import scope_of, step_name
+from .preflight.walk import find_class
 
 __all__ = ['draw_prediction', 'load_predictor', 'main', 'make_visualizer', 'predict']
 
@@ -120,7 +122,17 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
     return picture
 
 
+def _use_bare_names(pipeline: Sequence[Dict[str, Any]]) -> None:
+    """The inferencers look for the bare names of some steps and know no other."""
+    for step in pipeline:
+        bare = step_name(step).split('.')[-1]
+        if find_class(TRANSFORMS, bare) is find_class(TRANSFORMS, step['type']):
+            step['type'] = bare
+
+
 def _inferencer(cfg: Config, checkpoint: str, scope: str, device: Optional[str]) -> Any:
+    cfg = copy.deepcopy(cfg)
+    _use_bare_names(cfg.test_dataloader.dataset.get('pipeline') or ())
     if scope == 'mmseg':
         from mmseg.apis import MMSegInferencer
         infer = MMSegInferencer(cfg, weights=checkpoint, device=device)

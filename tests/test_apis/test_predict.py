@@ -3,9 +3,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 
+from mmscheme.apis.config import load_config
 from mmscheme.apis.jobs import find_jobs
-from mmscheme.apis.predict import main, predict
+from mmscheme.apis.predict import load_predictor, main, predict
 from mmscheme.datasets.scenes import PALETTE
 from mmscheme.deploy.loading import build_model
 from mmscheme.deploy.predict import main as exported_main
@@ -73,6 +75,15 @@ def test_other_tasks(name, scenes, tmp_path):
     picture, plain = cv2.imread(str(tmp_path / 'out' / image.name)), cv2.imread(str(image))
     assert picture.shape == plain.shape
     assert (np.abs(picture.astype(int) - plain).max(-1) > 30).mean() > 0.01
+
+
+@pytest.mark.parametrize('kind', [LoadImageFromFile, 'mmcv.transforms.LoadImageFromFile'])
+def test_steps_of_the_pipeline_by_class_or_module(segmenter, scenes, kind):
+    cfg = load_config(segmenter[0])
+    cfg.test_dataloader.dataset.pipeline[0].type = kind
+    picture = load_predictor(cfg, segmenter[1], 'cpu', 0.3, 1.)(np.zeros((50, 60, 3), np.uint8))
+    assert picture[-1, -1].tolist() == list(PALETTE[5])[::-1]
+    assert cfg.test_dataloader.dataset.pipeline[0].type == kind
 
 
 def test_what_cannot_be_read_does_not_stop_the_rest(segmenter, scenes, tmp_path, capsys):

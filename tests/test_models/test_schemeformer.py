@@ -2,6 +2,7 @@
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT
+from mmengine.registry import init_default_scope
 from mmpretrain.models import PoolFormer
 
 from mmscheme.models import SCHEMEformer
@@ -263,6 +264,7 @@ def test_layer_wise_decay_of_the_learning_rate():
     """mmpretrain's constructor; the depths of 1 + 2 + 1 + 1 blocks are counted by hand."""
     from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
     from mmpretrain.models import ImageClassifier
+    init_default_scope('mmpretrain')
     model = ImageClassifier(
         dict(type='mmscheme.SCHEMEformer', pos_embed=True, out_indices=(3, ), arch=dict(
             depths=(1, 2, 1, 1), embed_dims=TINY['embed_dims'])),
