@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import torch
 from mmengine import Config
-from mmengine.model import PretrainedInit, revert_sync_batchnorm
-from mmengine.registry import MODELS, WEIGHT_INITIALIZERS, init_default_scope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +15,7 @@ from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
 from mmscheme.apis.errors import user_errors
 from mmscheme.apis.preflight import scope_of
-from mmscheme.apis.preflight.walk import find_class
+from mmscheme.apis.preflight.walk import is_pretrained
 from mmscheme.utils import quiet
 
 from .random_batch import input_shape, random_batch
@@ -157,8 +157,7 @@ def _leave_out_pretrained(cfg: Any) -> None:
         init = cfg.get('init_cfg')
         if init:
             several = [init] if isinstance(init, dict) else list(init)
-            cfg['init_cfg'] = [i for i in several if find_class(
-                WEIGHT_INITIALIZERS, i.get('type')) is not PretrainedInit] or None
+            cfg['init_cfg'] = [i for i in several if not is_pretrained(i)] or None
         if isinstance(cfg.get('pretrained'), str):
             cfg['pretrained'] = None
     for value in cfg.values() if isinstance(cfg, dict) else cfg:

@@ -254,7 +254,7 @@ def _replace_sync_bn(node: Any) -> bool:
     found = False
     children: List[Any] = []
     if isinstance(node, dict):
-        if step_name(node).split('.')[-1] in ('SyncBN', 'SyncBatchNorm'):
+        if step_name(node) in ('SyncBN', 'SyncBatchNorm'):
             node['type'] = 'BN'
             found = True
         children = list(node.values())

@@ -125,7 +125,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
 def _use_bare_names(pipeline: Sequence[Dict[str, Any]]) -> None:
     """The inferencers look for the bare names of some steps and know no other."""
     for step in pipeline:
-        bare = step_name(step).split('.')[-1]
+        bare = step_name(step)
         if find_class(TRANSFORMS, bare) is find_class(TRANSFORMS, step['type']):
             step['type'] = bare
 

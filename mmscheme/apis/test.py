@@ -87,7 +87,7 @@ def _by_class(cfg: Config) -> None:
     """Asks COCO's metric for the AP of each class."""
     evaluators = cfg.get('test_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        if step_name(evaluator).split('.')[-1] == 'CocoMetric':
+        if step_name(evaluator) == 'CocoMetric':
             evaluator.setdefault('classwise', True)
 
 

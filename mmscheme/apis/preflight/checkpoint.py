@@ -4,14 +4,12 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine import Config
-from mmengine.model import PretrainedInit
-from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from mmscheme.checkpoint import load_checkpoint
 
 from .findings import Findings
-from .walk import find_class
+from .walk import is_pretrained
 
 __all__ = ['check_checkpoint', 'check_named_files']
 
@@ -154,8 +152,7 @@ def check_named_files(cfg: Config, findings: Findings) -> None:
     def walk(node: Any, place: str) -> None:
         if isinstance(node, dict):
             init = node.get('init_cfg')
-            if isinstance(init, dict) and find_class(
-                    WEIGHT_INITIALIZERS, init.get('type')) is PretrainedInit:
+            if init and is_pretrained(init):
                 named.append((f'{place}.init_cfg.checkpoint', init.get('checkpoint')))
             for key, child in node.items():
                 walk(child, f'{place}.{key}')

@@ -149,7 +149,7 @@ def _checkpoint_size(cfg: Config, model: nn.Module, hook: Dict[str, Any]) -> int
     moments = 0
     if hook.get('save_optimizer', True):
         for optimizer in _optimizers(cfg):
-            plain = step_name(optimizer).split('.')[-1] == 'SGD'
+            plain = step_name(optimizer) == 'SGD'
             moments = trained * (1 if plain and optimizer.get('momentum') else 0 if plain else 2)
     averaged = any(isinstance(h, dict) and 'EMA' in step_name(h)
                    for h in as_list(cfg.get('custom_hooks')))

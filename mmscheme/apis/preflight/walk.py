@@ -3,10 +3,11 @@ import inspect
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine import Config
-from mmengine.registry import DATASETS, MODELS, Registry
+from mmengine.model import PretrainedInit
+from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
-__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inner_model', 'iter_datasets',
-           'iter_heads', 'scope_of', 'step_name']
+__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inner_model', 'is_pretrained',
+           'iter_datasets', 'iter_heads', 'scope_of', 'step_name']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -46,8 +47,8 @@ def as_list(value: Any) -> List[Any]:
 
 
 def step_name(step: Dict[str, Any]) -> str:
-    """The name of a pipeline's step or another part, whose type is a name or a class."""
-    return getattr(step.get('type'), '__name__', str(step.get('type')))
+    """The bare name of a pipeline's step or another part, whose type is a name or a class."""
+    return getattr(step.get('type'), '__name__', str(step.get('type'))).split('.')[-1]
 
 
 def dataset_class(dataset: Dict[str, Any]) -> Any:
@@ -73,6 +74,12 @@ def find_class(registry: Registry, kind: Any, scope: Optional[str] = None) -> An
             return scoped.get(kind)
         except RuntimeError:  # mmengine's, when there is no such module either
             return None
+
+
+def is_pretrained(init: Any) -> bool:
+    """Whether an ``init_cfg`` reads a checkpoint."""
+    return isinstance(init, dict) and find_class(
+        WEIGHT_INITIALIZERS, init.get('type')) is PretrainedInit
 
 
 def scope_of(cfg: Config) -> str:
