@@ -51,7 +51,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmscheme', 'mmscheme.*']),
-    package_data={'mmscheme': ['py.typed', 'analysis/report.html', 'kernels/native/*.cpp']},
+    package_data={'mmscheme': ['py.typed', 'analysis/report.html', 'ops/cpu/*.cpp']},
     python_requires='>=3.10',
     # OpenMMLab is not required by name: its maintained forks have other distribution names.
     install_requires=['torch>=2.6', 'numpy'],

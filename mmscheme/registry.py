@@ -10,7 +10,7 @@ from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from mmscheme.checkpoint import register_safe_loaders
+from mmscheme.utils.checkpoint_io import register_safe_loaders
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscheme',
                   locations=['mmscheme.models'])
@@ -19,7 +19,7 @@ DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscheme',
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmscheme',
                  locations=['mmscheme.engine.hooks'])
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmscheme',
-                 locations=['mmscheme.engine.loops'])
+                 locations=['mmscheme.engine.runners'])
 
 # Every use of mmscheme in OpenMMLab passes here before a checkpoint is read.
 register_safe_loaders()

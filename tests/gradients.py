@@ -14,8 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmscheme.apis.config import load_config
-from mmscheme.engine.batches import make_resumable
-from mmscheme.engine.randomness import ITERATION, seed_all
+from mmscheme.engine.runners.randomness import ITERATION, seed_all
+from mmscheme.engine.runners.resumable_batches import make_resumable
 from tests.conftest import REPOSITORY
 from tests.test_engine.test_resume import small
 

@@ -10,8 +10,8 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load_checkpoint
 
-from mmscheme.checkpoint import load_checkpoint, make_plain, restore_plain
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, restore_plain
 
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
 

@@ -16,11 +16,12 @@ from torch import nn
 from mmscheme.analysis import complexity
 from mmscheme.apis import check_config, predict, test, train
 from mmscheme.apis.config import _replace_sync_bn, prepare_run
-from mmscheme.apis.preflight import Findings, scope_of
-from mmscheme.apis.preflight.checkpoint import check_named_files
-from mmscheme.apis.preflight.model import check_sizes
-from mmscheme.apis.preflight.resources import check_disk
+from mmscheme.checks import Findings
+from mmscheme.checks.checkpoint import check_named_files
+from mmscheme.checks.model import check_sizes
+from mmscheme.checks.resources import check_disk
 from mmscheme.datasets.scenes import THINGS
+from mmscheme.utils.config_query import scope_of
 
 RUNTIME = '''
 from mmengine.hooks import CheckpointHook, LoggerHook

@@ -57,7 +57,7 @@ def test_wheel_has_configs_and_tools(installed):
                  if p.is_file() and '__pycache__' not in p.parts}
         assert names == {str(p.relative_to(mim / folder)) for p in (mim / folder).rglob('*')
                          if p.is_file() and p.suffix != '.pyc'}
-    for name in ('py.typed', 'analysis/report.html', 'kernels/native/channel_mixer.cpp'):
+    for name in ('py.typed', 'analysis/report.html', 'ops/cpu/channel_mixer.cpp'):
         assert (installed / 'mmscheme' / name).exists()
     assert f'mmscheme-{mmscheme.__version__}.dist-info' in {p.name for p in installed.iterdir()}
 

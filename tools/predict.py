@@ -1,5 +1,5 @@
 """Draws what a model finds in images and videos: python tools/predict.py --help."""
-from mmscheme.apis.predict import main
+from mmscheme.apis.inference import main
 
 if __name__ == '__main__':
     main()

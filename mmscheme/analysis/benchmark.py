@@ -11,14 +11,14 @@ import torch
 from mmengine.config import DictAction
 
 from mmscheme.apis.config import load_config
-from mmscheme.apis.errors import user_errors
-from mmscheme.kernels import IMPLEMENTATIONS
 from mmscheme.models.backbones.schemeformer import ARCHS
+from mmscheme.ops import IMPLEMENTATIONS
+from mmscheme.utils.user_errors import user_errors
+from mmscheme.visualization.figures import new_figure
 
 from .contenders import OURS, Contest, backbones, config_models, mixers
-from .figures import new_figure
 from .random_batch import input_shape
-from .timing import Ceilings, ceilings, environment, take_turns
+from .throughput import Ceilings, ceilings, environment, take_turns
 
 __all__ = ['benchmark', 'geometric_mean', 'main', 'summary']
 
@@ -39,7 +39,7 @@ def benchmark(contests: Iterable[Contest], device: torch.device, limits: Ceiling
         contests: What to compare.
         device: Where it runs.
         limits: What the machine can do.
-        rounds, seconds: See :func:`mmscheme.analysis.timing.take_turns`.
+        rounds, seconds: See :func:`mmscheme.analysis.throughput.take_turns`.
 
     Yields:
         For each contest its name, the floor of ours in seconds or None, and the timing of

@@ -11,12 +11,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
-from mmscheme.apis.errors import user_errors
-from mmscheme.apis.preflight import scope_of
-from mmscheme.apis.preflight.walk import is_pretrained
-from mmscheme.utils import quiet
+from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.config_query import is_pretrained, scope_of
+from mmscheme.utils.quiet import quiet
+from mmscheme.utils.user_errors import user_errors
 
 from .random_batch import input_shape, random_batch
 

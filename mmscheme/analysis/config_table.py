@@ -9,7 +9,7 @@ from mmengine import Config
 from mmengine.utils import track_iter_progress
 
 from mmscheme.apis.config import load_config
-from mmscheme.utils import get_config_path
+from mmscheme.utils.setup_env import get_config_path
 
 from .complexity import COUNTER, Complexity, count_config
 from .plug_in_table import plug_in_readme

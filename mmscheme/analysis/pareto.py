@@ -10,12 +10,13 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmscheme.apis.config import load_config
-from mmscheme.apis.errors import user_errors
 from mmscheme.layers import BlockDiagonalLinear
-from mmscheme.utils import quiet
+from mmscheme.models.loading import build_model
+from mmscheme.utils.quiet import quiet
+from mmscheme.utils.user_errors import user_errors
+from mmscheme.visualization.figures import new_figure
 
 from .complexity import CHANNEL_MIXERS, COUNTER, count_config, find_modules
-from .figures import new_figure
 from .speed import Throughput, measure_throughput
 
 __all__ = ['Point', 'hidden_width', 'main', 'measure', 'plot_pareto', 'read_metric']
@@ -81,7 +82,6 @@ def measure(cfg: Config, shape: Optional[Tuple[int, int]] = None, batch_size: in
     Returns:
         The point.
     """
-    from mmscheme.deploy.loading import build_model
     cost = count_config(cfg, shape)
     series, label = _series(cfg)
     total = cost.parts['total']

@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.apis.preflight import iter_datasets, scope_of, step_name
+from mmscheme.utils.config_query import iter_datasets, scope_of, step_name
 
 __all__ = ['input_shape', 'num_classes', 'random_batch']
 

@@ -13,13 +13,13 @@ from mmengine import Config
 from mmengine.utils.dl_utils import collect_env
 from numpy.typing import NDArray
 
-from mmscheme.apis.predict import make_visualizer
-from mmscheme.engine.hooks.mixing_weights import describe_cca_weights, find_mixers, shorten
-from mmscheme.pictures import overlay_labels
+from mmscheme.apis.inference import make_visualizer
+from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
+from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
 from mmscheme.version import __version__
+from mmscheme.visualization.pictures import overlay_labels
 
 from .complexity import COUNTER, count_config
-from .report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
 
 __all__ = ['write_report']
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from mmengine import Config
 
+from mmscheme.models.loading import build_model
+
 from .random_batch import input_shape, random_batch
 
 __all__ = ['Throughput', 'measure_throughput']
@@ -42,7 +44,6 @@ def measure_throughput(cfg: Config, shape: Optional[Tuple[int, int]] = None, bat
     Returns:
         Images a second.
     """
-    from mmscheme.deploy.loading import build_model
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     model = build_model(cfg).to(device)
     batch = random_batch(cfg, shape or input_shape(cfg), batch_size)

@@ -5,7 +5,9 @@ import runpy
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .figures import new_figure
+from mmscheme.engine.hooks.mixing_weights_hook import shorten
+from mmscheme.visualization.figures import new_figure
+
 from .sweep import read_results
 
 __all__ = [
@@ -167,7 +169,6 @@ def plot_curves(axis: Any, cell: Cell) -> None:
     """
     from matplotlib import colormaps
 
-    from mmscheme.engine.hooks.mixing_weights import shorten
     curves = [r['curve'] for r in cell.results]
     steps, names = curves[0]['iterations'], list(curves[0]['weights'])
     if any(c['iterations'] != steps for c in curves):

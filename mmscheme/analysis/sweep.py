@@ -18,16 +18,17 @@ import torch
 from mmengine import Config
 
 from mmscheme.apis.config import load_config
-from mmscheme.apis.errors import user_errors
-from mmscheme.apis.preflight import iter_datasets
 from mmscheme.apis.publish import publish
-from mmscheme.apis.resume import find_checkpoint
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
-from mmscheme.utils import quiet
+from mmscheme.utils.cli import Options
+from mmscheme.utils.config_query import iter_datasets
+from mmscheme.utils.find_checkpoint import find_checkpoint
+from mmscheme.utils.quiet import quiet
+from mmscheme.utils.user_errors import user_errors
 
+from .cca_plot import read_mixing_log
 from .complexity import count_config
-from .mixing_plot import read_mixing_log
 
 __all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
 
@@ -446,7 +447,6 @@ def _outcome(run: Run, results: Path, process: BaseProcess) -> str:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """The command line of ``tools/analysis_tools/sweep.py``."""
-    from mmscheme.apis.arguments import Options
     parser = argparse.ArgumentParser(
         description='Train the configs of a study with several seeds, test them and keep the '
         'results. Started again, it goes on where it was.')

@@ -6,12 +6,13 @@ from typing import List, Optional
 
 from mmengine.registry import init_default_scope
 
-from mmscheme.checkpoint import register_safe_loaders
+from mmscheme.checks import check_run
+from mmscheme.utils.checkpoint_io import register_safe_loaders
+from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.config_query import SPLITS, scope_of
+from mmscheme.utils.user_errors import UserErrors, user_errors
 
-from .arguments import add_config_arguments
 from .config import load_config
-from .errors import UserErrors, user_errors
-from .preflight import SPLITS, check_run, scope_of
 
 __all__ = ['main', 'parse_args']
 

@@ -14,11 +14,17 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmscheme.checkpoint import register_safe_loaders
+from mmscheme.checks import check_run, is_count
 from mmscheme.datasets.guarded import POLICIES
-
-from .preflight import SPLITS, check_run, dataset_class, is_count, iter_datasets, scope_of
-from .preflight.walk import find_class, step_name
+from mmscheme.utils.checkpoint_io import register_safe_loaders
+from mmscheme.utils.config_query import (
+    SPLITS,
+    dataset_class,
+    find_class,
+    iter_datasets,
+    scope_of,
+    step_name,
+)
 
 __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 
@@ -159,7 +165,7 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> N
         cfg: Changed in place.
         splits: The data that will be used, of ``'train'``, ``'val'`` and ``'test'``.
         preflight: Whether the run is checked, in the first process; see
-            :func:`mmscheme.apis.preflight.check_run`.
+            :func:`mmscheme.checks.check_run`.
 
     Raises:
         UserErrors: What the checks have found.

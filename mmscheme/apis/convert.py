@@ -11,17 +11,18 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmscheme.checkpoint import find_weights, load_checkpoint, make_plain, write_bytes
+from mmscheme.checks import check_data
 from mmscheme.converters.block_diagonal import PERMUTATIONS, LayerFit, convert_backbone
 from mmscheme.converters.metaformer import NORMS, from_metaformer, to_timm
 from mmscheme.models import SCHEMEformer
-from mmscheme.utils import check_not_read
+from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, make_plain, write_bytes
+from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.config_query import scope_of
+from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 
-from .arguments import add_config_arguments
 from .config import load_config
-from .errors import user_errors
-from .preflight import check_data, scope_of
 
 __all__ = ['BlockDiagonalModel', 'convert_classifier', 'dense_to_block_diagonal',
            'metaformer_to_mmscheme', 'mmscheme_to_timm']

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscheme.datasets.scenes import CLASSES, write_scenes
-from mmscheme.utils import get_config_path
+from mmscheme.utils.setup_env import get_config_path
 
 __all__ = ['constant_miou', 'main']
 

@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-from .processes import LAUNCHED
+from mmscheme.utils.processes import LAUNCHED
 
 __all__ = ['main']
 

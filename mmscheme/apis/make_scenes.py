@@ -4,8 +4,7 @@ import time
 from typing import List, Optional
 
 from mmscheme.datasets.scenes import write_scenes
-
-from .errors import user_errors
+from mmscheme.utils.user_errors import user_errors
 
 __all__ = ['main']
 

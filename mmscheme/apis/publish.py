@@ -9,12 +9,12 @@ import torch
 from mmengine import Config
 from torch import Tensor
 
-from mmscheme.checkpoint import load_checkpoint, make_plain, write_bytes
-from mmscheme.utils import check_not_read
+from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, write_bytes
+from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 
 from .config import load_config
-from .errors import user_errors
 
 __all__ = ['main', 'publish']
 

@@ -12,14 +12,14 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmscheme.analysis.report import write_report
-from mmscheme.analysis.report_hook import ReportHook
-from mmscheme.engine.hooks.mixing_weights import describe_cca_weights, find_mixers
+from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers
+from mmscheme.engine.hooks.report_hook import ReportHook
+from mmscheme.utils.cli import add_common_arguments, add_config_arguments
+from mmscheme.utils.config_query import scope_of, step_name
+from mmscheme.utils.processes import leave_process_group, set_local_rank
+from mmscheme.utils.user_errors import user_errors
 
-from .arguments import add_common_arguments, add_config_arguments
 from .config import load_config, prepare_run
-from .errors import user_errors
-from .preflight import scope_of, step_name
-from .processes import leave_process_group, set_local_rank
 
 __all__ = ['build_cca_runners', 'build_test_runner', 'compare_metrics', 'main']
 
@@ -61,7 +61,7 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         tta: Test-time augmentation by the config's ``tta_pipeline`` and ``tta_model``.
         launcher: As in mmengine.
         preflight: Checks data, model and checkpoint first; see
-            :func:`mmscheme.apis.preflight.check_run`.
+            :func:`mmscheme.checks.check_run`.
 
     Returns:
         The runner, nothing tested yet.

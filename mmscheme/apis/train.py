@@ -13,12 +13,12 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmscheme.datasets.guarded import describe_bad_data
+from mmscheme.utils.cli import add_common_arguments, add_config_arguments
+from mmscheme.utils.find_checkpoint import find_checkpoint
+from mmscheme.utils.processes import leave_process_group, lost_process, set_local_rank
+from mmscheme.utils.user_errors import user_errors
 
-from .arguments import add_common_arguments, add_config_arguments
 from .config import bad_data_log, load_config, prepare_run
-from .errors import user_errors
-from .processes import leave_process_group, lost_process, set_local_rank
-from .resume import find_checkpoint
 
 __all__ = ['build_train_runner', 'main']
 
@@ -53,7 +53,7 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         pretrained: Path or URL of a checkpoint for the backbone; see
             :class:`mmscheme.engine.hooks.PretrainedBackboneHook`.
         preflight: Checks data, model, checkpoints and disk first; see
-            :func:`mmscheme.apis.preflight.check_run`.
+            :func:`mmscheme.checks.check_run`.
 
     Returns:
         The runner, nothing trained yet.

@@ -9,10 +9,10 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 
-from mmscheme.errors import BadDataError
-from mmscheme.image_files import lost_part
-from mmscheme.layers.arguments import check_choice, check_count
 from mmscheme.registry import DATASETS
+from mmscheme.utils.check_args import check_choice, check_count
+from mmscheme.utils.image_files import lost_part
+from mmscheme.utils.run_errors import BadDataError
 
 __all__ = ['POLICIES', 'Guard', 'GuardedDataset', 'describe_bad_data']
 

@@ -3,8 +3,9 @@ from typing import Any
 
 from mmseg.datasets import BaseSegDataset
 
-from mmscheme.datasets.scenes import CLASSES, PALETTE
 from mmscheme.registry import DATASETS
+
+from .scenes import CLASSES, PALETTE
 
 __all__ = ['ScenesDataset']
 

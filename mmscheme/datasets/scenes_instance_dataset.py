@@ -1,8 +1,9 @@
 """The countable objects of the generated scenes as a data set of mmdetection."""
 from mmdet.datasets import CocoDataset
 
-from mmscheme.datasets.scenes import PALETTE, THINGS
 from mmscheme.registry import DATASETS
+
+from .scenes import PALETTE, THINGS
 
 __all__ = ['ScenesInstanceDataset']
 

@@ -1,5 +1,4 @@
 """From a trained model to one that is shipped: folding, export, prediction from the file."""
 from .fold import deploy_config, fold
-from .loading import load_model
 
-__all__ = ['deploy_config', 'fold', 'load_model']
+__all__ = ['deploy_config', 'fold']

@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
-from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
-from mmscheme.apis.errors import user_errors
-from mmscheme.apis.preflight import iter_datasets, step_name
-from mmscheme.utils import check_not_read, quiet
+from mmscheme.models.loading import load_model
+from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.config_query import iter_datasets, step_name
+from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.quiet import quiet
+from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 
 from .fold import fold
 from .graphs import Graph, build_graph, replace_adaptive_pooling
-from .loading import load_model
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 

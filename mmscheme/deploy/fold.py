@@ -20,18 +20,17 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
-from mmscheme.apis.arguments import add_config_arguments
 from mmscheme.apis.config import load_config
-from mmscheme.apis.errors import user_errors
-from mmscheme.apis.preflight import scope_of
-from mmscheme.checkpoint import make_plain
 from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
-from mmscheme.models.ffn import SCHEMEFFN, BlockDiagonalFFN
-from mmscheme.utils import check_not_read
+from mmscheme.models.loading import build_model, load_model, load_weights
+from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
+from mmscheme.utils.checkpoint_io import make_plain
+from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.config_query import scope_of
+from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
-
-from .loading import build_model, load_model, load_weights
 
 __all__ = ['deploy_config', 'fold', 'largest_difference', 'main', 'write_deployed']
 

@@ -2,7 +2,7 @@
 from .activations import ShuffledGELU, StarReLU
 from .block_diagonal import BlockDiagonalLinear, BlockDiagonalMLP, block_diagonal_linear
 from .cca import ChannelCovarianceAttention, channel_covariance_attention
-from .scheme import SCHEMEMixer
+from .scheme_mixer import SCHEMEMixer
 from .token_mixers import TOKEN_MIXERS, Pooling, SelfAttention
 
 __all__ = [

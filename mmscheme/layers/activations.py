@@ -4,7 +4,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_count, check_number
+from mmscheme.utils.check_args import check_count, check_number
 
 __all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name']
 
@@ -56,7 +56,7 @@ class ShuffledGELU(nn.Module):
 
 
 def fused_name(act: nn.Module) -> Optional[str]:
-    """The name of an activation in :data:`mmscheme.kernels.ACTIVATIONS`; None if not there."""
+    """The name of an activation in :data:`mmscheme.ops.ACTIVATIONS`; None if not there."""
     if type(act) is nn.GELU and act.approximate != 'none':
         return None
     # A subclass may compute something else.

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmscheme.kernels import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation, exporting
+from mmscheme.ops import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation, exporting
+from mmscheme.utils.check_args import check_choice, check_count, check_flags, check_number
 
 from .activations import apply_activation, fused_name
-from .arguments import check_choice, check_count, check_flags, check_number
 
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
@@ -204,7 +204,7 @@ class BlockDiagonalMLP(nn.Module):
                 or any(map(is_hooked, (*layers, *drops, self.act))))
 
     def choose(self, x: Tensor) -> str:
-        """The implementation for an input, see :func:`mmscheme.kernels.choose_implementation`."""
+        """The implementation for an input, see :func:`mmscheme.ops.choose_implementation`."""
         return 'plain' if self._needs_its_parts() else choose_implementation(
             x, (self.fc1.groups, self.fc2.groups), fused_name(self.act), self.implementation)
 

@@ -5,9 +5,8 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-from mmscheme.kernels import IMPLEMENTATIONS, channel_covariance, exporting
-
-from .arguments import check_choice, check_count, check_number
+from mmscheme.ops import IMPLEMENTATIONS, channel_covariance, exporting
+from mmscheme.utils.check_args import check_choice, check_count, check_number
 
 __all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
 

@@ -5,9 +5,9 @@ from typing import Callable, Dict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmscheme.kernels import exporting
+from mmscheme.ops import exporting
+from mmscheme.utils.check_args import check_count, check_number
 
-from .arguments import check_count, check_number
 from .block_diagonal import block_diagonal_linear
 
 __all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']

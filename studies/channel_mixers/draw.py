@@ -1,6 +1,6 @@
 """Channel mixers: accuracy against what they cost."""
-from mmscheme.analysis.figures import new_figure
 from mmscheme.analysis.study import find_cell, markdown_table, plot_seeds, save_figure
+from mmscheme.visualization.figures import new_figure
 
 NAMES = dict(
     dense_e4='dense E=4',

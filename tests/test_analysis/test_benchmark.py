@@ -8,7 +8,7 @@ import torch
 
 from mmscheme.analysis import contenders
 from mmscheme.analysis.benchmark import geometric_mean, main, summary
-from mmscheme.analysis.timing import Ceilings, peak_memory, take_turns
+from mmscheme.analysis.throughput import Ceilings, peak_memory, take_turns
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
 from tests.conftest import REPOSITORY, blocks, run
 

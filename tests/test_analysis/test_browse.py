@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mmengine import Config
 
-from mmscheme.analysis.browse import browse, main
+from mmscheme.analysis.browse_dataset import browse, main
 from mmscheme.apis.config import load_config
 from mmscheme.datasets.scenes import PALETTE
 from tests.conftest import REPOSITORY

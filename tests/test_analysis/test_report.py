@@ -8,9 +8,9 @@ import pytest
 import torch
 from mmengine import Config
 
-from mmscheme.analysis.report_hook import SCORE, ReportHook, confuse_boxes, confuse_labels
 from mmscheme.apis.test import main
-from mmscheme.deploy.loading import build_model
+from mmscheme.engine.hooks.report_hook import SCORE, ReportHook, confuse_boxes, confuse_labels
+from mmscheme.models.loading import build_model
 from tests.conftest import REPOSITORY
 
 OPTIONS = ['test_dataloader.num_workers=0']

@@ -8,10 +8,10 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 
 from mmscheme.apis.config import load_config, set_data_root
-from mmscheme.apis.errors import UserErrors
-from mmscheme.apis.preflight import check_data
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
+from mmscheme.checks import check_data
+from mmscheme.utils.user_errors import UserErrors
 from tests.bad_inputs import Box
 from tests.conftest import REPOSITORY
 from tests.test_stock_configs import stock

@@ -9,8 +9,8 @@ from mmengine.runner import TestLoop as MMEngineTestLoop
 
 from mmscheme.apis import test as test_api
 from mmscheme.apis import train as train_api
-from mmscheme.apis.errors import user_errors
-from mmscheme.engine.loops import IterBasedTrainLoop
+from mmscheme.engine.runners import IterBasedTrainLoop
+from mmscheme.utils.user_errors import user_errors
 from tests.conftest import REPOSITORY
 from tests.test_checkpoint import RunsCode
 

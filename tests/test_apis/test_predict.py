@@ -6,11 +6,11 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 
 from mmscheme.apis.config import load_config
-from mmscheme.apis.jobs import find_jobs
-from mmscheme.apis.predict import load_predictor, main, predict
+from mmscheme.apis.inference import load_predictor, main, predict
 from mmscheme.datasets.scenes import PALETTE
-from mmscheme.deploy.loading import build_model
-from mmscheme.deploy.predict import main as exported_main
+from mmscheme.deploy.predictor import main as exported_main
+from mmscheme.models.loading import build_model
+from mmscheme.utils.image_jobs import find_jobs
 from tests.conftest import REPOSITORY
 from tests.test_deploy.test_export import prepare
 

@@ -8,7 +8,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmscheme.apis.config import load_config
 from mmscheme.apis.publish import main, publish
-from mmscheme.deploy.loading import build_model
+from mmscheme.models.loading import build_model
 from tests.conftest import REPOSITORY
 from tests.test_checkpoint import RunsCode
 

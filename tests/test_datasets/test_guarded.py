@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmscheme.apis import train as train_api
 from mmscheme.datasets.guarded import describe_bad_data
 from mmscheme.datasets.scenes import write_scenes
-from mmscheme.errors import BadDataError
+from mmscheme.utils.run_errors import BadDataError
 from tests.bad_inputs import Box, halve
 
 

@@ -15,11 +15,11 @@ from mmscheme.apis import predict as predict_tool
 from mmscheme.deploy import export as export_module
 from mmscheme.deploy.export import export, main
 from mmscheme.deploy.graphs import MatrixPool
-from mmscheme.deploy.loading import build_model
 from mmscheme.deploy.matching import match_boxes
-from mmscheme.deploy.predict import ExportedPredictor
-from mmscheme.deploy.predict import main as predict_main
+from mmscheme.deploy.predictor import ExportedPredictor
+from mmscheme.deploy.predictor import main as predict_main
 from mmscheme.deploy.runtime import load_exported
+from mmscheme.models.loading import build_model
 from tests.conftest import REPOSITORY
 from tests.test_deploy.test_fold import TINY, randomise
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from mmscheme.deploy import deploy_config, fold
 from mmscheme.deploy.fold import TOLERANCE, largest_difference, main
-from mmscheme.deploy.loading import build_model, load_weights
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.models import SCHEMEFFN
+from mmscheme.models.loading import build_model, load_weights
 from tests.conftest import REPOSITORY, run
 from tests.test_configs import small
 

@@ -6,10 +6,10 @@ import torch
 from mmengine import Config
 
 from mmscheme.deploy.export import export, predict_letterboxed
-from mmscheme.deploy.loading import build_model
 from mmscheme.deploy.matching import match_boxes
-from mmscheme.deploy.predict import ExportedPredictor
+from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.deploy.runtime import to_inputs
+from mmscheme.models.loading import build_model
 from tests.conftest import REPOSITORY
 from tests.test_deploy.test_fold import randomise
 

@@ -9,8 +9,8 @@ from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from mmscheme.engine.batches import ResumableBatches, make_resumable
-from mmscheme.engine.randomness import seed_all
+from mmscheme.engine.runners.randomness import seed_all
+from mmscheme.engine.runners.resumable_batches import ResumableBatches, make_resumable
 
 
 class Samples(Dataset):

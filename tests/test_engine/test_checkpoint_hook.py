@@ -12,9 +12,9 @@ from mmengine.logging import MessageHub
 from mmengine.runner import save_checkpoint
 
 from mmscheme.apis import resume
-from mmscheme.apis.resume import find_checkpoint
-from mmscheme.checkpoint import make_plain
 from mmscheme.registry import HOOKS
+from mmscheme.utils.checkpoint_io import make_plain
+from mmscheme.utils.find_checkpoint import find_checkpoint
 
 LENGTH = 3
 _names = itertools.count()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmscheme.analysis.mixing_plot import main, read_mixing_log
-from mmscheme.engine.hooks.mixing_weights import describe_cca_weights, find_mixers, shorten
+from mmscheme.analysis.cca_plot import main, read_mixing_log
+from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
 from tests.conftest import REPOSITORY, run

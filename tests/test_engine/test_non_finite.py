@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.hooks import NonFiniteLossHook, non_finite
-from mmscheme.errors import NonFiniteError
+from mmscheme.utils.run_errors import NonFiniteError
 
 BAD = float('nan')
 

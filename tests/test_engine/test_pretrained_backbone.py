@@ -8,10 +8,10 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmscheme.checkpoint import register_safe_loaders
 from mmscheme.engine.hooks import PretrainedBackboneHook
-from mmscheme.engine.hooks.pretrained_backbone import load_matching
+from mmscheme.engine.hooks.pretrained_backbone_hook import load_matching
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils.checkpoint_io import register_safe_loaders
 from tests.conftest import REPOSITORY, run
 from tests.test_checkpoint import RunsCode
 

@@ -7,8 +7,8 @@ from mmengine import Config
 from mmengine.hooks import Hook
 
 from mmscheme.apis.config import load_config
-from mmscheme.apis.resume import find_checkpoint
 from mmscheme.apis.train import build_train_runner
+from mmscheme.utils.find_checkpoint import find_checkpoint
 from tests.conftest import REPOSITORY
 
 BACKBONE = dict(arch=dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 32)), groups=(2, 2),

@@ -12,10 +12,10 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from mmscheme.apis.preflight import Findings
-from mmscheme.apis.preflight.checkpoint import check_checkpoint
-from mmscheme.checkpoint import register_safe_loaders
+from mmscheme.checks import Findings
+from mmscheme.checks.checkpoint import check_checkpoint
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils.checkpoint_io import register_safe_loaders
 from tests.test_fuzz.mutate import mutate_bytes, mutate_structure, numbers, time_limit
 
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32))

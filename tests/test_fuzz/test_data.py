@@ -11,7 +11,7 @@ from mmengine import Config
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from mmscheme.apis.preflight import check_data
+from mmscheme.checks import check_data
 from mmscheme.datasets.scenes import write_scenes
 from tests.bad_inputs import Box
 from tests.test_fuzz.mutate import JUNK, mutate_bytes, mutate_structure, numbers, time_limit

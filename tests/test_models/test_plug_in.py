@@ -16,7 +16,7 @@ from mmscheme.engine.hooks import MixingScheduleHook
 from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
 from mmscheme.models import plug_in_scheme
 from mmscheme.models.backbones import scheme_wrapper
-from mmscheme.models.plug_in import ADAPTERS, Adapter, diagonal_blocks, find_channel_mixers
+from mmscheme.models.utils import ADAPTERS, Adapter, diagonal_blocks, find_channel_mixers
 from tests.test_models.test_scheme_wrapper import BACKBONES, build, mixers, run, wrap
 
 SWIN = BACKBONES['mmseg Swin'][0]

@@ -1,5 +1,5 @@
 """Draws what an exported model finds in images: python tools/deploy/predict.py --help."""
-from mmscheme.deploy.predict import main
+from mmscheme.deploy.predictor import main
 
 if __name__ == '__main__':
     main()

@@ -1,12 +1,12 @@
 """Hooks for mmengine's Runner."""
-from .checkpoint import CheckpointHook, DurableBackend
-from .logger import LoggerHook
-from .mixing_schedule import MixingScheduleHook
-from .mixing_weights import MixingWeightsHook
-from .non_finite import NonFiniteLossHook
-from .plain_checkpoint import PlainCheckpointHook
-from .pretrained_backbone import PretrainedBackboneHook
-from .seg_picture import SegPictureHook
+from .checkpoint_hook import CheckpointHook, DurableBackend
+from .logger_hook import LoggerHook
+from .mixing_schedule_hook import MixingScheduleHook
+from .mixing_weights_hook import MixingWeightsHook
+from .non_finite_hook import NonFiniteLossHook
+from .plain_checkpoint_hook import PlainCheckpointHook
+from .pretrained_backbone_hook import PretrainedBackboneHook
+from .seg_picture_hook import SegPictureHook
 
 __all__ = [
     'CheckpointHook', 'DurableBackend', 'LoggerHook', 'MixingScheduleHook', 'MixingWeightsHook',

@@ -6,10 +6,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmscheme.layers.arguments import check_flags, check_number, read_indices
 from mmscheme.layers.block_diagonal import parse_groups
-from mmscheme.models.plug_in import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
 from mmscheme.registry import MODELS
+from mmscheme.utils.check_args import check_flags, check_number, read_indices
 
 __all__ = ['plug_in_scheme']
 
@@ -91,7 +91,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     outputs, ``train()``, ``frozen_stages``, ``init_cfg``, layer decay and all names of
     parameters outside the replaced layers are its own. Residual, layer scale and drop path
     of a channel mixer stay, activation and dropout come along. The families are in
-    :data:`mmscheme.models.plug_in.ADAPTERS`.
+    :data:`mmscheme.models.utils.ADAPTERS`.
 
     Weights of the stock backbone load in every way that they did before; the log then lists
     what is missing.
@@ -136,7 +136,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     found = find_channel_mixers(backbone)
     if not found:
         raise ValueError(f'{kind} has no channel mixer that SCHEME can replace: none of its '
-                         'modules belongs to a family of mmscheme.models.plug_in.ADAPTERS')
+                         'modules belongs to a family of mmscheme.models.utils.ADAPTERS')
     widths = list(dict.fromkeys(dense.widths[0] for dense in found))
     if stages is not None:
         stages = read_indices('stages', stages, len(widths),

@@ -10,9 +10,10 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmscheme.kernels import exporting
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
-from mmscheme.layers.arguments import (
+from mmscheme.ops import exporting
+from mmscheme.registry import MODELS
+from mmscheme.utils.check_args import (
     check_builds,
     check_choice,
     check_count,
@@ -20,7 +21,6 @@ from mmscheme.layers.arguments import (
     check_number,
     read_indices,
 )
-from mmscheme.registry import MODELS
 
 __all__ = ['ARCHS', 'SCHEMEformer']
 

@@ -1,0 +1,147 @@
+"""The weight of CCA in each block, drawn over training."""
+import argparse
+import json
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+
+from mmscheme.engine.hooks.mixing_weights_hook import shorten
+from mmscheme.utils.user_errors import user_errors
+from mmscheme.visualization.figures import new_figure
+
+__all__ = ['MixingLog', 'main', 'plot_mixing_weights', 'read_mixing_log']
+
+_PREFIX = 'alpha/'
+_LEGEND_ENTRIES = 18
+
+
+class MixingLog(NamedTuple):
+    """What :class:`mmscheme.engine.hooks.MixingWeightsHook` logged in a run.
+
+    Attributes:
+        name: Of the run.
+        steps: Iterations, rising.
+        weights: ``1 - alpha`` at these steps by module, in the order of the model.
+    """
+    name: str
+    steps: List[int]
+    weights: Dict[str, List[float]]
+
+
+def _find_logs(path: Path) -> List[Path]:
+    """The scalar logs below a work folder, oldest first, or the file itself."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f'log not found: {path}')
+    found = sorted(path.rglob('scalars.json'), key=lambda p: p.parent.parent.name)
+    if not found:
+        raise FileNotFoundError(f'no vis_data/scalars.json below {path}')
+    return found
+
+
+def read_mixing_log(path: Union[str, Path]) -> MixingLog:
+    """Reads the mixing weights that a training logged.
+
+    Args:
+        path: A work folder, the folder of one run in it, or a file ``scalars.json``. The
+            runs of a work folder are read as one that was resumed: what a later run did
+            again replaces what an earlier one did.
+
+    Returns:
+        The weights.
+
+    Raises:
+        FileNotFoundError: There is no log.
+        ValueError: It is not a log, or has no mixing weights.
+    """
+    path = Path(path)
+    entries: Dict[int, Dict[str, float]] = {}
+    for file in _find_logs(path):
+        rows = {}
+        for number, line in enumerate(file.read_text(errors='replace').splitlines(), 1):
+            try:
+                row = json.loads(line)
+                values = {k[len(_PREFIX):]: 1 - float(v) for k, v in row.items()
+                          if k.startswith(_PREFIX)}
+                if values:
+                    rows[int(row['step'])] = values
+            except (ValueError, AttributeError, KeyError, TypeError):
+                raise ValueError(f'{file}, line {number}: expected a JSON object a line, as '
+                                 f'mmengine logs scalars, found {line[:40]!r}') from None
+        if rows:
+            entries = {k: v for k, v in entries.items() if k < min(rows)}
+            entries.update(rows)
+    if not entries:
+        raise ValueError(f'{path}: no mixing weights in it; training logs them with '
+                         "default_hooks.mixing_weights=dict(type='mmscheme.MixingWeightsHook') "
+                         'and a model with CCA')
+    steps = sorted(entries)
+    names = list(entries[steps[-1]])
+    entries = {s: entries[s] for s in steps if set(entries[s]) == set(names)}
+    name = path.resolve().parts[-3] if path.name == 'scalars.json' else path.name
+    return MixingLog(name or path.resolve().name,
+                     list(entries), {n: [row[n] for row in entries.values()] for n in names})
+
+
+def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> None:
+    """Draws ``1 - alpha`` of every block over training, a panel for each run.
+
+    Args:
+        logs: Of :func:`read_mixing_log`.
+        out: File to write; its suffix decides the format.
+    """
+    from matplotlib import colormaps
+    columns = min(3, len(logs))
+    rows = -(-len(logs) // columns)
+    figure, axes = new_figure(columns, rows, (4.6 * columns + 1.6, 3.4 * rows), sharey=True)
+    axes = axes.ravel()
+    for ax in axes[len(logs):]:
+        ax.set_visible(False)
+    for ax, log in zip(axes, logs):
+        names = shorten(list(log.weights))
+        colours = colormaps['viridis']([i / max(1, len(names) - 1) * 0.93
+                                        for i in range(len(names))])
+        # A run too short for a curve shows points.
+        marker = 'o' if len(log.steps) < 3 else None
+        for name, colour, values in zip(names, colours, log.weights.values()):
+            ax.plot(log.steps, values, color=colour, label=name, linewidth=1.3, marker=marker)
+        mean = [sum(v) / len(v) for v in zip(*log.weights.values())]
+        ax.plot(log.steps, mean, color='black', linestyle='--', linewidth=1.6, label='mean',
+                marker=marker)
+        ax.set(title=log.name, xlabel='iteration')
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel('1 − alpha (weight of CCA)')
+    axes[0].set_ylim(bottom=0)
+    for ax in axes[::columns]:
+        ax.set_ylabel('1 − alpha (weight of CCA)')
+    _legend(figure, axes[0], len(logs[0].weights))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def _legend(figure, ax, blocks: int) -> None:  # type: ignore[no-untyped-def]
+    handles, labels = ax.get_legend_handles_labels()
+    step = -(-blocks // _LEGEND_ENTRIES)
+    chosen = [*range(0, blocks, step), blocks]
+    title = 'block' if step == 1 else f'block (every {step}.)'
+    figure.legend([handles[i] for i in chosen], [labels[i] for i in chosen], title=title,
+                  loc='outside right upper', fontsize='small', frameon=False)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line of ``tools/analysis_tools/plot_mixing_weights.py``."""
+    parser = argparse.ArgumentParser(
+        description='Draw 1 - alpha, the weight of CCA, over training, for each block.')
+    parser.add_argument('logs', nargs='+', metavar='LOG',
+                        help='work folder, folder of a run, or scalars.json; one panel each')
+    parser.add_argument('--out', default='mixing_weights.png', help='picture to write')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    with user_errors(args.debug):
+        logs = [read_mixing_log(path) for path in args.logs]
+        plot_mixing_weights(logs, args.out)
+    for log in logs:
+        final = [values[-1] for values in log.weights.values()]
+        print(f'{log.name}: 1 - alpha of {len(final)} blocks at iteration {log.steps[-1]}: '
+              f'{min(final):.4f} to {max(final):.4f}')
+    print(Path(args.out).resolve())

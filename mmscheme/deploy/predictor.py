@@ -1,0 +1,158 @@
+"""Pictures from an exported model: everything it needs to know is in its file."""
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from mmengine.utils import ProgressBar
+from numpy.typing import NDArray
+
+from mmscheme.apis.inference import draw_prediction, make_visualizer
+from mmscheme.utils.cli import add_drawing_arguments
+from mmscheme.utils.image_jobs import Job, find_jobs, read_image, report, run_jobs
+from mmscheme.utils.user_errors import user_errors
+
+from .runtime import load_exported, to_inputs
+
+__all__ = ['ExportedPredictor', 'main']
+
+_DIVISOR = 32
+
+
+class ExportedPredictor:
+    """Predicts with a file of ``tools/deploy/export.py``, as the checkpoint would.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: See
+            :func:`mmscheme.deploy.runtime.load_exported`; the file holds no whole model.
+    """
+
+    def __init__(self, path: Union[str, Path]) -> None:
+        self.exported = load_exported(path)
+        self.meta = meta = self.exported.meta
+        self.scope: str = meta['scope']
+        if meta['task'] == 'features':
+            raise ValueError(f'{path}: backbone and neck alone, which draw no picture')
+        init_default_scope(self.scope)
+        self.pipeline = Compose(_with_tuples(meta['pipeline']))
+
+    def __call__(self, image_path: Union[str, Path], score_threshold: Optional[float] = None
+                 ) -> Any:
+        """Predicts for one image file.
+
+        Args:
+            image_path: The file.
+            score_threshold: Of detectors; the config's by default.
+
+        Returns:
+            A data sample of the framework, at the size of the image.
+
+        Raises:
+            ValueError: The pipeline makes images that the graph does not take.
+        """
+        data = self.pipeline(dict(img_path=str(image_path), img_id=0))
+        inputs = data['inputs']
+        if inputs.dtype != torch.uint8:
+            raise ValueError(f'the pipeline gives {inputs.dtype}, the exported model takes uint8')
+        sample = data['data_samples']
+        rgb = inputs.numpy()[::-1].transpose(1, 2, 0)
+        if self.scope == 'mmpretrain':
+            return self._classify(rgb, sample)
+        padded, size = self._fit(rgb)
+        threshold = self.meta['score_threshold'] if score_threshold is None else score_threshold
+        found = self.exported.run(to_inputs(_batched(padded), self.meta, list(size), threshold))
+        fill = self._segment if self.scope == 'mmseg' else self._detect
+        return fill(sample, found, size)
+
+    def _fit(self, image: NDArray[Any]) -> Tuple[NDArray[Any], Tuple[int, int]]:
+        """An image of the size of the graph: shrunk where it is too large, and padded."""
+        height, width = image.shape[:2]
+        if self.meta['dynamic']:
+            rows, columns = (-(-side // _DIVISOR) * _DIVISOR for side in (height, width))
+        else:
+            rows, columns = self.meta['shape']
+            ratio = min(rows / height, columns / width)
+            if ratio < 1:
+                height, width = int(height * ratio + 0.5), int(width * ratio + 0.5)
+                image = cv2.resize(np.ascontiguousarray(image), (width, height))
+        padded = np.empty((rows, columns, 3), np.uint8)
+        padded[:] = self.meta['fill']
+        padded[:height, :width] = image
+        return padded, (height, width)
+
+    def _classify(self, image: NDArray[Any], sample: Any) -> Any:
+        if not self.meta['dynamic'] and list(image.shape[:2]) != self.meta['shape']:
+            raise ValueError(f'the pipeline gives images of {image.shape[0]}x{image.shape[1]}, '
+                             f'the exported model takes {self.meta["shape"]}')
+        scores = torch.from_numpy(self.exported.run(dict(image=_batched(image)))['scores'][0])
+        return sample.set_pred_score(scores).set_pred_label(scores.argmax())
+
+    def _segment(self, sample: Any, found: Dict[str, NDArray[Any]], size: Tuple[int, int]) -> Any:
+        logits = torch.from_numpy(found['logits'][:, :, :size[0], :size[1]])
+        logits = F.interpolate(logits, tuple(sample.ori_shape[:2]), mode='bilinear',
+                               align_corners=self.meta['align_corners'])
+        sample.pred_sem_seg = PixelData(data=logits.argmax(1))
+        return sample
+
+    def _detect(self, sample: Any, found: Dict[str, NDArray[Any]], size: Tuple[int, int]) -> Any:
+        kept = found['labels'] >= 0
+        scale = np.asarray([sample.ori_shape[1] / size[1], sample.ori_shape[0] / size[0]] * 2,
+                           np.float32)
+        sample.pred_instances = InstanceData(
+            bboxes=torch.from_numpy(found['boxes'][kept] * scale),
+            scores=torch.from_numpy(found['scores'][kept]),
+            labels=torch.from_numpy(found['labels'][kept]))
+        return sample
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists of numbers as tuples, which transforms insist on and JSON has not."""
+    if isinstance(value, dict):
+        return {k: _with_tuples(v) for k, v in value.items()}
+    if isinstance(value, list):
+        numbers = value and all(isinstance(v, (int, float)) for v in value)
+        return tuple(value) if numbers else [_with_tuples(v) for v in value]
+    return value
+
+
+def _batched(image: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line of ``tools/deploy/predict.py``."""
+    parser = argparse.ArgumentParser(
+        description='Draw what an exported model finds into images.')
+    parser.add_argument('model', help='file of tools/deploy/export.py')
+    parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
+    add_drawing_arguments(parser)
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    warnings.filterwarnings('ignore', category=UserWarning)
+    with user_errors(args.debug):
+        jobs = find_jobs(args.inputs, args.out)
+        for job in jobs:
+            if job.video:
+                raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
+        predictor = ExportedPredictor(args.model)
+        visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
+
+        def label(job: Job, _: ProgressBar) -> None:
+            image = read_image(job.source)
+            picture = draw_prediction(visualizer, image, predictor(job.source), predictor.scope,
+                                      args.score_thr, args.opacity)
+            mmcv.imwrite(picture, str(job.target))
+
+        problems = run_jobs(label, jobs, args.debug)
+    report(jobs, problems, args.out)

@@ -1,0 +1,126 @@
+"""How much of CCA is left, while a model trains."""
+from typing import Any, Dict, List, Optional
+
+from mmengine.hooks import EMAHook, Hook, LoggerHook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from mmscheme.layers import SCHEMEMixer
+from mmscheme.registry import HOOKS
+from mmscheme.utils.check_args import check_count
+
+__all__ = ['MixingWeightsHook', 'describe_cca_weights', 'find_mixers', 'shorten']
+
+# Below it the weights of CCA count as decayed: a percent of the FFN's.
+_DECAYED = 0.01
+
+
+def find_mixers(model: nn.Module) -> Dict[str, SCHEMEMixer]:
+    """The SCHEME mixers of any model that have CCA, by module name.
+
+    Args:
+        model: A model, also one that is wrapped for several processes.
+
+    Returns:
+        The mixers in the order of the modules; empty for a model without CCA.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    return {name: m for name, m in model.named_modules()
+            if isinstance(m, SCHEMEMixer) and m.cca is not None}
+
+
+def find_averaged_mixers(runner: Any) -> Dict[str, SCHEMEMixer]:
+    """The same of the averaged weights of ``EMAHook``; empty where nothing is averaged."""
+    averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+    return find_mixers(averages[0]) if averages else {}
+
+
+def shorten(names: List[str]) -> List[str]:
+    """Dotted names without the parts that all of them begin or end with."""
+    parts = [name.split('.') for name in names]
+    shortest = min((len(p) for p in parts), default=0)
+    if len(parts) < 2:
+        return list(names)
+    same = [len({p[i] for p in parts}) == 1 for i in range(shortest)]
+    start = same.index(False) if False in same else shortest
+    same = [len({p[-1 - i] for p in parts}) == 1 for i in range(shortest - start)]
+    end = same.index(False) if False in same else len(same)
+    return ['.'.join(p[start:len(p) - end]) for p in parts]
+
+
+def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
+    """One line: whether the branch has decayed, and ``1 - alpha`` of each block.
+
+    Args:
+        mixers: Of :func:`find_mixers`, at least one.
+    """
+    weights = [1 - float(m.alpha.detach()) for m in mixers.values()]
+    blocks = f'all {len(weights)} blocks' if len(weights) > 1 else 'the only block'
+    listed = ', '.join(f'{name} {weight:.4f}'
+                       for name, weight in zip(shorten(list(mixers)), weights))
+    if max(weights) == 0:
+        return f'CCA has decayed: 1 - alpha is 0 in {blocks}, dropping it changes nothing'
+    if max(weights) < _DECAYED:
+        return f'CCA has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
+    kept = sum(weight >= _DECAYED for weight in weights)
+    end = ('evaluation keeps it' if all(m.keep_cca for m in mixers.values()) else
+           'evaluation drops it; tools/test.py --keep-cca measures the difference')
+    return f'CCA has NOT decayed in {kept} of {len(weights)} blocks ({end}); 1 - alpha: {listed}'
+
+
+@HOOKS.register_module()
+class MixingWeightsHook(Hook):
+    """Logs alpha, the weight of the FFN beside CCA, of every SCHEME mixer.
+
+    Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
+    ``cca_weight``, the mean of ``1 - alpha``. After training a line says whether the
+    branch has decayed. Models without CCA are left alone.
+
+    Args:
+        interval: Iterations between two entries; None for that of the log.
+
+    Raises:
+        TypeError, ValueError: ``interval`` is no positive whole number.
+    """
+
+    def __init__(self, interval: Optional[int] = None) -> None:
+        if interval is not None:
+            check_count('interval', interval)
+        self.interval = interval
+        self._every = interval or 1
+        self._mixers: Dict[str, SCHEMEMixer] = {}
+
+    def before_train(self, runner: Any) -> None:
+        """Finds the mixers of the model, and the interval of the log."""
+        self._mixers = find_mixers(runner.model)
+        if self.interval is None:
+            loggers = [h for h in runner.hooks if isinstance(h, LoggerHook)]
+            self._every = loggers[0].interval if loggers else 10
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
+                         outputs: Optional[Dict[str, Any]] = None) -> None:
+        """Logs the weights; only now and then, for a GPU waits to be read."""
+        if not self._mixers or not (
+                self.every_n_inner_iters(batch_idx, self._every)
+                or self.end_of_epoch(runner.train_dataloader, batch_idx)
+                or runner.iter + 1 == runner.max_iters):
+            return
+        alphas = {name: float(m.alpha.detach()) for name, m in self._mixers.items()}
+        # Where LoggerHook, which comes later, finds what it writes.
+        runner.message_hub.update_scalar('train/cca_weight',
+                                         1 - sum(alphas.values()) / len(alphas))
+        runner.visualizer.add_scalars({f'alpha/{name}': a for name, a in alphas.items()},
+                                      step=runner.iter + 1)
+
+    def after_train(self, runner: Any) -> None:
+        """Says whether the branch has decayed."""
+        frozen = {name for name, mixer in self._mixers.items()
+                  if not any(p.requires_grad for p in mixer.parameters())}
+        if frozen:
+            print_log(f'{len(frozen)} frozen blocks keep the weight of CCA that they had, in '
+                      'training as in evaluation', logger='current')
+        saved = find_averaged_mixers(runner) or self._mixers
+        trained = {name: mixer for name, mixer in saved.items() if name not in frozen}
+        if trained:
+            print_log(describe_cca_weights(trained), logger='current')

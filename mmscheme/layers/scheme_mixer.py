@@ -1,0 +1,136 @@
+"""The SCHEME channel mixer: block-diagonal FFN and CCA, mixed by a learned weight."""
+import math
+from typing import Callable, Sequence, Union
+
+import torch
+from torch import Tensor, nn
+
+from mmscheme.ops import scheme_mixer
+from mmscheme.utils.check_args import check_flags, check_number
+
+from .block_diagonal import BlockDiagonalMLP, is_hooked
+from .cca import ChannelCovarianceAttention
+
+__all__ = ['SCHEMEMixer']
+
+
+class SCHEMEMixer(nn.Module):
+    """``alpha * FFN(x) + (1 - alpha) * CCA(x)`` (arXiv 2312.00412).
+
+    ``1 - alpha = cca_factor * sigmoid(-alpha_logit)``. ``alpha_logit`` is learned,
+    one a mixer (the softmax over two scalars of the authors' code has one degree
+    of freedom, this one). ``cca_factor`` is a buffer, 1 until a schedule lowers
+    it; at 0 the CCA branch has no part in the output.
+
+    In evaluation mode the output is ``alpha * FFN(x)``: the branch is dropped and
+    costs nothing, while the FFN keeps the weight that it was trained with. What
+    that leaves out shrinks with ``1 - alpha`` and is nothing when it is 0.
+
+    Args:
+        embed_dims: Channels ``C``.
+        hidden_dims: Hidden channels of the FFN; ``8 * C`` by default.
+        groups: Blocks of the FFN's two layers.
+        cca: False builds the block-diagonal FFN alone: no CCA and no alpha.
+        keep_cca: Keeps the CCA branch in evaluation mode.
+        cca_scaling, cca_tau: ``scaling`` and ``tau`` of
+            :class:`ChannelCovarianceAttention`.
+        act_layer, drop, init_std, match_variance, implementation: See :class:`BlockDiagonalMLP`.
+        alpha_init: Initial alpha, between 0 and 1.
+
+    Raises:
+        TypeError, ValueError: An argument that is not as above, named in the message.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
+                 groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
+                 keep_cca: bool = False, cca_scaling: str = 'gram',
+                 cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
+                 drop: float = 0., init_std: Union[float, None] = None, match_variance: bool = True,
+                 implementation: str = 'auto', alpha_init: float = 0.5) -> None:
+        super().__init__()
+        check_flags(cca=cca, keep_cca=keep_cca)
+        check_number('alpha_init', alpha_init, 'a number between 0 and 1', lambda n: 0 < n < 1)
+        self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
+                                    match_variance, implementation)
+        self.keep_cca = keep_cca
+        self.cca_retired = False
+        self.cca: Union[ChannelCovarianceAttention, None] = None
+        if cca:
+            expansion = self.ffn.fc1.out_features / embed_dims
+            try:
+                self.cca = ChannelCovarianceAttention(embed_dims, expansion, cca_scaling, cca_tau,
+                                                      implementation=implementation)
+            except (TypeError, ValueError) as e:
+                raise type(e)(f'cca_{e}') from None  # as the argument is called here
+            logit = math.log(alpha_init / (1 - alpha_init))
+            self.alpha_logit = nn.Parameter(torch.full((1, ), logit))
+            # In the checkpoint, so that a model saved in mid-schedule evaluates as it trained.
+            self.register_buffer('cca_factor', torch.ones(1))
+            self.register_load_state_dict_post_hook(_unretire)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The weight of the FFN, a scalar in [0, 1]; 1 without CCA."""
+        if self.cca is None:
+            return self.ffn.fc1.weight.new_ones(())
+        return 1 - self.cca_factor[0] * torch.sigmoid(-self.alpha_logit[0])
+
+    def lower_cca_factor(self, limit: float) -> None:
+        """Lowers the factor of ``1 - alpha`` to ``limit`` in [0, 1]; it never rises.
+
+        Raises:
+            ValueError: ``limit`` is outside, or there is no CCA.
+        """
+        if self.cca is None:
+            raise ValueError('a mixer without CCA has no factor')
+        check_number('limit', limit, 'a number in [0, 1]', lambda n: 0 <= n <= 1)
+        # In place on the device: comparing here would wait for the GPU.
+        self.cca_factor.clamp_(max=limit)
+
+    def retire_cca(self) -> None:
+        """Takes the branch out for good: its factor is 0 and it is no longer computed.
+
+        Raises:
+            ValueError: There is no CCA.
+        """
+        self.lower_cca_factor(0)
+        # A number on the host: asking the factor on a GPU would wait for it in every step.
+        self.cca_retired = True
+
+    def _one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
+        """Whether nothing asks for the outputs of the branches, and the C++ functions are there."""
+        return (x.dim() in (3, 4) and not cca.num_extra_tokens
+                and cca.implementation in ('auto', 'native')
+                and type(cca) is ChannelCovarianceAttention
+                and type(self.ffn) is BlockDiagonalMLP
+                and not is_hooked(cca) and not is_hooked(self.ffn)
+                and self.ffn.choose(x) == 'native')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes channels.
+
+        Args:
+            x: The normalised map ``(B, C, H, W)`` or tokens ``(B, N, C)``.
+
+        Returns:
+            The shape of ``x``.
+        """
+        if self.cca is None:
+            return self.ffn(x)
+        if self.cca_retired or not (self.training or self.keep_cca):
+            return self.ffn(x, self.alpha)
+        if self._one_operator(self.cca, x):
+            self.ffn.fc1.check(x)
+            positions = x.shape[2:].numel() if x.dim() == 4 else x.shape[1]
+            return scheme_mixer(x, **self.ffn.arguments(), alpha=self.alpha,
+                                tau=self.cca.factor(positions))
+        y, covariance, alpha = self.ffn(x), self.cca(x), self.alpha
+        if alpha.dtype == y.dtype == covariance.dtype:
+            return torch.lerp(covariance, y, alpha)  # in one pass
+        return alpha * y + (1 - alpha) * covariance
+
+
+def _unretire(mixer: SCHEMEMixer, keys: object) -> None:
+    """Weights that are loaded have their own factor; at 0 the branch stays out."""
+    factor = mixer.cca_factor
+    mixer.cca_retired = factor.device.type != 'meta' and not bool(factor)

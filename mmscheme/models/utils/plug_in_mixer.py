@@ -1,0 +1,198 @@
+"""A SCHEME mixer in the place of a dense one, and what becomes of the dense one's weights."""
+import math
+from copy import deepcopy
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmscheme.layers import SCHEMEMixer
+
+from .dense_mixers import DenseMixer
+
+__all__ = ['PlugInMixer', 'diagonal_blocks']
+
+
+def diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
+    """The weight of a block-diagonal layer from that of a dense one.
+
+    The blocks on the diagonal, times ``sqrt(groups)``: an output is a sum over ``groups``
+    times fewer inputs, and keeps its variance for inputs that are independent.
+
+    Args:
+        weight: ``(C_out, C_in)``, or ``(C_out, C_in, 1, 1)`` of a convolution.
+        groups: The number of blocks; divides both.
+
+    Returns:
+        ``(C_out, C_in / groups)``, as :class:`mmscheme.layers.BlockDiagonalLinear` has it.
+    """
+    blocks = weight.flatten(1).unflatten(1, (groups, -1)).unflatten(0, (groups, -1))
+    diagonal = torch.arange(groups, device=weight.device)
+    return blocks[diagonal, :, diagonal].flatten(0, 1) * math.sqrt(groups)
+
+
+class _PassThrough(nn.Module):
+    """Gives back its first argument, where a part of a dense mixer has been."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x
+
+
+class _OverMap(nn.Module):
+    """A part that looks at whole maps ``(B, H, W, C)``, on tokens ``(B, N, C)``."""
+
+    def __init__(self, part: nn.Module, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.part = part
+        self.arguments = dict(arguments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x.unsqueeze(2), **self.arguments).squeeze(2)
+
+
+def _of_width(part: nn.Module, old: int, new: int) -> nn.Module:
+    """A copy of what stands between the layers, for another hidden width.
+
+    Depthwise convolutions start anew; vectors with one value a channel are repeated.
+    """
+    if isinstance(part, nn.Conv2d) and old != new:
+        return nn.Conv2d(new, new, part.kernel_size, part.stride, part.padding, part.dilation,
+                         groups=new, bias=part.bias is not None)
+    copy = deepcopy(part)
+    if old == new:
+        return copy
+    for module in copy.modules():
+        for key, tensor in [*module.named_parameters(recurse=False),
+                            *module.named_buffers(recurse=False)]:
+            if tensor.shape == (old, ):
+                values = tensor.detach().repeat(-(-new // old))[:new]
+                learned = isinstance(tensor, nn.Parameter)
+                setattr(module, key, nn.Parameter(values) if learned else values)
+        if isinstance(module, nn.LayerNorm):
+            module.normalized_shape = (new, )
+    return copy
+
+
+class PlugInMixer(SCHEMEMixer):
+    """A SCHEME mixer that takes the place of the dense layers of a stock channel mixer.
+
+    What stands between and behind the layers comes along: activation, dropout, and a
+    depthwise convolution or a norm, which become a part of ``ffn.act``.
+
+    Args:
+        dense: The mixer to replace.
+        hidden_dims: Hidden channels.
+        groups: Blocks of the two layers.
+        cca: See :class:`mmscheme.layers.SCHEMEMixer`; without effect where none of the
+            tokens is a position.
+        keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See there.
+
+    Attributes:
+        stock_keys: What the mixer has for each entry of the dense one's state dict, by their
+            keys: that in the mixer and the groups of a layer's weight (0 for all else).
+    """
+
+    def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int], cca: bool,
+                 keep_cca: bool, cca_scaling: str, cca_tau: Optional[float],
+                 init_std: Optional[float], match_variance: bool, alpha_init: float) -> None:
+        embed_dims, stock_hidden = dense.widths
+        (_, first), (_, last) = dense.parts[0], dense.parts[dense.last]
+        between: List[Tuple[str, nn.Module, nn.Module]] = []
+        for name, part in dense.parts[1:dense.last]:
+            if isinstance(part, nn.Identity):
+                continue
+            copy = _of_width(part, stock_hidden, hidden_dims)
+            used = copy
+            if name in dense.adapter.over_map and isinstance(first, nn.Linear):
+                used = _OverMap(copy, dense.adapter.over_map[name])
+            between.append((name, copy, used))
+        # The dropout before the second layer has a place of its own.
+        drop = between.pop()[1].p if between and isinstance(between[-1][1], nn.Dropout) else 0.
+        parts = [used for _, _, used in between]
+        super().__init__(embed_dims, hidden_dims, groups, cca and dense.extra_tokens is not None,
+                         keep_cca, cca_scaling, cca_tau,
+                         lambda: parts[0] if len(parts) == 1 else nn.Sequential(*parts),
+                         init_std=init_std, match_variance=match_variance, alpha_init=alpha_init)
+        self.ffn.drop1.p = drop
+        self.ffn.drop2.p = next((part.p for _, part in dense.parts[dense.last + 1:]
+                                 if isinstance(part, nn.Dropout)), 0.)
+        if self.cca is not None:
+            self.cca.num_extra_tokens = dense.extra_tokens or 0
+        for layer, stock in ((self.ffn.fc1, first), (self.ffn.fc2, last)):
+            if stock.bias is None:
+                layer.register_parameter('bias', None)
+        #: Whether maps are (B, H, W, C), as those that a linear layer gets.
+        self.channels_last = isinstance(first, nn.Linear)
+        self.stock_keys = self._stock_keys(dense, [(name, copy) for name, copy, _ in between])
+        self.to(first.weight)
+        # In a frozen stage.
+        self.requires_grad_(first.weight.requires_grad).train(first.training)
+
+    def _stock_keys(self, dense: DenseMixer, between: List[Tuple[str, nn.Module]]
+                    ) -> Dict[str, Tuple[str, int]]:
+        names = {module: name for name, module in self.named_modules()}
+        layers = [(dense.parts[0][0], self.ffn.fc1), (dense.parts[dense.last][0], self.ffn.fc2)]
+        keys = {f'{stock}.{key}': (f'{names[module]}.{key}', 0)
+                for stock, module in [*layers, *between] for key in module.state_dict()}
+        for stock, layer in layers:
+            keys[f'{stock}.weight'] = f'{names[layer]}.weight', layer.groups
+        return keys
+
+    def from_dense(self, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+        """What the dense mixer's weights make of the layers here.
+
+        Args:
+            state_dict: Of the dense mixer, with as many hidden channels as are here; entries
+                that are none of its layers do not count.
+
+        Returns:
+            Entries of the state dict: :func:`diagonal_blocks` of the layers' weights, and the
+            rest as it is.
+        """
+        seeds = {}
+        for key, (own, groups) in self.stock_keys.items():
+            if key in state_dict:
+                value = state_dict[key]
+                seeds[own] = diagonal_blocks(value, groups) if groups else value
+        return seeds
+
+    def take_place(self, backbone: nn.Module, dense: DenseMixer) -> str:
+        """Replaces the dense mixer in its backbone; returns the name of this one there."""
+        slot = dense.adapter.slot
+        if slot:
+            for key in dense.adapter.chain:
+                if getattr(dense.module, key) is not None:
+                    setattr(dense.module, key, _PassThrough())
+            setattr(dense.module, slot, self)
+            return f'{dense.name}.{slot}'
+        for name, module in list(backbone.named_modules(remove_duplicate=False)):
+            if module is dense.module:  # more than once when it is shared
+                parent, _, key = name.rpartition('.')
+                setattr(backbone.get_submodule(parent), key, self)
+        return dense.name
+
+    # The initialisation of BEiT and MAE rescales the second layer where it was.
+
+    @property
+    def fc2(self) -> nn.Module:
+        """The second layer, as ``mlp.fc2`` in timm."""
+        return self.ffn.fc2
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """The two layers, as ``ffn.layers[1]`` in mmsegmentation."""
+        return (self.ffn.fc1, self.ffn.fc2)[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :meth:`mmscheme.layers.SCHEMEMixer.forward`.
+
+        Args:
+            x: Tokens ``(B, N, C)``; or a map in the layout of the layers that were replaced:
+                ``(B, C, H, W)`` for convolutions, ``(B, H, W, C)`` with any number of
+                axes in the middle for linear layers.
+
+        Returns:
+            The shape of ``x``.
+        """
+        if not self.channels_last or x.dim() <= 3:
+            return super().forward(x)
+        return super().forward(x.flatten(1, -2)).reshape(x.shape)

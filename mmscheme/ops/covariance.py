@@ -1,0 +1,101 @@
+"""Channel covariance attention as one operator, which keeps the attention and not its inputs."""
+from typing import Any, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .cpu import operators as native
+from .mlp import native_cannot
+
+__all__ = ['channel_covariance']
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _outer(a: Tensor, b: Tensor, factor: float = 1.) -> Tensor:
+    """``factor * A^T B`` of each sample ``(N, C)``, in float32 at least."""
+    if a.dtype in _HALF:
+        a, b = a.float(), b.float()
+    into = a.new_empty((a.shape[0], a.shape[2], b.shape[2]))
+    return torch.baddbmm(into, a.transpose(1, 2), b, beta=0, alpha=factor)
+
+
+@torch.library.custom_op('mmscheme::channel_covariance', mutates_args=())
+def _attend(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
+    if fused:
+        attention = native.covariance_attention(x, tau)
+        return native.covariance_forward(x, attention), attention
+    with torch.autocast(x.device.type, enabled=False):
+        # The Gram matrix is its own transpose: the softmax over columns is that of the softmax
+        # over rows, and what the product wants.
+        attention = torch.softmax(_outer(x, x, tau), dim=1)
+        y = torch.empty_like(x)
+        torch.bmm(x, attention.to(x.dtype), out=y)
+        return y, attention
+
+
+@torch.library.custom_op('mmscheme::channel_covariance_backward', mutates_args=())
+def _attend_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float, fused: bool
+                     ) -> Tensor:
+    if fused:
+        return native.covariance_backward(grad, x, attention, tau)[0]
+    with torch.autocast(x.device.type, enabled=False):
+        scores = torch._softmax_backward_data(_outer(x, grad), attention, 1, attention.dtype)
+        # The Gram matrix is X^T X: its gradient reaches X from both sides.
+        both = scores + scores.transpose(1, 2)
+        dx = torch.empty_like(x)
+        torch.bmm(grad, attention.to(x.dtype).transpose(1, 2), out=dx)
+        return dx.baddbmm_(x, both.to(x.dtype), alpha=tau)
+
+
+@_attend.register_fake
+def _(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
+    dtype = torch.float32 if x.dtype in _HALF else x.dtype
+    return torch.empty_like(x), x.new_empty((x.shape[0], x.shape[2], x.shape[2]), dtype=dtype)
+
+
+@_attend_backward.register_fake
+def _(grad: Tensor, x: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx: Any, inputs: Tuple[Tensor, float, bool], output: Tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], output[1])
+    ctx.tau, ctx.fused = inputs[1:]
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Any, of_attention: Any) -> Tuple[Any, None, None]:
+    if grad is None:
+        return None, None, None
+    x, attention = ctx.saved_tensors
+    return _attend_backward(grad, x, attention, ctx.tau, ctx.fused), None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.mmscheme.channel_covariance)
+def _forward_flops(x: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 4 * x[0] * x[1] * x[2] * x[2]
+
+
+@register_flop_formula(torch.ops.mmscheme.channel_covariance_backward)
+def _backward_flops(grad: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 6 * grad[0] * grad[1] * grad[2] * grad[2]
+
+
+def channel_covariance(x: Tensor, tau: float, implementation: str = 'auto') -> Tensor:
+    """``softmax(tau * X^T X) X^T``, transposed, of tokens; without a second derivative.
+
+    Args:
+        x: ``(B, N, C)`` with any strides.
+        tau: Factor of the Gram matrix, which is summed in float32 at least.
+        implementation: ``'auto'`` and ``'native'`` take the C++ functions where they can.
+
+    Returns:
+        The shape, dtype and memory format of ``x``.
+    """
+    fused = implementation in ('auto', 'native') and native_cannot(x) is None
+    return _attend(x, tau, fused)[0]

@@ -1,0 +1,148 @@
+"""Lists of images and videos, each with the file that is made of it."""
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Callable, List, NamedTuple, Sequence
+
+import cv2
+import mmcv
+from mmengine.utils import ProgressBar
+from numpy.typing import NDArray
+
+from .file_names import tell_apart
+from .image_files import lost_part
+
+__all__ = ['Job', 'find_jobs', 'read_image', 'report', 'run_jobs']
+
+_IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+_VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+
+
+class Job(NamedTuple):
+    """A file to read and the one to write."""
+    source: Path
+    target: Path
+    video: bool
+
+
+def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
+    """The images and videos that are meant, each with a target of its own.
+
+    Args:
+        inputs: Files, and folders, which are searched with what is below them; where
+            that is ``out_dir``, it is left out.
+        out_dir: Folder to write; below it what a folder held keeps its place.
+
+    Returns:
+        One entry a file.
+
+    Raises:
+        FileNotFoundError: An input does not exist, or a folder has no images and videos.
+        ValueError: A file is neither, or would be replaced by a picture.
+    """
+    files: List[Path] = []
+    names: List[str] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            found = _walk(path, Path(out_dir))
+            if not found:
+                raise FileNotFoundError(f'no images or videos in {path}')
+        elif path.is_file():
+            found = [path]
+        else:
+            raise FileNotFoundError(f'input not found: {path}')
+        for file in found:
+            if file.suffix.lower() not in _IMAGES + _VIDEOS:
+                raise ValueError(f'{file}: expected an image ({" ".join(_IMAGES)}) or a video '
+                                 f'({" ".join(_VIDEOS)})')
+            inside = file.relative_to(path) if path.is_dir() else Path(file.name)
+            files.append(file)
+            names.append(str(inside.with_suffix('.mp4') if _is_video(file) else inside))
+    jobs = [Job(file, Path(out_dir, name), _is_video(file))
+            for file, name in zip(files, tell_apart(names))]
+    # As the disk knows them, so that links are seen.
+    sources = {(file.stat().st_dev, file.stat().st_ino): file for file in files}
+    for job in jobs:
+        if job.target.exists():
+            status = job.target.stat()
+            read = sources.get((status.st_dev, status.st_ino))
+            if read:
+                whose = 'its picture' if read == job.source else f'the picture of {job.source}'
+                raise ValueError(f'{read}: {whose} would replace it; choose another --out')
+    return jobs
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in _VIDEOS
+
+
+def _walk(folder: Path, out_dir: Path) -> List[Path]:
+    """The images and videos below a folder, without the pictures of an earlier run."""
+    files = sorted(p for p in folder.rglob('*')
+                   if p.is_file() and p.suffix.lower() in _IMAGES + _VIDEOS)
+    out = out_dir.resolve()
+    if folder.resolve() not in out.parents:
+        return files
+    return [p for p in files if out not in (p.parent.resolve() / p.name).parents]
+
+
+def _length(job: Job) -> int:
+    return max(0, int(mmcv.VideoReader(str(job.source)).frame_cnt)) if job.video else 1
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """An image, ``(H, W, 3)`` uint8, BGR.
+
+    Raises:
+        ValueError: It is none, or not whole.
+    """
+    image = cv2.imread(str(path))
+    lost = 'not an image' if image is None else lost_part(str(path))
+    if lost:
+        raise ValueError(f'not a readable image: {path} ({lost})')
+    return image
+
+
+def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
+             debug: bool = False) -> List[str]:
+    """Does what can be done of some jobs, with progress.
+
+    Args:
+        label: Writes the picture of an image; or the video of one, and moves the bar.
+        jobs: What to read and to write.
+        debug: Prints the tracebacks of what fails.
+
+    Returns:
+        What could not be done, a line each; the others are done.
+    """
+    problems: List[str] = []
+    bar = ProgressBar(max(1, sum(_length(job) for job in jobs)), file=sys.stdout)
+    try:
+        for job in jobs:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                label(job, bar)
+            # What models and OpenCV say of an image that they cannot take. Not OSError: on a
+            # full disk the rest would fail as well.
+            except (ValueError, RuntimeError, cv2.error) as e:
+                text = ' '.join(str(e).split()) or repr(e)
+                named = str(job.source) in text
+                problems.append(text if named else f'{job.source}: {text}')
+                if debug:
+                    print()
+                    traceback.print_exc()
+            if not job.video:
+                bar.update()
+    finally:
+        print()
+    return problems
+
+
+def report(jobs: Sequence[Job], problems: Sequence[str], out_dir: str) -> None:
+    """Says what :func:`run_jobs` has done, and ends the process with status 2 where not all."""
+    print(f'{len(jobs) - len(problems)} of {len(jobs)} files: {Path(out_dir).resolve()}')
+    for problem in problems:
+        print(f'error: {problem}', file=sys.stderr)
+    if problems:
+        sys.exit(2)

@@ -1,0 +1,176 @@
+"""Checks before a run: all that is wrong at once, nothing where nothing is wrong."""
+import random
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from mmengine import Config
+from mmengine.registry import init_default_scope
+
+from mmscheme.apis import check_config
+from mmscheme.checks import Findings, check_run
+from mmscheme.checks import data as data_checks
+from mmscheme.checks.coco import _run_lengths
+from mmscheme.checks.model import build_for_checks, check_channels, check_sizes
+from mmscheme.checks.resources import check_batch_size, check_disk
+from mmscheme.datasets.scenes import write_scenes
+from mmscheme.utils.image_files import ends_abruptly, inspect_image
+from tests.bad_inputs import Box, halve
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope='module')
+def few(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 2, (48, 64))
+
+
+@pytest.fixture
+def box(few, tmp_path):
+    return Box(tmp_path, few)
+
+
+def config(box, task, **changes):
+    cfg = Config.fromfile(box.config(task))
+    init_default_scope(cfg.default_scope)
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(box.scenes)
+    cfg.work_dir = str(box.folder / 'work')
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+@pytest.mark.parametrize('task', ['seg', 'det', 'cls'])
+def test_nothing_is_found_where_nothing_is_wrong_and_nothing_changes(task, box):
+    """Neither files nor random numbers nor the config."""
+    cfg = config(box, task, **{'auto_scale_lr.base_batch_size': dict(seg=2, det=6, cls=8)[task]})
+    before = cfg.pretty_text, sorted(box.folder.rglob('*'))
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    findings = check_run(cfg, ('train', 'val'))
+    assert findings.errors == [] and findings.warnings == []
+    assert (cfg.pretty_text, sorted(box.folder.rglob('*'))) == before
+    assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[2])
+    assert np.random.get_state()[1].tolist() == states[1]
+
+
+def test_all_faults_at_once(box, capsys):
+    halve(box.image())
+    halve(box.image(name='scene_00002'))
+    box.image('annotations', 'scene_00003').unlink()
+    with pytest.raises(SystemExit) as stop:
+        check_config.main(box.train('seg', 'model.auxiliary_head.in_channels=7',
+                                    'train_cfg.val_interval=0', 'load_from=no.pth'))
+    assert stop.value.code == 2
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if line.startswith('error: ')]
+    for text in ('scene_00001.jpg (truncated', 'scene_00002.jpg (truncated', 'image without mask',
+                 'auxiliary_head: in_channels=7', 'val_interval', 'checkpoint not found: no.pth'):
+        assert len([line for line in lines if text in line]) == 1, text
+    assert len(lines) == 6 and '6 errors, 1 warnings' in output.out
+    assert not (box.folder / 'work').exists()
+
+
+def test_a_sample_or_all(box, capsys, monkeypatch):
+    monkeypatch.setattr(data_checks, '_SAMPLE', 3)
+    halve(box.image(name='scene_00001'))
+    words = box.train('seg')
+    check_config.main(words)
+    with pytest.raises(SystemExit):
+        check_config.main([*words, '--all'])
+    assert 'unreadable image' in capsys.readouterr().err
+
+
+def test_many_faults_of_a_kind_are_counted():
+    findings = Findings(most=2)
+    for i in range(5):
+        findings.error(f'bad {i}', 'bad file')
+        findings.error(f'bad {i}', 'bad file')
+    assert findings.error_lines() == ['bad 0', 'bad 1', '3 more: bad file '
+                                      '(tools/misc/check_config.py CONFIG --all lists them)']
+
+
+def test_disk_space(box, monkeypatch):
+    cfg = config(box, 'seg')
+    model = build_for_checks(cfg, Findings())
+    # AdamW keeps two numbers a weight; one file and the best one.
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    needed = 2 * (weights + 2 * 4 * sum(p.numel() for p in model.parameters()))
+    usage = namedtuple('usage', 'total used free')
+    for free, errors, warnings in ((needed - 1, 1, 0), (needed + 1, 0, 1), (10 * needed, 0, 0)):
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path, free=free: usage(0, 0, free))
+        findings = Findings()
+        check_disk(cfg, model, findings)
+        assert (len(findings.errors), len(findings.warnings)) == (errors, warnings), free
+    # Ten files, of which two and a new one are there at a time.
+    cfg.merge_from_dict({'train_cfg.max_iters': 10, 'default_hooks.checkpoint.interval': 1,
+                         'default_hooks.checkpoint.max_keep_ckpts': 2})
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage(0, 0, 2 * needed - 1))
+    findings = Findings()
+    check_disk(cfg, model, findings)
+    assert findings.errors[0].startswith('disk space: 4 checkpoints of about')
+
+
+def test_the_recipe_s_batch(box):
+    findings = Findings()
+    check_batch_size(config(box, 'seg'), findings)
+    assert 'This run has 2 images an iteration, its recipe 8' in findings.warnings[0]
+
+
+def test_crops(box):
+    for size, divisor, errors, warnings in (
+            ((64, 64), None, 0, 0), ((128, 64), None, 0, 1), ((64, 32), None, 1, 0),
+            (None, 64, 0, 0), (None, 48, 0, 1), (None, None, 1, 0), ((64, 64), 32, 1, 0)):
+        findings = Findings()
+        check_sizes(config(box, 'seg', **{'model.data_preprocessor.size': size,
+                                          'model.data_preprocessor.size_divisor': divisor}),
+                    findings)
+        assert (len(findings.errors), len(findings.warnings)) == (errors, warnings), (size, divisor)
+
+
+@pytest.mark.parametrize('name', [
+    'upernet_scheme_s_demo', 'semantic_fpn_scheme_s_ade20k', 'mask_rcnn_scheme_s_demo',
+    'retinanet_scheme_s_coco', 'cls_scheme_s_demo'])
+def test_channels_of_shipped_configs(name):
+    cfg = Config.fromfile(REPOSITORY / 'configs' / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    findings = Findings()
+    check_channels(cfg, build_for_checks(cfg, findings), findings)
+    assert findings.errors == [] and findings.warnings == []
+
+
+def test_run_lengths_equal_pycocotools():
+    mask = pytest.importorskip('pycocotools.mask')
+    rng = np.random.default_rng(0)
+    for density in (0., 0.01, 0.5, 0.99, 1.):
+        pixels = (rng.random((37, 53)) < density).astype(np.uint8)
+        text = mask.encode(np.asfortranarray(pixels))['counts'].decode()
+        flat = pixels.flatten(order='F')
+        runs, last, length = [], 0, 0
+        for value in flat:
+            if value != last:
+                runs.append(length)
+                last, length = value, 0
+            length += 1
+        assert _run_lengths(text) == [*runs, length]
+
+
+def test_ends(box):
+    image, mask = box.image(), box.image('annotations')
+    assert not ends_abruptly(str(image)) and not ends_abruptly(str(mask))
+    image.write_bytes(image.read_bytes() + bytes(100))  # as some cameras do
+    assert ends_abruptly(str(image)) and inspect_image(str(image)).problem is None
+    for path in (image, mask):
+        halve(path)
+        assert ends_abruptly(str(path)) and inspect_image(str(path)).problem == 'truncated file'
+
+
+def test_no_preflight(box, capsys):
+    from mmscheme.apis import train
+    words = box.train('seg', 'model.decode_head.num_classes=90')
+    with pytest.raises(SystemExit):
+        train.main(words)
+    train.main(box.train('seg', 'model.decode_head.num_classes=90', flags=('--no-preflight', )))
+    assert (box.folder / 'work' / 'last_checkpoint').exists()
+
+

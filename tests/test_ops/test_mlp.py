@@ -1,0 +1,176 @@
+"""The fused block-diagonal FFN against dense matrices in float64."""
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, StarReLU
+from mmscheme.ops import block_diagonal_mlp, choose_implementation, chunked_mlp, mlp
+from mmscheme.ops.scheme_mixer import _mix as mixer_operator
+from tests.test_ops.reference import errors, make
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+@pytest.fixture(params=[(2000, 32), (2000, 1), (10**9, 1)],
+                ids=['many_chunks_of_a_group', 'many_chunks', 'one_chunk'])
+def chunks(request, monkeypatch):
+    size, narrow = request.param
+    for name in ('_ALONE', '_TOGETHER'):
+        monkeypatch.setattr(chunked_mlp, name, size)
+    monkeypatch.setattr(chunked_mlp, '_NARROW', narrow)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('layout', ['channels_first', 'channels_last', 'tokens', 'view'])
+@pytest.mark.parametrize('shape, act, bias', [
+    ((12, 60, 4), 'gelu', True), ((34, 70, 2), 'silu', False), ((9, 27, 3), 'relu', True),
+    ((5, 11, 1), 'gelu', False), ((12, 60, 4), 'star_relu', True)])
+def test_output_and_all_gradients(shape, act, bias, layout, dtype, chunks):
+    torch.manual_seed(0)
+    found = errors(block_diagonal_mlp, make(layout, *shape, act, bias, dtype), shape[2], act)
+    assert max(found) < TOLERANCE[dtype]
+
+
+def test_gradcheck_and_no_second_derivative():
+    torch.manual_seed(0)
+    inputs = [t for t in make('tokens', 6, 10, 2, 'gelu', True, torch.float64, (1, 5), 1)
+              if t is not None]
+    assert torch.autograd.gradcheck(lambda *t: block_diagonal_mlp(*t, 2, 'gelu'), inputs)
+    grad, = torch.autograd.grad(block_diagonal_mlp(*inputs, 2, 'gelu').sum(), inputs[0],
+                                create_graph=True)
+    with pytest.raises(RuntimeError, match='mmscheme'):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_the_number_of_threads_changes_nothing_but_rounding(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(0)
+        inputs = make('channels_last', 32, 128, 4, 'gelu', True, torch.float32, (8, 8), 2)
+        assert max(errors(block_diagonal_mlp, inputs, 4, 'gelu')) < 1e-5
+        a, b = (torch.autograd.grad(block_diagonal_mlp(*inputs[:5], 4, 'gelu').sum(), inputs[:5])
+                for _ in range(2))
+        assert all(torch.equal(p, q) for p, q in zip(a, b))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('act_layer', [nn.GELU, nn.SiLU, nn.ReLU, StarReLU])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('implementation', ['chunked', 'native'])
+def test_module_equals_the_plain_one(act_layer, training, implementation):
+    torch.manual_seed(0)
+    fused = SCHEMEMixer(20, 100, 5, act_layer=act_layer, implementation=implementation
+                        ).train(training)
+    plain = SCHEMEMixer(20, 100, 5, act_layer=act_layer, implementation='plain').train(training)
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 20, 5, 3)
+    found, expected = fused(x), plain(x)
+    assert torch.allclose(found, expected, atol=1e-5)
+    grads = [torch.autograd.grad(y.square().sum(), list(m.parameters()))
+             for y, m in ((found, fused), (expected, plain))]
+    for a, b in zip(*grads):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+    with torch.no_grad():  # alpha is multiplied in passing
+        assert torch.allclose(fused(x), expected, atol=1e-5)
+
+
+def saved_values(module, x):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        module(x)
+    return max(t.numel() for t in saved)
+
+
+def test_the_hidden_map_is_not_kept():
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    assert saved_values(BlockDiagonalMLP(8), x) == x.numel()
+    assert saved_values(BlockDiagonalMLP(8, implementation='plain'), x) == 8 * x.numel()
+
+
+def test_compiled_in_one_graph():
+    torch.manual_seed(0)
+    mixer = SCHEMEMixer(16, 64)
+    x = torch.randn(2, 16, 5, 3, requires_grad=True)
+    compiled = torch.compile(mixer, fullgraph=True, backend='aot_eager')
+    grads = []
+    for run in (mixer, compiled):
+        y = run(x)
+        grads.append((y, *torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()])))
+    for a, b in zip(*grads):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    inputs = make('tokens', 6, 12, 2, 'gelu', True, torch.float32)[:5]
+    for implementation in ('chunked', 'native'):
+        torch.library.opcheck(mlp._mlp, (*inputs, 2, 'gelu', None, None, implementation))
+    alpha = torch.tensor(.3, requires_grad=True)
+    torch.library.opcheck(mixer_operator, (*inputs, 2, 'gelu', None, None, alpha, .01))
+
+
+def test_autocast_computes_in_its_dtype():
+    torch.manual_seed(0)
+    fused, plain = (BlockDiagonalMLP(16, 64, implementation=i) for i in ('chunked', 'plain'))
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 16, 7, 5)
+    outs = []
+    for module in (fused, plain):
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            y = module(x)
+        y.float().square().sum().backward()
+        outs.append((y, module.fc1.weight.grad))
+    assert outs[0][0].dtype == outs[1][0].dtype == torch.bfloat16
+    assert outs[0][1].dtype == torch.float32
+    for a, b in zip(*outs):
+        assert (a - b).abs().max() < 2e-2 * b.abs().max()
+
+
+def test_what_cannot_be_fused_is_plain_and_said_once(caplog, monkeypatch):
+    monkeypatch.setattr(mlp, '_said', set())
+    x = torch.randn(2, 8, 3, 3)
+    with caplog.at_level(logging.INFO, 'mmscheme'):
+        for _ in range(2):
+            assert choose_implementation(x, (1, 2), 'gelu') == 'plain'
+            assert choose_implementation(x, (2, 2), None, 'chunked') == 'plain'
+            assert choose_implementation(x, (2, 2), 'gelu', 'triton') == 'plain'
+            assert choose_implementation(x.double(), (2, 2), 'gelu', 'native') == 'plain'
+    assert [r.getMessage().split('not fused, ')[1] for r in caplog.records] == [
+        'the two layers have 1 and 2 groups',
+        'its activation is not one of gelu, silu, relu, star_relu',
+        'Triton kernels need an NVIDIA GPU',
+        'torch.float64 on cpu is not for the native one']
+    assert choose_implementation(x, (2, 2), 'gelu') == 'native'
+    assert choose_implementation(x.bfloat16(), (2, 2), 'gelu') == 'plain'
+    assert choose_implementation(x, (2, 2), 'gelu', 'plain') == 'plain'
+    with pytest.raises(ValueError, match=r"implementation: expected one of .*found 'fast'"):
+        BlockDiagonalMLP(8, implementation='fast')
+
+
+def test_hooks_and_replaced_parts_are_called():
+    module, seen = BlockDiagonalMLP(8), []
+    x = torch.randn(2, 8, 3, 3)
+    expected = module(x)
+    handle = module.act.register_forward_hook(lambda m, args, out: seen.append(out.shape))
+    assert torch.allclose(module(x), expected, atol=1e-6) and seen == [(2, 64, 3, 3)]
+    handle.remove()
+
+    class Doubled(nn.GELU):
+
+        def forward(self, h):
+            return 2 * super().forward(h)
+
+    module.act = Doubled()
+    assert not torch.allclose(module(x), expected, atol=1e-2)
+    module.act = nn.GELU(approximate='tanh')
+    assert not torch.equal(module(x), expected)
+
+
+def test_tracing_and_export_see_plain_operators():
+    module = BlockDiagonalMLP(8).eval()
+    x = torch.randn(1, 8, 4, 4)
+    graph = str(torch.jit.trace(module, x).inlined_graph)
+    exported = str(torch.export.export(module, (x, )).graph)
+    assert 'mmscheme::' not in graph and 'mmscheme.' not in exported
+    assert 'conv' in graph and 'conv' in exported
