@@ -1,6 +1,4 @@
 """Parameters and multiply-adds of a config's model."""
-import argparse
-import json
 from copy import deepcopy
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -11,17 +9,14 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmscheme.apis.config import load_config
-from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import is_pretrained, scope_of
 from mmscheme.utils.quiet import quiet
-from mmscheme.utils.user_errors import user_errors
 
 from .random_batch import input_shape, random_batch
 
 __all__ = [
     'CHANNEL_MIXERS', 'COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module',
-    'find_modules', 'main'
+    'find_modules'
 ]
 
 COUNTER = (
@@ -191,50 +186,3 @@ def find_modules(model: nn.Module, names: Sequence[str]) -> List[str]:
             if not (found and name.startswith(found[-1] + '.')):
                 found.append(name)
     return found
-
-
-def _text(complexity: Complexity) -> str:
-    indented = ('token mixers', 'channel mixers', 'other')
-    lines = [f'{"":18}{"parameters":>14}{"multiply-adds":>16}']
-    for name, (params, macs) in complexity.parts.items():
-        label = f'  {name}' if name in indented else name
-        lines.append(f'{label:18}{params / 1e6:>12.3f} M{macs / 1e9:>14.3f} G')
-    return '\n'.join(lines)
-
-
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Reads the command line of ``tools/analysis_tools/get_flops.py``."""
-    parser = argparse.ArgumentParser(
-        description='Parameters and multiply-adds of a config\'s model, on random input.',
-        epilog=COUNTER)
-    add_config_arguments(parser)
-    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both (default: '
-                        'what the config trains or tests with)')
-    parser.add_argument('--training', action='store_true',
-                        help='count the forward pass of training, with CCA')
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    return parser.parse_args(argv)
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line: prints the table, or JSON."""
-    args = parse_args(argv)
-    # Without the notices of registries, which a result does not need.
-    with user_errors(args.debug), quiet():
-        shape = None
-        if args.shape:
-            if len(args.shape) > 2 or min(args.shape) < 1:
-                raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
-            shape = (args.shape[0], args.shape[-1])
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        complexity = count_config(cfg, shape, args.training)
-    height, width = complexity.shape
-    if args.json:
-        print(json.dumps(dict(
-            config=args.config, height=height, width=width, training=args.training,
-            parts={name: cost._asdict() for name, cost in complexity.parts.items()})))
-        return
-    mode = 'forward pass of training' if args.training else 'evaluation'
-    print(f'{args.config}: input {height}x{width} (height x width), {mode}\n\n'
-          f'{_text(complexity)}\n\n{COUNTER}')

@@ -1,9 +1,8 @@
 """Checkpoints to give away: what inference needs, under a name that proves its content."""
-import argparse
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, Optional, Union
 
 import torch
 from mmengine import Config
@@ -11,12 +10,9 @@ from torch import Tensor
 
 from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, write_bytes
 from mmscheme.utils.file_names import check_not_read
-from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 
-from .config import load_config
-
-__all__ = ['main', 'publish']
+__all__ = ['publish']
 
 # Of what training notes: the classes and colours that pictures and reports need.
 _META = ('dataset_meta', 'epoch', 'iter')
@@ -78,21 +74,3 @@ def _halve(name: str, weight: Any) -> Any:
     if weight.numel() and weight.abs().max() > torch.finfo(torch.float16).max:
         raise ValueError(f'{name}: its values are beyond float16')
     return weight.half()
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/misc/publish_model.py``."""
-    parser = argparse.ArgumentParser(
-        description='Strip a checkpoint of what inference does not need and put its hash into '
-        'its name.')
-    parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('target', help='file to write, *.pth; a hash is added to its name')
-    parser.add_argument('--half', action='store_true', help='store the weights in half precision')
-    parser.add_argument('--config', help='write this config beside it, whole')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args(argv)
-    with user_errors(args.debug):
-        cfg = load_config(args.config) if args.config else None
-        published = publish(args.checkpoint, args.target, args.half, cfg)
-    before, after = (Path(p).stat().st_size / 2**20 for p in (args.checkpoint, published))
-    print(f'{published} ({before:.1f} MiB -> {after:.1f} MiB)')
