@@ -1,7 +1,7 @@
 """Names of files."""
 import pytest
 
-from mmscheme.utils.file_names import check_not_read, tell_apart
+from mmscheme.utils.output_files import check_not_read, tell_apart
 
 
 @pytest.mark.parametrize('names, expected', [
