@@ -57,8 +57,8 @@ def _flush(path: Path) -> None:
 
 def write_bytes(path: Union[str, Path], data: bytes) -> None:
     """Write a file as :func:`replacing` does."""
-    with replacing(path) as part:
-        part.write_bytes(data)
+    with replacing(path) as part, part.open('wb') as f:
+        f.write(data)
 
 
 def remove_parts(folder: Union[str, Path]) -> List[Path]:
