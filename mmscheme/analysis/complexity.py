@@ -4,15 +4,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import torch
 from mmengine import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmscheme.models.loading import build_model
 from mmscheme.utils.config_query import is_pretrained, scope_of
 from mmscheme.utils.quiet import quiet
 
-from .random_batch import input_shape, random_batch
+from .random_batch import find_preprocessor, input_shape, random_batch
 
 __all__ = [
     'CHANNEL_MIXERS', 'COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module',
@@ -106,10 +105,9 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     batch_size = 2 if training else 1
     shape = shape or input_shape(cfg)
     batch = random_batch(cfg, shape, batch_size)
-    init_default_scope(scope_of(cfg))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
+        model = build_model(_for_counting(cfg, shape))
         # Before that a parameter may be memory as it was found: Deformable DETR matched NaN.
         with quiet():  # mmengine lists every parameter
             model.init_weights()
@@ -122,12 +120,10 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     return Complexity(shape, training, _split(model, counts, batch_size))
 
 
-def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
-    """The model's config, changed such that its input has that shape and NMS keeps all."""
-    model = deepcopy(cfg.model)
-    if cfg.get('data_preprocessor') and not model.get('data_preprocessor'):
-        model['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
-    preprocessor = model.get('data_preprocessor') or {}
+def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
+    """Return the config, changed such that its input has that shape and NMS keeps all."""
+    cfg = deepcopy(cfg)
+    model, preprocessor = cfg.model, find_preprocessor(cfg)
     if preprocessor.get('size'):
         preprocessor['size'] = shape  # mmseg pads to it
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images
@@ -142,7 +138,7 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
             if stage.get('nms'):
                 stage['nms']['iou_threshold'] = 1.
         rcnn['score_thr'] = 0.
-    return model
+    return cfg
 
 
 def _leave_out_pretrained(cfg: Any) -> None:

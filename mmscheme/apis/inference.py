@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mmscheme.models.loading import load_model
 from mmscheme.utils.config_query import find_class, scope_of, step_name
 from mmscheme.utils.image_jobs import Job, read_image, run_jobs
+from mmscheme.utils.output_files import replacing
 from mmscheme.visualization.predictions import draw_prediction, make_visualizer
 
 __all__ = ['load_predictor', 'predict']
@@ -22,7 +23,7 @@ __all__ = ['load_predictor', 'predict']
 def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
                    score_thr: float = 0.3, opacity: float = 0.6
                    ) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The inferencer of the config's framework, from an image to a picture, both BGR.
+    """Build a function from an image to a picture of what the model finds, both BGR.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -60,7 +61,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
 
 
 def _use_bare_names(pipeline: Sequence[Dict[str, Any]]) -> None:
-    """The inferencers look for the bare names of some steps and know no other."""
+    """Give steps their bare names, because the inferencers look some up and know no other."""
     for step in pipeline:
         bare = step_name(step)
         if find_class(TRANSFORMS, bare) is find_class(TRANSFORMS, step['type']):
@@ -92,7 +93,7 @@ def _frames(video: mmcv.VideoReader) -> Iterator[NDArray[Any]]:
 
 def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job],
             debug: bool = False) -> List[str]:
-    """Writes a picture or video for each job, with progress.
+    """Write a picture or video for each job, with progress.
 
     Args:
         picture: From an image to its picture, both BGR.
@@ -115,24 +116,21 @@ def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job]
 def _label_video(picture: Callable[[NDArray[Any]], NDArray[Any]], job: Job, bar: ProgressBar
                  ) -> None:
     video = mmcv.VideoReader(str(job.source))
-    part = job.target.with_name(f'.part-{job.target.name}')
     writer: Optional[cv2.VideoWriter] = None
-    try:
-        for frame in _frames(video):
-            drawn = picture(frame)
+    with replacing(job.target) as part:
+        try:
+            for frame in _frames(video):
+                drawn = picture(frame)
+                if writer is None:
+                    rate = video.fps if video.fps and video.fps > 0 else 25.
+                    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*'mp4v'), rate,
+                                             drawn.shape[1::-1])
+                    if not writer.isOpened():
+                        raise OSError(f'this OpenCV cannot write videos (mp4v): {job.target}')
+                writer.write(drawn)
+                bar.update()
             if writer is None:
-                rate = video.fps if video.fps and video.fps > 0 else 25.
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*'mp4v'), rate,
-                                         drawn.shape[1::-1])
-                if not writer.isOpened():
-                    raise OSError(f'this OpenCV cannot write videos (mp4v): {job.target}')
-            writer.write(drawn)
-            bar.update()
-        if writer is None:
-            raise ValueError(f'no frames in the video: {job.source}')
-        writer.release()
-        part.replace(job.target)
-    finally:
-        if writer is not None:
-            writer.release()
-        part.unlink(missing_ok=True)
+                raise ValueError(f'no frames in the video: {job.source}')
+        finally:
+            if writer is not None:
+                writer.release()

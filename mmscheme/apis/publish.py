@@ -2,14 +2,14 @@
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Optional, Union
 
 import torch
 from mmengine import Config
 from torch import Tensor
 
-from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, write_bytes
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.checkpoint_io import make_plain, read_weights
+from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
 __all__ = ['publish']
@@ -20,7 +20,7 @@ _META = ('dataset_meta', 'epoch', 'iter')
 
 def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool = False,
             cfg: Optional[Config] = None) -> Path:
-    """Writes a training checkpoint without optimizer, schedulers, logs and config.
+    """Write a training checkpoint without optimizer, schedulers, logs and config.
 
     Args:
         checkpoint: File written by training; read without running code from it.
@@ -41,14 +41,7 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool =
     target = Path(target)
     if target.suffix != '.pth':
         raise ValueError(f'expected a name *.pth to write, found {target}')
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint not found: {checkpoint}')
-    content = load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = content.get('state_dict') if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not any(isinstance(v, Tensor) for v in weights.values()):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f'{checkpoint}: expected weights under state_dict, found {found}')
-    meta: Dict[str, Any] = content.get('meta') or {}
+    weights, meta = read_weights(str(checkpoint))
     kept = dict(
         meta=make_plain({**{k: meta[k] for k in _META if k in meta},
                          'mmscheme_version': __version__}),
@@ -68,8 +61,8 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool =
     return published
 
 
-def _halve(name: str, weight: Any) -> Any:
-    if not isinstance(weight, Tensor) or weight.dtype != torch.float32:
+def _halve(name: str, weight: Tensor) -> Tensor:
+    if weight.dtype != torch.float32:
         return weight
     if weight.numel() and weight.abs().max() > torch.finfo(torch.float16).max:
         raise ValueError(f'{name}: its values are beyond float16')

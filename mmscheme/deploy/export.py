@@ -18,7 +18,7 @@ from torch import nn
 from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.models.loading import load_model
 from mmscheme.utils.config_query import iter_datasets, step_name
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
 
@@ -127,9 +127,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     if dynamic:
         _refuse_dynamic(graph, fixed)
     description = describe(cfg, graph, meta, shape, dynamic)
-    part = target.with_name(f'.part-{target.name}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(target) as part:
         with _quiet():
             _WRITERS[FORMATS[target.suffix]](graph, graph.example(shape), part, description,
                                              dynamic)
@@ -141,9 +139,6 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
             if not check.passed:
                 raise ValueError(f'the exported model does not do what the checkpoint does, '
                                  f'nothing is written: {check.text}')
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return checks, left_out
 
 

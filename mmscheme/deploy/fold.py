@@ -23,9 +23,9 @@ from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAtten
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
-from mmscheme.utils.checkpoint_io import make_plain
+from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
 from mmscheme.utils.config_query import scope_of
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
 __all__ = ['deploy_config', 'fold', 'largest_difference', 'write_deployed']
@@ -259,10 +259,9 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
     if not difference <= TOLERANCE:
         raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '
                          f'expected at most {TOLERANCE}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(
+    save_checkpoint(dict(
         meta=make_plain(dict(dataset_meta=meta, mmscheme_version=__version__)),
         state_dict={k: v.clone() for k, v in folded.state_dict().items()}), target)
-    new_cfg.dump(config)
+    write_bytes(config, new_cfg.pretty_text.encode())
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, folded)]
     return target, config, difference, (sizes[0], sizes[1])
