@@ -1,5 +1,6 @@
 """Tools in this process, and commands in processes that need not import the frameworks again."""
 import functools
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -20,21 +21,23 @@ _server = multiprocessing.get_context('forkserver')
 _server.set_forkserver_preload(FRAMEWORKS)
 
 
-@functools.cache
 def load_script(path):
     """Return the module of a script of the clone, such as ``studies/sweep.py``."""
     path = REPOSITORY / path
-    if str(path.parent) not in sys.path and path.parent.name in ('studies', 'benchmarks'):
+    if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # as for a script that is run: they import each other
-    spec = importlib.util.spec_from_file_location(f'_script_{path.stem}', path)
+    return importlib.import_module(path.stem)
+
+
+@functools.cache
+def load_tool(name):
+    """Return the module of a tool, such as ``analysis_tools/get_flops``."""
+    path = REPOSITORY / 'tools' / f'{name}.py'
+    # Not by its name alone, which others have too: predict, test.
+    spec = importlib.util.spec_from_file_location(f'tools.{name.replace("/", ".")}', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def load_tool(name):
-    """Return the module of a tool, such as ``analysis_tools/get_flops``."""
-    return load_script(f'tools/{name}.py')
 
 
 def execute(words, cwd, **environment):

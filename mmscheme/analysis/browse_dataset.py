@@ -21,7 +21,7 @@ __all__ = ['browse']
 
 def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
            seed: int = 0) -> List[Path]:
-    """Draws samples of a data set after its pipeline, with their labels where they have any.
+    """Draw samples of a data set after its pipeline, with their labels where they have any.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -69,7 +69,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
 
 
 def _load_annotations_first(dataset: Dict[str, Any]) -> None:
-    """Lets the labels of a test pipeline, loaded after the resize, follow the image."""
+    """Let the labels of a test pipeline, loaded after the resize, follow the image."""
     pipeline = dataset.get('pipeline') or []
     names = [step_name(step) for step in pipeline]
     annotations = [i for i, n in enumerate(names) if re.search(r'Load\w*Annotations$', n)]

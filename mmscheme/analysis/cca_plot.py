@@ -38,7 +38,7 @@ def _find_logs(path: Path) -> List[Path]:
 
 
 def read_mixing_log(path: Union[str, Path]) -> MixingLog:
-    """Reads the mixing weights that a training logged.
+    """Read the mixing weights that a training logged.
 
     Args:
         path: A work folder, the folder of one run in it, or a file ``scalars.json``. The
@@ -82,7 +82,7 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
 
 
 def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> None:
-    """Draws ``1 - alpha`` of every block over training, a panel for each run.
+    """Draw ``1 - alpha`` of every block over training, a panel for each run.
 
     Args:
         logs: Of :func:`read_mixing_log`.

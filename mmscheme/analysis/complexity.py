@@ -142,7 +142,7 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
 
 
 def _leave_out_pretrained(cfg: Any) -> None:
-    """Takes checkpoints out of the initialisation; nothing is read or downloaded."""
+    """Take checkpoints out of the initialisation; nothing is read or downloaded."""
     if isinstance(cfg, dict):
         init = cfg.get('init_cfg')
         if init:

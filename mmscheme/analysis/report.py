@@ -32,7 +32,7 @@ _MAX_CONFUSED = 80
 
 def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: ReportHook,
                  model: torch.nn.Module, kept: Optional[Dict[str, Any]] = None) -> Path:
-    """Writes the report of a test.
+    """Write the report of a test.
 
     Args:
         out_dir: Folder; the page is ``report.html`` in it.

@@ -51,7 +51,7 @@ def convert_classifier(cfg: Config, weights: Dict[str, Tensor], images: Sequence
     if not isinstance(getattr(dense, 'backbone', None), SCHEMEformer):
         raise ValueError('model.backbone: expected a mmscheme.SCHEMEformer to convert, found '
                          f'{type(getattr(dense, "backbone", None)).__name__}')
-    load_weights(dense, weights, 'the dense model')
+    load_weights(dense, weights, 'weights')
     new_cfg = deepcopy(cfg)
     new_cfg.model.backbone.update(groups=tuple(groups), expansion=expansion, cca=True)
     model = build_model(new_cfg)

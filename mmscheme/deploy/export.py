@@ -93,7 +93,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
            shape: Optional[Tuple[int, int]] = None, dynamic: bool = False
            ) -> Tuple[List[Check], Optional[str]]:
-    """Exports the deployment form of a checkpoint and checks the file before it is kept.
+    """Export the deployment form of a checkpoint and checks the file before it is kept.
 
     Args:
         cfg: The config of the checkpoint.
@@ -233,7 +233,7 @@ def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:
 
 def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
                    shape: Tuple[int, int]) -> List[Check]:
-    """Compares a file with the model in PyTorch, by the framework's own prediction.
+    """Compare a file with the model in PyTorch, by the framework's own prediction.
 
     Args:
         cfg: The config of the model.

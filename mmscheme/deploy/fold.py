@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 
 
 def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
-    """Turns a trained model into its deployment form.
+    """Turn a trained model into its deployment form.
 
     SCHEME mixers are found in any model, layer scale in the blocks of SCHEMEformer and in
     the FFNs of this package.
@@ -73,7 +73,7 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def _scale_rows(layer: Union[BlockDiagonalLinear, nn.Linear], scale: Tensor) -> None:
-    """Multiplies the outputs of a layer, in float64 for one rounding instead of two."""
+    """Multiply the outputs of a layer, in float64 for one rounding instead of two."""
     layer.weight.copy_(layer.weight.double() * scale.double()[:, None])
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.double() * scale.double())
@@ -215,7 +215,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
                    ) -> Tuple[Path, Path, float, Tuple[int, int]]:
-    """Writes the deployment form of a checkpoint, and the config that loads it.
+    """Write the deployment form of a checkpoint, and the config that loads it.
 
     Nothing is written unless the config builds a model that takes the weights, all of
     them, and its outputs are those of the original.

@@ -40,7 +40,7 @@ class ExportedPredictor:
 
     def __call__(self, image_path: Union[str, Path], score_threshold: Optional[float] = None
                  ) -> Any:
-        """Predicts for one image file.
+        """Predict for one image file.
 
         Args:
             image_path: The file.
@@ -108,7 +108,7 @@ class ExportedPredictor:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Lists of numbers as tuples, which transforms insist on and JSON has not."""
+    """List of numbers as tuples, which transforms insist on and JSON has not."""
     if isinstance(value, dict):
         return {k: _with_tuples(v) for k, v in value.items()}
     if isinstance(value, list):
