@@ -14,7 +14,7 @@ def find_tools() -> Dict[str, Path]:
     """Return the files of ``tools/`` by name; ``dev.py`` sets up a clone, where it is run."""
     folder = shipped_dir() / 'tools'
     paths = {p.relative_to(folder).with_suffix('').as_posix(): p
-             for p in sorted(folder.rglob('*.py'))}
+             for p in sorted(folder.rglob('*.py'), key=lambda p: (len(p.parts), p))}
     return {_OTHER_NAMES.get(name, p.stem): p for name, p in paths.items() if name != 'dev'}
 
 

@@ -171,11 +171,11 @@ def test_command_and_its_errors(scenes, tmp_path, capsys):
             ('none.py', 'dense.pth', [], 'config not found'),
             ('dense.py', 'none.pth', [], 'checkpoint not found'),
             ('dense.py', 'code.pth', [], 'could run code'),
-            ('dense.py', 'other.pth', [], 'differ in '),
+            ('dense.py', 'other.pth', [], 'not a checkpoint of this config'),
             ('dense.py', 'dense.pth', ['--groups', '3', '4'], 'does not divide into groups=3'),
             ('dense.py', 'dense.pth', ['--num-images', '2'], '--num-images: expected at least 8'),
             ('dense.py', 'dense.pth', ['--cfg-options', 'model.backbone.groups=(4,4)'],
-             'differ in ')):
+             'not a checkpoint of this config')):
         with pytest.raises(SystemExit) as status:
             dense_to_block_diagonal([str(tmp_path / config), str(tmp_path / source),
                                      str(tmp_path / 'x.pth'), *arguments, *more])
