@@ -27,7 +27,8 @@ def main() -> None:
         sys.exit(0 if sys.argv[1:] in (['-h'], ['--help']) else 2)
     tool = sys.argv.pop(1)
     sys.argv[0] = f'python -m mmscheme {tool}'
-    runpy.run_path(str(tools[tool]), run_name='__main__')
+    # Not as __main__, because the usage would then show the path of the file.
+    runpy.run_path(str(tools[tool]))['main']()
 
 
 if __name__ == '__main__':
