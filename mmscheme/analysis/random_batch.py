@@ -14,7 +14,7 @@ _OBJECTS = 3
 
 
 def input_shape(cfg: Config) -> Tuple[int, int]:
-    """Height and width of what a config's model usually gets.
+    """Return height and width of what a config's model usually gets.
 
     Args:
         cfg: A config of mmsegmentation (its crop), of mmdetection (the size that its
@@ -59,7 +59,7 @@ def find_preprocessor(cfg: Config) -> Dict[str, Any]:
 
 
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
-    """The steps of the first data set of a split."""
+    """Return the steps of the first data set of a split."""
     for dataset in iter_datasets(cfg, (split, )):
         if dataset.get('pipeline'):
             return dataset['pipeline']
@@ -67,7 +67,7 @@ def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
 
 
 def num_classes(node: Any) -> int:
-    """The smallest ``num_classes`` of all parts of a model's config; 0 when none says one.
+    """Return the smallest ``num_classes`` of all parts of a model's config, or 0.
 
     ``num_things_classes`` of mmdetection's panoptic heads counts as such.
     """
@@ -83,7 +83,7 @@ def num_classes(node: Any) -> int:
 
 def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
                  seed: int = 0) -> Dict[str, Any]:
-    """Images of noise with labels of noise, as a data loader would give them.
+    """Return images and labels of noise, as a data loader would give them.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
