@@ -7,7 +7,7 @@ from typing import List, Optional
 from mmengine.registry import init_default_scope
 
 from mmscheme.checks import check_run
-from mmscheme.utils.checkpoint_io import register_safe_loaders
+from mmscheme.utils.checkpoint_io import use_safe_checkpoints
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import SPLITS, scope_of
 from mmscheme.utils.user_errors import UserErrors, user_errors
@@ -42,7 +42,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         if args.checkpoint:
             cfg.load_from, cfg.resume = args.checkpoint, False
-        register_safe_loaders()
+        use_safe_checkpoints()
         init_default_scope(scope_of(cfg))
         splits = args.splits or (('test', ) if args.checkpoint else ('train', 'val'))
         findings = check_run(cfg, splits, args.all)

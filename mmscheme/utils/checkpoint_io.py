@@ -36,7 +36,7 @@ from mmengine.runner import checkpoint as stock
 from torch import nn
 
 __all__ = ['StateDictDiff', 'compare_state_dicts', 'find_weights', 'load_checkpoint',
-           'load_matching', 'make_plain', 'register_safe_loaders', 'restore_plain']
+           'load_matching', 'make_plain', 'use_safe_checkpoints', 'restore_plain']
 
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
@@ -348,8 +348,8 @@ def _form(value: torch.Tensor, other: torch.Tensor) -> str:
         f'{kind} in {str(value.layout).replace("torch.", "")}'
 
 
-def register_safe_loaders() -> None:
-    """Makes mmengine read all checkpoints as :func:`load_checkpoint` does.
+def use_safe_checkpoints() -> None:
+    """Make mmengine read all checkpoints of this process as :func:`load_checkpoint` does.
 
     Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
     framework on mmengine, for files, URLs and mmengine's other sources.
