@@ -60,6 +60,10 @@ class Findings:
                 'them)' for kind, count in self._kinds.items() if kind and count > self.most]
         return self.errors + more
 
+    def as_error(self) -> UserErrors:
+        """Return the errors as one exception."""
+        return UserErrors(self.error_lines(), '\n'.join(self.tracebacks))
+
     def finish(self) -> None:
         """Log the warnings.
 
@@ -69,4 +73,4 @@ class Findings:
         for line in self.warnings:
             print_log(line, logger='current', level=logging.WARNING)
         if self.errors:
-            raise UserErrors(self.error_lines(), '\n'.join(self.tracebacks))
+            raise self.as_error()

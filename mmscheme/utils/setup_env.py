@@ -2,14 +2,15 @@
 import importlib
 from pathlib import Path
 
-__all__ = ['get_config_path', 'register_all_modules', 'use_safe_checkpoints']
+__all__ = ['get_config_path', 'register_all_modules', 'shipped_dir',
+           'use_safe_checkpoints']
 
 
-def _configs_dir() -> Path:
-    """Return the folder of the shipped configs: in the installed package, or in the clone."""
+def shipped_dir() -> Path:
+    """Return the folder of ``configs`` and ``tools``: in the installed package, or the clone."""
     package = Path(__file__).resolve().parent.parent
-    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
-        if (folder / '_base_').is_dir():
+    for folder in (package / '.mim', package.parent):
+        if (folder / 'configs' / '_base_').is_dir():
             return folder
     raise FileNotFoundError(f'the configs of mmscheme were not installed with it: {package}')
 
@@ -30,7 +31,7 @@ def get_config_path(name: str = '') -> str:
     Raises:
         FileNotFoundError: There is no such config; the message lists those there are.
     """
-    folder = _configs_dir()
+    folder = shipped_dir() / 'configs'
     if name and not (folder / name).is_file():
         found = ', '.join(sorted(p.name for p in folder.glob('*.py')))
         raise FileNotFoundError(f'no config {name!r} in mmscheme; there are: {found}')

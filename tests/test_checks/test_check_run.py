@@ -9,7 +9,6 @@ import torch
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
-from mmscheme.apis import check_config
 from mmscheme.checks import Findings, check_run
 from mmscheme.checks import data as data_checks
 from mmscheme.checks.coco import _run_lengths
@@ -20,6 +19,8 @@ from mmscheme.utils.image_files import ends_abruptly, inspect_image
 from tests.bad_inputs import Box, halve
 from tests.commands import load_tool
 from tests.conftest import REPOSITORY
+
+check_config = load_tool('misc/check_config')
 
 
 @pytest.fixture(scope='module')
