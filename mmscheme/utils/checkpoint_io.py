@@ -39,8 +39,8 @@ from torch import nn
 from .output_files import replacing
 
 __all__ = ['StateDictDiff', 'compare_state_dicts', 'find_weights', 'load_checkpoint',
-           'load_matching', 'make_plain', 'read_weights', 'register_safe_loaders',
-           'restore_plain', 'save_checkpoint']
+           'load_matching', 'make_plain', 'read_weights', 'restore_plain', 'save_checkpoint',
+           'use_safe_checkpoints']
 
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
@@ -373,8 +373,8 @@ def _form(value: torch.Tensor, other: torch.Tensor) -> str:
         f'{kind} in {str(value.layout).replace("torch.", "")}'
 
 
-def register_safe_loaders() -> None:
-    """Makes mmengine read all checkpoints as :func:`load_checkpoint` does.
+def use_safe_checkpoints() -> None:
+    """Make mmengine read all checkpoints of this process as :func:`load_checkpoint` does.
 
     Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
     framework on mmengine, for files, URLs and mmengine's other sources.

@@ -41,6 +41,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
                         '(work_dirs/<name of the config>)')
     parser.add_argument('--no-preflight', dest='preflight', action='store_false',
                         help='start without checking data, model, checkpoints and disk')
+    parser.add_argument('--stock-runtime', action='store_true',
+                        help="keep the config's own loops, hooks and data sets")
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
     # torchrun and its predecessor pass one or the other.

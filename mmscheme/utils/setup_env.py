@@ -2,7 +2,8 @@
 import importlib
 from pathlib import Path
 
-__all__ = ['get_config_path', 'register_all_modules', 'shipped_dir']
+__all__ = ['get_config_path', 'register_all_modules', 'shipped_dir',
+           'use_safe_checkpoints']
 
 
 def shipped_dir() -> Path:
@@ -15,7 +16,7 @@ def shipped_dir() -> Path:
 
 
 def get_config_path(name: str = '') -> str:
-    """The path of a shipped config, to inherit from it in a project of one's own.
+    """Return the path of a shipped config, to inherit from it in a project of one's own.
 
     Example:
         ``_base_ = __import__('mmscheme').get_config_path('upernet_scheme_s_ade20k.py')``
@@ -38,15 +39,23 @@ def get_config_path(name: str = '') -> str:
 
 
 def register_all_modules(init_default_scope: bool = False) -> None:
-    """Registers all modules of mmscheme now instead of when a config first names one.
+    """Register all modules of mmscheme now instead of when a config first names one.
 
     Args:
-        init_default_scope: Also makes ``mmscheme`` the default scope, so that its
-            types are found without prefix. The configs of mmscheme do not need it:
-            they keep the scope of their task and write ``mmscheme.X``.
+        init_default_scope: Also make ``mmscheme`` the default scope, so that its types are
+            found without prefix. The configs of mmscheme do not need it: they keep the
+            scope of their task and write ``mmscheme.X``.
     """
     for module in ('models', 'datasets', 'engine.hooks', 'engine.runners'):
         importlib.import_module(f'mmscheme.{module}')
     if init_default_scope:
-        from mmengine.registry import init_default_scope as init_scope
-        init_scope('mmscheme')
+        importlib.import_module('mmengine.registry').init_default_scope('mmscheme')
+
+
+def use_safe_checkpoints() -> None:
+    """Make mmengine read all checkpoints of this process without running code from them.
+
+    mmscheme's tools do this by themselves; importing mmscheme alone leaves mmengine as it is.
+    See :func:`mmscheme.utils.checkpoint_io.use_safe_checkpoints`.
+    """
+    importlib.import_module('mmscheme.utils.checkpoint_io').use_safe_checkpoints()

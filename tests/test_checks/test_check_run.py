@@ -168,11 +168,10 @@ def test_ends(box):
 
 
 def test_no_preflight(box, capsys):
-    from mmscheme.apis import train
-    words = box.train('seg', 'model.decode_head.num_classes=90')
+    main, options = load_tool('train').main, ('seg', 'model.decode_head.num_classes=90')
     with pytest.raises(SystemExit):
-        train.main(words)
-    train.main(box.train('seg', 'model.decode_head.num_classes=90', flags=('--no-preflight', )))
+        main(box.train(*options))
+    main(box.train(*options, flags=('--no-preflight', )))
     assert (box.folder / 'work' / 'last_checkpoint').exists()
 
 

@@ -8,10 +8,9 @@ from mmengine.registry import init_default_scope
 
 from mmscheme.apis.config import load_config
 from mmscheme.checks import check_run
-from mmscheme.utils.checkpoint_io import register_safe_loaders
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import SPLITS, scope_of
-from mmscheme.utils.user_errors import UserErrors, user_errors
+from mmscheme.utils.user_errors import user_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -39,7 +38,6 @@ def main(argv: Optional[List[str]] = None) -> None:
         cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
         if args.checkpoint:
             cfg.load_from, cfg.resume = args.checkpoint, False
-        register_safe_loaders()
         init_default_scope(scope_of(cfg))
         splits = args.splits or (('test', ) if args.checkpoint else ('train', 'val'))
         findings = check_run(cfg, splits, args.all)
@@ -48,7 +46,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         print(f'{args.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
               f'warnings in {time.perf_counter() - start:.1f} s', flush=True)
         if findings.errors:
-            raise UserErrors(findings.error_lines())
+            raise findings.as_error()
 
 
 if __name__ == '__main__':
