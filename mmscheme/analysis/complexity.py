@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmscheme.models.loading import build_model
-from mmscheme.utils.config_query import is_pretrained, scope_of
+from mmscheme.utils.config_query import as_list, is_pretrained, scope_of, walk
 from mmscheme.utils.quiet import quiet
 
 from .random_batch import find_preprocessor, input_shape, random_batch
@@ -138,18 +138,14 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
     return cfg
 
 
-def _leave_out_pretrained(cfg: Any) -> None:
+def _leave_out_pretrained(model: Dict[str, Any]) -> None:
     """Take checkpoints out of the initialisation; nothing is read or downloaded."""
-    if isinstance(cfg, dict):
-        init = cfg.get('init_cfg')
-        if init:
-            several = [init] if isinstance(init, dict) else list(init)
-            cfg['init_cfg'] = [i for i in several if not is_pretrained(i)] or None
-        if isinstance(cfg.get('pretrained'), str):
-            cfg['pretrained'] = None
-    for value in cfg.values() if isinstance(cfg, dict) else cfg:
-        if isinstance(value, (dict, list, tuple)):
-            _leave_out_pretrained(value)
+    for _, node in walk(model):
+        if node.get('init_cfg'):
+            node['init_cfg'] = [i for i in as_list(node['init_cfg'])
+                                if not is_pretrained(i)] or None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None
 
 
 def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[str, Cost]:

@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.utils.config_query import iter_datasets, scope_of, step_name
+from mmscheme.utils.config_query import iter_datasets, scope_of, step_name, walk
 
 __all__ = ['find_preprocessor', 'input_shape', 'num_classes', 'random_batch']
 
@@ -66,18 +66,13 @@ def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
     return []
 
 
-def num_classes(node: Any) -> int:
+def num_classes(model: Dict[str, Any]) -> int:
     """Return the smallest ``num_classes`` of all parts of a model's config, or 0.
 
     ``num_things_classes`` of mmdetection's panoptic heads counts as such.
     """
-    found: List[int] = []
-    if isinstance(node, dict):
-        found = [num_classes(child) for child in node.values()]
-        found += [node[k] for k in ('num_classes', 'num_things_classes')
-                  if isinstance(node.get(k), int)]
-    elif isinstance(node, (list, tuple)):
-        found = [num_classes(child) for child in node]
+    found = [node[k] for _, node in walk(model)
+             for k in ('num_classes', 'num_things_classes') if isinstance(node.get(k), int)]
     return min((n for n in found if n > 0), default=0)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.models.loading import load_model
-from mmscheme.utils.config_query import iter_datasets, step_name
+from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
@@ -65,18 +65,14 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         ``palette``, ``pipeline`` (what is done to an image file before), ``visualizer``,
         ``scope``, ``score_threshold`` of detectors, ``config``, ``mmscheme_version``.
     """
-    pipeline = []
-    for dataset in iter_datasets(cfg, ('test', 'val')):
-        pipeline = [s for s in dataset.get('pipeline') or []
-                    if not step_name(s).endswith('Annotations')]
-        break
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
     described = dict(
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
-        classes=meta.get('classes'), palette=palette, pipeline=pipeline,
+        classes=meta.get('classes'), palette=palette,
+        pipeline=inference_pipeline(cfg),
         fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,

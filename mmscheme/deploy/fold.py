@@ -9,7 +9,7 @@ Outputs stay what they are in evaluation mode, up to the rounding of float32.
 import inspect
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -24,7 +24,7 @@ from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
-from mmscheme.utils.config_query import scope_of
+from mmscheme.utils.config_query import scope_of, walk
 from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
@@ -144,7 +144,7 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
         model.auxiliary_head = None
-    for node in _dicts(model):
+    for _, node in walk(model):
         arguments = _arguments(node.get('type'))
         if 'deploy' in arguments:
             node.update(deploy=True)
@@ -159,16 +159,6 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
         if fuse_norms and norm and norm.get('type') in ('BN', 'SyncBN', 'BN2d', 'MMSyncBN'):
             node['norm_cfg'] = None
     return cfg
-
-
-def _dicts(node: Any) -> Iterator[Dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        for child in list(node.values()):
-            yield from _dicts(child)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)
 
 
 def _arguments(kind: Any) -> List[str]:

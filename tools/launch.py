@@ -1,4 +1,4 @@
-"""Several processes on a machine, as torchrun starts them, with one line when one of them dies."""
+"""Start several processes as torchrun does, with one line when one of them dies."""
 import logging
 import os
 import signal
@@ -11,8 +11,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import parse_args, run
 
 from mmscheme.utils.processes import LAUNCHED
-
-__all__ = ['main']
 
 
 def _describe(rank: int, failure: ProcessFailure, seconds: float) -> str:
@@ -29,7 +27,7 @@ def _describe(rank: int, failure: ProcessFailure, seconds: float) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``torchrun``; see ``tools/dist_train.sh``.
+    """Run the command line of ``torchrun``; see ``tools/dist_train.sh``.
 
     When a process dies the others are stopped, a line says which and how, and the status is
     that of the process, or 1 where a signal ended it.
