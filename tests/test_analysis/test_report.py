@@ -17,8 +17,6 @@ main = load_tool('test').main
 
 OPTIONS = ['test_dataloader.num_workers=0']
 
-main = load_tool('test').main
-
 
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
