@@ -197,15 +197,7 @@ def _paint_unlabelled(canvas: _Canvas, cx: float, base: float, size: float) -> N
 
 
 def draw_scene(rng: Generator, height: int = 128, width: int = 160) -> Scene:
-    """Draw one scene.
-
-    Args:
-        rng: Source of all its randomness.
-        height, width: Size in pixels, at least 32.
-
-    Returns:
-        The scene.
-    """
+    """Draw one scene of at least 32 pixels a side; ``rng`` is the source of all its randomness."""
     if min(height, width) < 32:
         raise ValueError(f'a scene is at least 32 pixels a side, found {height}x{width}')
     canvas = _Canvas(rng, height, width)
