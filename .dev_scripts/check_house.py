@@ -8,6 +8,7 @@ package stays small.
 import ast
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -114,8 +115,13 @@ def main() -> None:
                    if (path.parent.name, module) not in LAZY]
         if path != PARSES_ARGUMENTS:
             parsers += [f'{name}:{line}: argparse' for line in imports_argparse(tree)]
-    lines = sum(len(p.read_text().splitlines()) for suffix in ('py', 'cpp', 'html')
-                for p in PACKAGE.rglob(f'*.{suffix}') if '.mim' not in p.parts)
+    rooms: Counter = Counter()
+    for suffix in ('py', 'cpp', 'html'):
+        for path in PACKAGE.rglob(f'*.{suffix}'):
+            if '.mim' not in path.parts:
+                room = path.relative_to(PACKAGE).parts
+                rooms[room[0] if len(room) > 1 else 'itself'] += len(path.read_text().splitlines())
+    lines = sum(rooms.values())
     for line in (*hidden, *parsers, *clauses):
         print(line)
     for circle in (found := list(circles())):
@@ -126,7 +132,8 @@ def main() -> None:
           f'imports of the package hidden in functions: {len(hidden)}\n'
           f'argparse below mmscheme/ outside utils/cli.py: {len(parsers)}\n'
           f'docstrings that are not imperative sentences: {len(clauses)}\n'
-          f'source lines of the package: {lines} (at most {MAX_LINES})')
+          f'source lines of the package: {lines} (at most {MAX_LINES}): '
+          + ', '.join(f'{room} {count}' for room, count in rooms.most_common()))
     if found or broken or hidden or parsers or clauses or lines > MAX_LINES:
         sys.exit(1)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmscheme.layers import BlockDiagonalMLP
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils.checkpoint_io import compare_state_dicts
 
 from .channel_order import LinearStatistics, cluster_channels, permute_stage
 
@@ -102,13 +103,12 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
 
 def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
     """Check that the two differ in their FFNs alone, and that the one to convert is dense."""
-    shapes = [{k: v.shape for k, v in b.state_dict().items() if 'channel_mixer' not in k}
-              for b in (dense, student)]
-    if shapes[0] != shapes[1]:
-        differ = sorted(k for k in set(shapes[0]) | set(shapes[1])
-                        if shapes[0].get(k) != shapes[1].get(k))
-        raise ValueError('expected two backbones that differ in their FFNs alone, found other '
-                         f'shapes of {", ".join(differ[:3])}')
+    own, other = ({k: v for k, v in b.state_dict().items() if 'channel_mixer' not in k}
+                  for b in (student, dense))
+    problems = compare_state_dicts(own, other).problems()
+    if problems:
+        raise ValueError('expected two backbones that differ in their FFNs alone, found in the '
+                         f'dense one: {"; ".join(problems)}')
     for name, block in _blocks(dense).items():
         mixer = block.channel_mixer
         if mixer.cca is not None or (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups) != (1, 1):
