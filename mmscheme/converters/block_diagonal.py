@@ -189,13 +189,13 @@ def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: 
 
 @torch.no_grad()
 def _kept(ffn: BlockDiagonalMLP, tokens: _Tokens) -> float:
-    """Explained share of the variance of the targets."""
+    """Return the explained share of the variance of the targets."""
     left = (ffn(tokens.x) - tokens.y).square().sum()
     return 1 - float(left / (tokens.y - tokens.y.mean(0)).square().sum().clamp_min(1e-20))
 
 
 def _cells(new: BlockDiagonalMLP) -> List[Tuple[int, int, slice]]:
-    """Run of hidden units that read one group ``a`` and feed one group ``b``."""
+    """Return the runs of hidden units that read one group ``a`` and feed one group ``b``."""
     hidden = new.fc1.out_features
     reads = torch.arange(hidden) * new.fc1.groups // hidden
     feeds = torch.arange(hidden) * new.fc2.groups // hidden
@@ -235,7 +235,7 @@ def _cut_out(new: BlockDiagonalMLP, dense: BlockDiagonalMLP) -> None:
 
 def _solve(features: Tensor, targets: Tensor, ridge: float, prior: Optional[Tensor] = None
            ) -> Tuple[Tensor, Tensor]:
-    """Ridge regression with intercept, ``targets ~ features @ w.T + b``, towards ``prior``."""
+    """Solve ``targets ~ features @ w.T + b`` by ridge regression towards ``prior``."""
     mean_f, mean_t = features.mean(0), targets.mean(0)
     f, t = features - mean_f, targets - mean_t
     start = torch.zeros(t.shape[1], f.shape[1]) if prior is None else prior
@@ -258,7 +258,7 @@ class _Units(NamedTuple):
 @torch.no_grad()
 def _least_squares(new: BlockDiagonalMLP, dense: BlockDiagonalMLP, train: _Tokens,
                    check: _Tokens) -> None:
-    """Input weights by prediction, units by their part in the output, output weights by fit."""
+    """Predict input weights, choose units by their part in the output, fit output weights."""
     g1, g2 = new.fc1.groups, new.fc2.groups
 
     def hidden(x: Tensor, parts: Sequence[_Units]) -> Tensor:

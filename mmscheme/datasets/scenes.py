@@ -104,7 +104,7 @@ class _Canvas:
 
 
 def _paint_ground(canvas: _Canvas) -> Tuple[float, Array]:
-    """Sky, field and water; returns the horizon's row and the mask of the water."""
+    """Paint sky, field and water; return the horizon's row and the mask of the water."""
     rng, height, width = canvas.rng, canvas.height, canvas.width
     horizon = rng.uniform(0.3, 0.5) * height
     # One tone for sky and water: what tells them apart is the place and the ripples.
