@@ -8,16 +8,17 @@ over parts of the tokens are added up afterwards in a fixed order, so that resul
 bit.
 """
 import functools
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 
-__all__ = ['backward', 'forward', 'needs', 'split_width', 'trial']
+__all__ = ['backward', 'forward', 'needs', 'split_width', 'tiles', 'trial']
 
 # Sums over tokens are split into parts of so many tokens, unless they would take more bytes.
 _PART_TOKENS, _PART_BYTES, _MOST_PARTS = 1024, 32 * 2**20, 128
@@ -133,7 +134,7 @@ def _load_star(scale_ptr, shift_ptr, ACT: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(x_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, scale_ptr, shift_ptr, gain_ptr, y_ptr,
-                    B, P, sxb, sxp, sxc, syb, syp, syc, SIZE,
+                    B, P, sxb, sxp, sxc, syb, syp, syc,
                     C: tl.constexpr, H: tl.constexpr, ACT: tl.constexpr, HAS_B1: tl.constexpr,
                     HAS_B2: tl.constexpr, HAS_GAIN: tl.constexpr, WIDEN: tl.constexpr,
                     PRECISION: tl.constexpr, EXACT: tl.constexpr, BLOCK_A: tl.constexpr,
@@ -193,7 +194,7 @@ def _forward_kernel(x_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, scale_ptr, shift_ptr,
 
 @triton.jit
 def _input_kernel(g_ptr, x_ptr, w1_ptr, b1_ptr, w2_ptr, scale_ptr, dx_ptr,
-                  B, P, sgb, sgp, sgc, sxb, sxp, sxc, sdb, sdp, sdc, SIZE,
+                  B, P, sgb, sgp, sgc, sxb, sxp, sxc, sdb, sdp, sdc,
                   C: tl.constexpr, H: tl.constexpr, ACT: tl.constexpr, HAS_B1: tl.constexpr,
                   WIDEN: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
                   BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -236,7 +237,7 @@ def _input_kernel(g_ptr, x_ptr, w1_ptr, b1_ptr, w2_ptr, scale_ptr, dx_ptr,
 
 @triton.jit
 def _weight_kernel(g_ptr, x_ptr, w1_ptr, b1_ptr, w2_ptr, scale_ptr, shift_ptr, sums_ptr,
-                   B, P, sgb, sgp, sgc, sxb, sxp, sxc, PARTS, SIZE,
+                   B, P, sgb, sgp, sgc, sxb, sxp, sxc, PARTS,
                    C: tl.constexpr, H: tl.constexpr, ACT: tl.constexpr, HAS_B1: tl.constexpr,
                    WIDEN: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
                    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -316,44 +317,53 @@ def _store_sums(dw1_ptr, dw2_ptr, dw1, dw2, group, j, i, C: tl.constexpr, H: tl.
 _INTERPRETED = isinstance(_dot, InterpretedFunction)
 
 
-def _tiles(kernel: Any, width: int, hidden: int) -> List[Tuple[int, int, int, int, int]]:
-    """Return tiles to choose from, the safest first: tokens, hidden channels, how many a program
-    takes, warps and stages. What does not fit into the shared memory is left out by Triton.
-    """
-    found = [(32, 32, 1, 4, 1), (64, 64, 1, 4, 2)]
-    if kernel is _weight_kernel:
-        found += [(64, 64, 1, 4, 1), (64, 128, 1, 4, 1), (128, 64, 1, 4, 2), (128, 64, 1, 8, 2)]
-    elif kernel is _input_kernel:
-        found += [(64, 32, 1, 4, 3), (64, 128, 1, 4, 2), (128, 64, 1, 8, 2)]
-    elif width <= 32 and hidden <= 128:
-        found += [(64, 128, 1, 4, 2), (64, 128, 4, 4, 2), (128, 64, 1, 4, 2)]
-    else:
-        found += [(64, 64, 1, 4, 3), (128, 64, 1, 4, 2), (128, 64, 1, 8, 3), (128, 128, 1, 8, 2)]
-    widest = max(_LEAST, triton.next_power_of_2(hidden))
-    return list(dict.fromkeys((m, min(h, widest), *rest) for m, h, *rest in found))
+def tiles(kernel: Any, width: int, hidden: int) -> List[Dict[str, int]]:
+    """Return tiles for groups of a width, the best first; later ones need less shared memory.
 
-
-@functools.cache
-def _tuned(kernel: Any, width: int, hidden: int, fixed: bool) -> Any:
-    """Return a kernel that chooses its tiles by measurement, once a dtype and size class.
-
-    Not before it is used, and not in the interpreter: Triton 3.2 (torch 2.6) asks for the
-    GPU's driver here.
+    They are those that an H200 was fastest with in bfloat16, to a few percent: a search at the
+    first call would compile each kernel five times and make results differ between runs.
 
     Args:
         kernel: One of the above.
         width, hidden: Channels and hidden channels of a group.
-        fixed: Take the same tiles always, as results that repeat between runs need.
     """
-    tiles = [triton.Config(dict(BLOCK_M=m, BLOCK_H=h,
-                                **(dict(TILES=t) if kernel is _forward_kernel else {})),
-                           num_warps=warps, num_stages=stages)
-             for m, h, t, warps, stages in _tiles(kernel, width, hidden)]
-    if _INTERPRETED:
-        return triton.heuristics({k: lambda args, v=v: v
-                                  for k, v in tiles[0].kwargs.items()})(kernel)
-    return triton.autotune(tiles[1:2] if fixed else tiles,
-                           key=['SIZE', 'PRECISION', 'ACT', 'HAS_B1'])(kernel)
+    # Tokens, hidden channels, tiles a program, warps and stages.
+    if width > 128:
+        found = [(32, 64, 1, 8, 2), (32, 32, 1, 8, 1)]
+    elif kernel is _weight_kernel:
+        found = [(64, 64, 1, 4, 1) if width <= 32 else (64, 64, 1, 4, 2) if width <= 80 else
+                 (32, 64, 1, 4, 2), (32, 32, 1, 4, 1)]
+    elif kernel is _input_kernel:
+        found = [(64, 32, 1, 4, 3) if width <= 32 else (64, 64, 1, 4, 2), (32, 32, 1, 4, 1)]
+    else:
+        found = [(64, 128, 4, 4, 2) if hidden <= 128 else (128, 64, 1, 4, 2) if width <= 32 else
+                 (64, 64, 1, 4, 3), (64, 32, 1, 4, 2), (32, 32, 1, 4, 1)]
+    widest = max(_LEAST, triton.next_power_of_2(hidden))
+    return [dict(BLOCK_M=m, BLOCK_H=min(h, widest), num_warps=warps, num_stages=stages,
+                 **(dict(TILES=t) if kernel is _forward_kernel else {}))
+            for m, h, t, warps, stages in found]
+
+
+# The first of the tiles that fit, by kernel, group and dtype.
+_fitting: Dict[Any, int] = {}
+
+
+def _launch(kernel: Any, grid: Callable[[Dict[str, int]], Tuple[int, ...]], x: Tensor,
+            arguments: Sequence[Any], constants: Dict[str, Any]) -> None:
+    """Run a kernel with the best tiles that the device has the shared memory for."""
+    choices = tiles(kernel, constants['C'], constants['H'])
+    key = (kernel, constants['C'], constants['H'], x.dtype, x.device)
+    with torch.cuda.device_of(x):  # where Triton launches
+        for index in range(_fitting.get(key, 0), len(choices)):
+            tile = choices[index]
+            try:
+                kernel[grid(tile)](*arguments, **constants, **tile)
+            except OutOfResources:
+                if index + 1 == len(choices):
+                    raise
+            else:
+                _fitting[key] = index
+                return
 
 
 def needs(device_type: str, index: Optional[int]) -> Optional[str]:
@@ -424,12 +434,10 @@ def _allows_tf32() -> bool:
     return bool(switches.allow_tf32)
 
 
-def _options(x: Tensor, width: int, hidden: int, act: str) -> Dict[str, Any]:
+def _constants(x: Tensor, width: int, hidden: int, act: str, bias: bool) -> Dict[str, Any]:
     single = x.dtype == torch.float32
     a, b = split_width(width)
-    # The size class, because the tiles that suit a validation batch do not suit the training.
-    size = (x.shape[0] * x.shape[1] - 1).bit_length()
-    return dict(SIZE=size, C=width, H=hidden, ACT=act,
+    return dict(C=width, H=hidden, ACT=act, HAS_B1=bias,
                 WIDEN=_INTERPRETED and x.dtype == torch.bfloat16,
                 PRECISION='tf32' if single and _allows_tf32() else 'ieee', EXACT=single,
                 BLOCK_A=a, BLOCK_B=b)
@@ -437,17 +445,8 @@ def _options(x: Tensor, width: int, hidden: int, act: str) -> Dict[str, Any]:
 
 def _over_tokens(x: Tensor, groups: int) -> Callable[[Dict[str, int]], Tuple[int]]:
     batch, tokens, _ = x.shape
-    return lambda meta: (groups * triton.cdiv(batch * triton.cdiv(tokens, meta['BLOCK_M']),
-                                              meta.get('TILES', 1)), )
-
-
-def _on(x: Tensor) -> Any:
-    """Make the tensor's GPU the current one, where Triton launches."""
-    return torch.cuda.device_of(x)
-
-
-def _pick(kernel: Any, width: int, hidden: int) -> Any:
-    return _tuned(kernel, width, hidden, torch.are_deterministic_algorithms_enabled())
+    return lambda tile: (groups * triton.cdiv(batch * triton.cdiv(tokens, tile['BLOCK_M']),
+                                              tile.get('TILES', 1)), )
 
 
 def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
@@ -458,11 +457,11 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
     y = torch.empty_like(x)
     xs, ys = _views(x, y)
     width, hidden = w2.shape[0] // groups, w1.shape[0] // groups
-    with _on(x):
-        _pick(_forward_kernel, width, hidden)[_over_tokens(xs, groups)](
-            xs, w1, b1, w2, b2, scale, shift, gain, ys, *xs.shape[:2], *xs.stride(), *ys.stride(),
-            HAS_B1=b1 is not None, HAS_B2=b2 is not None, HAS_GAIN=gain is not None,
-            GROUPS=groups, **_options(xs, width, hidden, act))
+    _launch(_forward_kernel, _over_tokens(xs, groups), x,
+            (xs, w1, b1, w2, b2, scale, shift, gain, ys, *xs.shape[:2], *xs.stride(),
+             *ys.stride()),
+            dict(_constants(x, width, hidden, act, b1 is not None), HAS_B2=b2 is not None,
+                 HAS_GAIN=gain is not None, GROUPS=groups))
     return y
 
 
@@ -474,19 +473,17 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     dx = torch.empty_like(x)
     gs, xs, ds = _views(grad, x, dx)
     (batch, tokens, _), width, hidden = xs.shape, w2.shape[0] // groups, w1.shape[0] // groups
-    options = dict(HAS_B1=b1 is not None, **_options(xs, width, hidden, act))
+    constants = _constants(x, width, hidden, act, b1 is not None)
     parts = max(1, min(batch * tokens // _PART_TOKENS, _PART_BYTES // (8 * w1.numel()),
                        _MOST_PARTS))
     sizes = [w1.numel(), w2.numel(), len(w1), len(w1), len(w1)]
     sums = x.new_empty((parts, sum(sizes)), dtype=torch.float32)
     strides = (*gs.stride(), *xs.stride())
-    with _on(x):
-        _pick(_input_kernel, width, hidden)[_over_tokens(xs, groups)](
-            gs, xs, w1, b1, w2, scale, ds, batch, tokens, *strides, *ds.stride(), GROUPS=groups,
-            **options)
-        _pick(_weight_kernel, width, hidden)[
-            lambda meta: (triton.cdiv(hidden, meta['BLOCK_H']), groups, parts)](
-            gs, xs, w1, b1, w2, scale, shift, sums, batch, tokens, *strides, parts, **options)
+    _launch(_input_kernel, _over_tokens(xs, groups), x,
+            (gs, xs, w1, b1, w2, scale, ds, batch, tokens, *strides, *ds.stride()),
+            dict(constants, GROUPS=groups))
+    _launch(_weight_kernel, lambda tile: (triton.cdiv(hidden, tile['BLOCK_H']), groups, parts), x,
+            (gs, xs, w1, b1, w2, scale, shift, sums, batch, tokens, *strides, parts), constants)
     # An operator's results must not share memory, so each sum is one of its own.
     dw1, dw2, db1, *star = sums.split(sizes, 1)
     dscale, dshift = (s.sum().view(1) if act == 'star_relu' else s.new_zeros(1) for s in star)

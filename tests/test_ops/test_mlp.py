@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, StarReLU
-from mmscheme.ops import block_diagonal_mlp, choose_implementation, chunked_mlp, mlp
+from mmscheme.ops import block_diagonal_mlp, choose_implementation, chunked, mlp
 from mmscheme.ops.scheme_mixer import _mix as mixer_operator
 from tests.test_ops.reference import errors, make
 
@@ -18,8 +18,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 def chunks(request, monkeypatch):
     size, narrow = request.param
     for name in ('_ALONE', '_TOGETHER'):
-        monkeypatch.setattr(chunked_mlp, name, size)
-    monkeypatch.setattr(chunked_mlp, '_NARROW', narrow)
+        monkeypatch.setattr(chunked, name, size)
+    monkeypatch.setattr(chunked, '_NARROW', narrow)
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
