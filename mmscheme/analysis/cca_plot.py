@@ -1,14 +1,12 @@
 """The weight of CCA in each block, drawn over training."""
-import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Dict, List, NamedTuple, Sequence, Union
 
 from mmscheme.engine.hooks.mixing_weights_hook import shorten
-from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.figures import new_figure
 
-__all__ = ['MixingLog', 'main', 'plot_mixing_weights', 'read_mixing_log']
+__all__ = ['MixingLog', 'plot_mixing_weights', 'read_mixing_log']
 
 _PREFIX = 'alpha/'
 _LEGEND_ENTRIES = 18
@@ -40,7 +38,7 @@ def _find_logs(path: Path) -> List[Path]:
 
 
 def read_mixing_log(path: Union[str, Path]) -> MixingLog:
-    """Reads the mixing weights that a training logged.
+    """Read the mixing weights that a training logged.
 
     Args:
         path: A work folder, the folder of one run in it, or a file ``scalars.json``. The
@@ -84,7 +82,7 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
 
 
 def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> None:
-    """Draws ``1 - alpha`` of every block over training, a panel for each run.
+    """Draw ``1 - alpha`` of every block over training, a panel for each run.
 
     Args:
         logs: Of :func:`read_mixing_log`.
@@ -126,22 +124,3 @@ def _legend(figure, ax, blocks: int) -> None:  # type: ignore[no-untyped-def]
     title = 'block' if step == 1 else f'block (every {step}.)'
     figure.legend([handles[i] for i in chosen], [labels[i] for i in chosen], title=title,
                   loc='outside right upper', fontsize='small', frameon=False)
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/analysis_tools/plot_mixing_weights.py``."""
-    parser = argparse.ArgumentParser(
-        description='Draw 1 - alpha, the weight of CCA, over training, for each block.')
-    parser.add_argument('logs', nargs='+', metavar='LOG',
-                        help='work folder, folder of a run, or scalars.json; one panel each')
-    parser.add_argument('--out', default='mixing_weights.png', help='picture to write')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args(argv)
-    with user_errors(args.debug):
-        logs = [read_mixing_log(path) for path in args.logs]
-        plot_mixing_weights(logs, args.out)
-    for log in logs:
-        final = [values[-1] for values in log.weights.values()]
-        print(f'{log.name}: 1 - alpha of {len(final)} blocks at iteration {log.steps[-1]}: '
-              f'{min(final):.4f} to {max(final):.4f}')
-    print(Path(args.out).resolve())

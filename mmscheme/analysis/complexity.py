@@ -1,27 +1,21 @@
 """Parameters and multiply-adds of a config's model."""
-import argparse
-import json
 from copy import deepcopy
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmscheme.apis.config import load_config
-from mmscheme.utils.cli import add_config_arguments
+from mmscheme.models.loading import build_model
 from mmscheme.utils.config_query import is_pretrained, scope_of
 from mmscheme.utils.quiet import quiet
-from mmscheme.utils.user_errors import user_errors
 
-from .random_batch import input_shape, random_batch
+from .random_batch import find_preprocessor, input_shape, random_batch
 
 __all__ = [
     'CHANNEL_MIXERS', 'COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module',
-    'find_modules', 'main'
+    'find_modules'
 ]
 
 COUNTER = (
@@ -111,10 +105,9 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     batch_size = 2 if training else 1
     shape = shape or input_shape(cfg)
     batch = random_batch(cfg, shape, batch_size)
-    init_default_scope(scope_of(cfg))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
+        model = build_model(_for_counting(cfg, shape))
         # Before that a parameter may be memory as it was found: Deformable DETR matched NaN.
         with quiet():  # mmengine lists every parameter
             model.init_weights()
@@ -127,12 +120,10 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     return Complexity(shape, training, _split(model, counts, batch_size))
 
 
-def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
-    """The model's config, changed such that its input has that shape and NMS keeps all."""
-    model = deepcopy(cfg.model)
-    if cfg.get('data_preprocessor') and not model.get('data_preprocessor'):
-        model['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
-    preprocessor = model.get('data_preprocessor') or {}
+def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
+    """Return the config, changed such that its input has that shape and NMS keeps all."""
+    cfg = deepcopy(cfg)
+    model, preprocessor = cfg.model, find_preprocessor(cfg)
     if preprocessor.get('size'):
         preprocessor['size'] = shape  # mmseg pads to it
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images
@@ -147,11 +138,11 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
             if stage.get('nms'):
                 stage['nms']['iou_threshold'] = 1.
         rcnn['score_thr'] = 0.
-    return model
+    return cfg
 
 
 def _leave_out_pretrained(cfg: Any) -> None:
-    """Takes checkpoints out of the initialisation; nothing is read or downloaded."""
+    """Take checkpoints out of the initialisation; nothing is read or downloaded."""
     if isinstance(cfg, dict):
         init = cfg.get('init_cfg')
         if init:
@@ -191,50 +182,3 @@ def find_modules(model: nn.Module, names: Sequence[str]) -> List[str]:
             if not (found and name.startswith(found[-1] + '.')):
                 found.append(name)
     return found
-
-
-def _text(complexity: Complexity) -> str:
-    indented = ('token mixers', 'channel mixers', 'other')
-    lines = [f'{"":18}{"parameters":>14}{"multiply-adds":>16}']
-    for name, (params, macs) in complexity.parts.items():
-        label = f'  {name}' if name in indented else name
-        lines.append(f'{label:18}{params / 1e6:>12.3f} M{macs / 1e9:>14.3f} G')
-    return '\n'.join(lines)
-
-
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Reads the command line of ``tools/analysis_tools/get_flops.py``."""
-    parser = argparse.ArgumentParser(
-        description='Parameters and multiply-adds of a config\'s model, on random input.',
-        epilog=COUNTER)
-    add_config_arguments(parser)
-    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both (default: '
-                        'what the config trains or tests with)')
-    parser.add_argument('--training', action='store_true',
-                        help='count the forward pass of training, with CCA')
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    return parser.parse_args(argv)
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line: prints the table, or JSON."""
-    args = parse_args(argv)
-    # Without the notices of registries, which a result does not need.
-    with user_errors(args.debug), quiet():
-        shape = None
-        if args.shape:
-            if len(args.shape) > 2 or min(args.shape) < 1:
-                raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
-            shape = (args.shape[0], args.shape[-1])
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        complexity = count_config(cfg, shape, args.training)
-    height, width = complexity.shape
-    if args.json:
-        print(json.dumps(dict(
-            config=args.config, height=height, width=width, training=args.training,
-            parts={name: cost._asdict() for name, cost in complexity.parts.items()})))
-        return
-    mode = 'forward pass of training' if args.training else 'evaluation'
-    print(f'{args.config}: input {height}x{width} (height x width), {mode}\n\n'
-          f'{_text(complexity)}\n\n{COUNTER}')

@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmscheme.utils.config_query import iter_datasets, scope_of, step_name
 
-__all__ = ['input_shape', 'num_classes', 'random_batch']
+__all__ = ['find_preprocessor', 'input_shape', 'num_classes', 'random_batch']
 
 _OBJECTS = 3
 
@@ -27,7 +27,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
     Raises:
         ValueError: The config does not say.
     """
-    preprocessor = _preprocessor(cfg)
+    preprocessor = find_preprocessor(cfg)
     if scope_of(cfg) == 'mmseg' and preprocessor.get('size'):
         height, width = preprocessor['size']
         return height, width
@@ -53,7 +53,8 @@ def _pair(size: Any) -> Tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _preprocessor(cfg: Config) -> Dict[str, Any]:
+def find_preprocessor(cfg: Config) -> Dict[str, Any]:
+    """Return the config's ``data_preprocessor``, which may stand beside its model."""
     return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 

@@ -13,11 +13,12 @@ from mmengine import Config
 from mmengine.utils.dl_utils import collect_env
 from numpy.typing import NDArray
 
-from mmscheme.apis.inference import make_visualizer
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
 from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
+from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
 from mmscheme.visualization.pictures import overlay_labels
+from mmscheme.visualization.predictions import make_visualizer
 
 from .complexity import COUNTER, count_config
 
@@ -31,7 +32,7 @@ _MAX_CONFUSED = 80
 
 def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: ReportHook,
                  model: torch.nn.Module, kept: Optional[Dict[str, Any]] = None) -> Path:
-    """Writes the report of a test.
+    """Write the report of a test.
 
     Args:
         out_dir: Folder; the page is ``report.html`` in it.
@@ -65,9 +66,7 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
     # Inside a script element the end of one must not occur.
     text = json.dumps(data, allow_nan=False).replace('<', '\\u003c')
     path = Path(out_dir) / 'report.html'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_TEMPLATE.read_text(encoding='utf-8').replace('__DATA__', text),
-                    encoding='utf-8')
+    write_bytes(path, _TEMPLATE.read_text(encoding='utf-8').replace('__DATA__', text).encode())
     return path
 
 

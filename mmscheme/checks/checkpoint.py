@@ -1,13 +1,13 @@
 """Checks of the checkpoints that a run will read."""
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine import Config
 from torch import Tensor, nn
 
 from mmscheme.utils.checkpoint_io import load_checkpoint, load_matching
-from mmscheme.utils.config_query import is_pretrained
+from mmscheme.utils.config_query import is_pretrained, walk
 
 from .findings import Findings
 
@@ -112,24 +112,12 @@ def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
 
 
 def check_named_files(cfg: Config, findings: Findings) -> None:
-    """Looks for the files that ``init_cfg`` and the hook for pretrained backbones name."""
-    named: List[Any] = []
-
-    def walk(node: Any, place: str) -> None:
-        if isinstance(node, dict):
-            init = node.get('init_cfg')
-            if init and is_pretrained(init):
-                named.append((f'{place}.init_cfg.checkpoint', init.get('checkpoint')))
-            for key, child in node.items():
-                walk(child, f'{place}.{key}')
-        elif isinstance(node, (list, tuple)):
-            for child in node:
-                walk(child, place)
-
-    walk(cfg.model, 'model')
+    """Check that the files which ``init_cfg`` and the pretrained backbone name are there."""
+    named = {f'{place}.init_cfg.checkpoint': node['init_cfg'].get('checkpoint')
+             for place, node in walk(cfg.model, 'model') if is_pretrained(node.get('init_cfg'))}
     hook = (cfg.get('default_hooks') or {}).get('pretrained_backbone') or {}
-    named.append(('pretrained_backbone.checkpoint', hook.get('checkpoint')))
-    for place, path in named:
+    named['pretrained_backbone.checkpoint'] = hook.get('checkpoint')
+    for place, path in named.items():
         if isinstance(path, str) and '://' not in path and \
                 not os.path.isfile(os.path.expanduser(path)):
             findings.error(f'checkpoint not found: {path} ({place})')

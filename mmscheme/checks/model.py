@@ -38,7 +38,8 @@ def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
             model = build_model(cfg)
         except Exception as e:
             kind = '' if isinstance(e, (ValueError, TypeError)) else f'{type(e).__name__}: '
-            findings.error(f'{kind}{e.args[0] if isinstance(e, KeyError) and e.args else e}')
+            findings.error(f'{kind}{e.args[0] if isinstance(e, KeyError) and e.args else e}',
+                           cause=e)
             return None
     return getattr(model, 'module', model)
 

@@ -44,7 +44,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
                      max_tokens: int = 24576, seed: int = 0,
                      progress: Callable[[LayerFit], None] = lambda fit: None
                      ) -> Tuple[List[LayerFit], Dict[int, Tensor]]:
-    """Fills a block-diagonal backbone with what a trained dense one has learned.
+    """Fill a block-diagonal backbone with what a trained dense one has learned.
 
     1. The channels of each stage are ordered so that those that work together in its FFNs
        share a block. That changes no output of the dense backbone.
@@ -176,7 +176,7 @@ def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[
 
 def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: _Tokens,
              images: int) -> LayerFit:
-    """Fits one FFN; see :func:`convert_backbone`. Tokens are in the order of the images."""
+    """Fit one FFN; see :func:`convert_backbone`. Tokens are in the order of the images."""
     # At images, each with as many tokens: none is on both sides of a cut.
     cuts = [int(share * images) * (len(tokens.x) // images) for share in (0, 0.7, 0.85, 1)]
     train, check, report = (_Tokens(tokens.x[a:b], tokens.y[a:b])
@@ -195,7 +195,7 @@ def _kept(ffn: BlockDiagonalMLP, tokens: _Tokens) -> float:
 
 
 def _cells(new: BlockDiagonalMLP) -> List[Tuple[int, int, slice]]:
-    """Runs of hidden units that read one group ``a`` and feed one group ``b``."""
+    """Run of hidden units that read one group ``a`` and feed one group ``b``."""
     hidden = new.fc1.out_features
     reads = torch.arange(hidden) * new.fc1.groups // hidden
     feeds = torch.arange(hidden) * new.fc2.groups // hidden

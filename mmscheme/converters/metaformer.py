@@ -54,7 +54,7 @@ class Converted(NamedTuple):
 
 def from_metaformer(weights: Dict[str, Tensor], norm: Optional[str] = None,
                     keep_alpha: bool = False) -> Converted:
-    """Converts PoolFormer, MetaFormer-PPAA and the authors' SCHEMEformer.
+    """Convert PoolFormer, MetaFormer-PPAA and the authors' SCHEMEformer.
 
     Architecture, groups and expansion are read off the weights. The converted model
     computes in evaluation what the source computes, with one exception: the authors'
@@ -200,7 +200,7 @@ def _check(state: Dict[str, Tensor], settings: Dict[str, Any]) -> None:
 
 
 def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Converts a SCHEMEformer to the names of timm's ``MetaFormer``, flat and plain.
+    """Convert a SCHEMEformer to the names of timm's ``MetaFormer``, flat and plain.
 
     Alpha is folded into the second layer, so the FFN alone is what evaluation computes.
     ``mlp.fc1`` and ``mlp.fc2`` are the weights of grouped 1x1 convolutions ``(out, in /

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmscheme.registry import DATASETS
 from mmscheme.utils.check_args import check_choice, check_count
 from mmscheme.utils.image_files import lost_part
-from mmscheme.utils.run_errors import BadDataError
+from mmscheme.utils.user_errors import BadDataError, is_deliberate
 
 __all__ = ['POLICIES', 'Guard', 'GuardedDataset', 'describe_bad_data']
 
@@ -78,9 +78,11 @@ class Guard(Compose):
             reason = f'{type(error).__name__}: {reason}'
         others = [p for k, p in paths.items() if k != 'img_path' and p not in reason]
         line = f'bad data: {name} ({", ".join([reason[:400], *others])})'
+        # A damaged file needs no traceback, an error in the code of a transform does.
+        cause = None if is_deliberate(error) else error
         if self.policy == 'stop':
             hint = "; on_bad_data='skip' goes on without it" if self.training else ''
-            raise BadDataError(line + hint) from error
+            raise BadDataError(line + hint) from cause
         if name not in self._told:
             self._told.add(name)
             print_log(f'{line}; another sample takes its place', logger='current', level=30)
@@ -89,7 +91,7 @@ class Guard(Compose):
         bad = _count(self._entries()) if self.log is not None else dict.fromkeys(self._told, 1)
         if len(bad) > self.limit:
             raise BadDataError(f'{len(bad)} files are bad data, max_bad_data={self.limit}: '
-                               f'{", ".join(list(bad)[:3])}, ...; the last: {line}') from error
+                               f'{", ".join(list(bad)[:3])}, ...; the last: {line}') from cause
 
     def _note(self, name: str, reason: str) -> None:
         path = Path(str(self.log))

@@ -86,7 +86,7 @@ class _Canvas:
         self.y, self.x = np.mgrid[:height, :width].astype(np.float32)
 
     def paint(self, mask: Array, colour: Array, label: int, thing: bool) -> None:
-        """Lays ``colour``, ``(H, W, 3)`` or ``(3,)``, over the mask."""
+        """Lay ``colour``, ``(H, W, 3)`` or ``(3,)``, over the mask."""
         self.image[mask] = np.broadcast_to(colour, self.image.shape)[mask]
         self.labels[mask] = label
         if thing:
@@ -195,7 +195,7 @@ def _paint_unlabelled(canvas: _Canvas, cx: float, base: float, size: float) -> N
 
 
 def draw_scene(rng: Generator, height: int = 128, width: int = 160) -> Scene:
-    """Draws one scene.
+    """Draw one scene.
 
     Args:
         rng: Source of all its randomness.
@@ -263,7 +263,7 @@ def _coco_entries(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, 
 
 def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80,
                  size: Tuple[int, int] = (128, 160), seed: int = 0, ids: str = 'own') -> Path:
-    """Writes a data set of scenes, complete or not at all.
+    """Write a data set of scenes, complete or not at all.
 
     The files are those of ADE20K (``images/{training,validation}``,
     ``annotations/{training,validation}``) and of COCO (``{train,val}2017``,

@@ -1,5 +1,4 @@
 """Models as files that run without their code: ONNX, torch.export and TorchScript."""
-import argparse
 import json
 import warnings
 from contextlib import contextmanager
@@ -17,13 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
-from mmscheme.apis.config import load_config
 from mmscheme.models.loading import load_model
-from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import iter_datasets, step_name
-from mmscheme.utils.output_files import check_not_read
+from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
-from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 
 from .fold import fold
@@ -31,7 +27,7 @@ from .graphs import Graph, build_graph, replace_adaptive_pooling
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
-__all__ = ['Check', 'check_exported', 'describe', 'export', 'main']
+__all__ = ['Check', 'check_exported', 'describe', 'export']
 
 # Largest difference from PyTorch, relative to the largest output where that is over 1.
 TOLERANCE = 1e-3
@@ -97,7 +93,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
            shape: Optional[Tuple[int, int]] = None, dynamic: bool = False
            ) -> Tuple[List[Check], Optional[str]]:
-    """Exports the deployment form of a checkpoint and checks the file before it is kept.
+    """Export the deployment form of a checkpoint and checks the file before it is kept.
 
     Args:
         cfg: The config of the checkpoint.
@@ -131,9 +127,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     if dynamic:
         _refuse_dynamic(graph, fixed)
     description = describe(cfg, graph, meta, shape, dynamic)
-    part = target.with_name(f'.part-{target.name}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(target) as part:
         with _quiet():
             _WRITERS[FORMATS[target.suffix]](graph, graph.example(shape), part, description,
                                              dynamic)
@@ -145,9 +139,6 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
             if not check.passed:
                 raise ValueError(f'the exported model does not do what the checkpoint does, '
                                  f'nothing is written: {check.text}')
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return checks, left_out
 
 
@@ -242,7 +233,7 @@ def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:
 
 def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
                    shape: Tuple[int, int]) -> List[Check]:
-    """Compares a file with the model in PyTorch, by the framework's own prediction.
+    """Compare a file with the model in PyTorch, by the framework's own prediction.
 
     Args:
         cfg: The config of the model.
@@ -358,41 +349,3 @@ def predict_letterboxed(cfg: Config, model: nn.Module, image: NDArray[Any],
                                                ori_shape=image.shape[:2]))
     with torch.no_grad():
         return model.test_step(batch)[0].pred_instances
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/deploy/export.py``."""
-    parser = argparse.ArgumentParser(
-        description='Export the deployment form of a checkpoint. The file is run and compared '
-        'with PyTorch before it is kept.')
-    add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('--format', choices=sorted(FORMATS.values()), default='onnx')
-    parser.add_argument('--out', metavar='FILE', help='file to write (the checkpoint with another '
-                        'suffix: .onnx, .pt2 for torch_export, .pt for torchscript)')
-    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both (default: '
-                        'what the config trains or tests with); images that do not fit are shrunk')
-    parser.add_argument('--dynamic', action='store_true',
-                        help='any batch, height and width, these in multiples of 32')
-    args = parser.parse_args(argv)
-    with user_errors(args.debug):
-        suffix = {v: k for k, v in FORMATS.items()}[args.format]
-        target = Path(args.out) if args.out else Path(args.checkpoint).with_suffix(suffix)
-        if target.suffix != suffix:
-            raise ValueError(f'--out: expected a file *{suffix} for {args.format}, found {target}')
-        shape = None
-        if args.shape:
-            if len(args.shape) > 2 or min(args.shape) < 32:
-                raise ValueError(f'--shape: expected one or two sizes of 32 pixels or more, found '
-                                 f'{args.shape}')
-            shape = (args.shape[0], args.shape[-1])
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        print('tracing the model and comparing it with PyTorch ...', flush=True)
-        checks, left_out = export(cfg, args.checkpoint, target, shape, args.dynamic)
-    if left_out:
-        print(f'note: {left_out}')
-    for i, check in enumerate(checks):
-        print(f'check {i + 1}: {check.text}')
-    print(f'largest difference: {max(c.difference for c in checks):.2g}\n'
-          f'{target} ({target.stat().st_size / 2**20:.1f} MiB)')

@@ -6,7 +6,6 @@ FFN, the affine part of a group norm into the first; layer scale into the projec
 attention, or into the norm before a pooling; batch norm into the convolution before it.
 Outputs stay what they are in evaluation mode, up to the rounding of float32.
 """
-import argparse
 import inspect
 from copy import deepcopy
 from pathlib import Path
@@ -20,25 +19,22 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
-from mmscheme.apis.config import load_config
 from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
-from mmscheme.utils.checkpoint_io import make_plain
-from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
 from mmscheme.utils.config_query import scope_of
-from mmscheme.utils.output_files import check_not_read
-from mmscheme.utils.user_errors import user_errors
+from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
-__all__ = ['deploy_config', 'fold', 'largest_difference', 'main', 'write_deployed']
+__all__ = ['deploy_config', 'fold', 'largest_difference', 'write_deployed']
 
 TOLERANCE = 1e-5
 
 
 def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
-    """Turns a trained model into its deployment form.
+    """Turn a trained model into its deployment form.
 
     SCHEME mixers are found in any model, layer scale in the blocks of SCHEMEformer and in
     the FFNs of this package.
@@ -77,7 +73,7 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def _scale_rows(layer: Union[BlockDiagonalLinear, nn.Linear], scale: Tensor) -> None:
-    """Multiplies the outputs of a layer, in float64 for one rounding instead of two."""
+    """Multiply the outputs of a layer, in float64 for one rounding instead of two."""
     layer.weight.copy_(layer.weight.double() * scale.double()[:, None])
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.double() * scale.double())
@@ -219,7 +215,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
                    ) -> Tuple[Path, Path, float, Tuple[int, int]]:
-    """Writes the deployment form of a checkpoint, and the config that loads it.
+    """Write the deployment form of a checkpoint, and the config that loads it.
 
     Nothing is written unless the config builds a model that takes the weights, all of
     them, and its outputs are those of the original.
@@ -263,28 +259,9 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
     if not difference <= TOLERANCE:
         raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '
                          f'expected at most {TOLERANCE}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(
+    save_checkpoint(dict(
         meta=make_plain(dict(dataset_meta=meta, mmscheme_version=__version__)),
         state_dict={k: v.clone() for k, v in folded.state_dict().items()}), target)
-    new_cfg.dump(config)
+    write_bytes(config, new_cfg.pretty_text.encode())
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, folded)]
     return target, config, difference, (sizes[0], sizes[1])
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/deploy/fold.py``."""
-    parser = argparse.ArgumentParser(
-        description='Write the deployment form of a checkpoint: CCA, alpha, layer scale, batch '
-        'norms and auxiliary heads folded in or gone, outputs the same. Config and checkpoint '
-        'that are written go wherever the originals do: test.py, predict.py, export.py.')
-    add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('target', help='checkpoint to write, *.pth; its config gets the same name')
-    args = parser.parse_args(argv)
-    with user_errors(args.debug):
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        target, config, difference, (before, after) = write_deployed(
-            cfg, args.checkpoint, args.target)
-    print(f'{before:,} -> {after:,} parameters; outputs differ by {difference:.1g} of the '
-          f'largest\nconfig: {config}\ncheckpoint: {target}')

@@ -205,7 +205,7 @@ class _Pool(NamedTuple):
 
 def replace_adaptive_pooling(model: nn.Module, graph: nn.Module, example: Tuple[Tensor, ...]
                              ) -> List[str]:
-    """Exchanges the adaptive poolings of a model for :class:`MatrixPool`.
+    """Exchange the adaptive poolings of a model for :class:`MatrixPool`.
 
     Global pooling, to one bin, stays as it is: it works at any size.
 
@@ -254,7 +254,7 @@ class _WholeUpsample(nn.Module):
 
 
 def _replace_upsampling(model: nn.Module) -> None:
-    """Exchanges mmseg's upsampling by whole numbers."""
+    """Exchange mmseg's upsampling by whole numbers."""
     from mmseg.models.utils import Upsample
     for name, module in list(model.named_modules()):
         factor = getattr(module, 'scale_factor', None)

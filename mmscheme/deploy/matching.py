@@ -31,7 +31,7 @@ class Match(NamedTuple):
 
 
 def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 1.) -> Match:
-    """Pairs the boxes of an exported detector with mmdet's.
+    """Pair the boxes of an exported detector with mmdet's.
 
     Args:
         found: ``boxes``, ``scores``, ``labels`` with label -1 for no object.

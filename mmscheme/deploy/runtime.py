@@ -27,7 +27,7 @@ class Exported(NamedTuple):
 
 
 def load_exported(path: Union[str, Path]) -> Exported:
-    """Opens a file of ``tools/deploy/export.py``, to run on the CPU.
+    """Open a file of ``tools/deploy/export.py``, to run on the CPU.
 
     Args:
         path: ``*.onnx`` (needs onnxruntime), ``*.pt2`` (torch.export) or ``*.pt``

@@ -7,7 +7,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import compare_state_dicts, find_weights, load_checkpoint
+from mmscheme.utils.checkpoint_io import compare_state_dicts, read_weights
 from mmscheme.utils.config_query import dataset_class, iter_datasets, scope_of
 
 __all__ = ['build_model', 'load_model', 'load_weights']
@@ -61,20 +61,15 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]
         FileNotFoundError: There is no such checkpoint.
         ValueError: It is none, or of another model.
     """
-    content = load_checkpoint(checkpoint, map_location='cpu')
-    try:
-        weights = find_weights(content)
-    except ValueError as e:
-        raise ValueError(f'{checkpoint}: {e}') from None
+    weights, meta = read_weights(checkpoint)
     model = build_model(cfg)
     load_weights(model, weights, checkpoint)
-    return model, dataset_meta(cfg, content)
+    return model, dataset_meta(cfg, meta)
 
 
-def dataset_meta(cfg: Config, content: Dict[str, Any]) -> Dict[str, Any]:
-    """Classes and palette: as the checkpoint notes them, or else as the test data have them."""
-    noted = {k: v for k, v in ((content.get('meta') or {}).get('dataset_meta') or {}).items()
-             if v is not None}
+def dataset_meta(cfg: Config, meta: Dict[str, Any]) -> Dict[str, Any]:
+    """Return classes and palette as the checkpoint notes them, or else as the test data do."""
+    noted = {k: v for k, v in (meta.get('dataset_meta') or {}).items() if v is not None}
     for dataset in iter_datasets(cfg, ('test', 'val', 'train')):
         own = {**(getattr(dataset_class(dataset), 'METAINFO', None) or {}),
                **(dataset.get('metainfo') or {})}

@@ -14,6 +14,7 @@ import pickle
 from collections import OrderedDict
 from contextlib import contextmanager
 from functools import partial, wraps
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import (
     Any,
@@ -35,8 +36,11 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as stock
 from torch import nn
 
+from .output_files import replacing
+
 __all__ = ['StateDictDiff', 'compare_state_dicts', 'find_weights', 'load_checkpoint',
-           'load_matching', 'make_plain', 'register_safe_loaders', 'restore_plain']
+           'load_matching', 'make_plain', 'read_weights', 'restore_plain', 'save_checkpoint',
+           'use_safe_checkpoints']
 
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
@@ -260,6 +264,27 @@ def find_weights(content: Any) -> Dict[str, torch.Tensor]:
             if isinstance(v, torch.Tensor) and isinstance(k, str)}
 
 
+def read_weights(filename: str) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
+    """Read the weights of a checkpoint, and what training noted beside them.
+
+    Args:
+        filename: See :func:`load_checkpoint`.
+
+    Returns:
+        Tensors by key on the CPU, and the checkpoint's ``meta``, which may be empty.
+
+    Raises:
+        FileNotFoundError, ValueError: The message names the file.
+    """
+    content = load_checkpoint(filename, map_location='cpu')
+    try:
+        weights = find_weights(content)
+    except ValueError as e:
+        raise ValueError(f'{filename}: {e}') from None
+    meta = content.get('meta')
+    return weights, meta if isinstance(meta, dict) else {}
+
+
 class StateDictDiff(NamedTuple):
     """The differences between a model's state dict and that of a checkpoint.
 
@@ -348,8 +373,8 @@ def _form(value: torch.Tensor, other: torch.Tensor) -> str:
         f'{kind} in {str(value.layout).replace("torch.", "")}'
 
 
-def register_safe_loaders() -> None:
-    """Makes mmengine read all checkpoints as :func:`load_checkpoint` does.
+def use_safe_checkpoints() -> None:
+    """Make mmengine read all checkpoints of this process as :func:`load_checkpoint` does.
 
     Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
     framework on mmengine, for files, URLs and mmengine's other sources.
@@ -364,6 +389,12 @@ def register_safe_loaders() -> None:
         ('load_from_mmcls', ('mmcls://', )),
     ):
         CheckpointLoader.register_scheme(prefixes, _guarded(getattr(stock, loader)), force=True)
+
+
+def save_checkpoint(content: Dict[str, Any], target: Union[str, Path]) -> None:
+    """Write a checkpoint whole or not at all; its bytes do not depend on its name."""
+    with replacing(target) as part, part.open('wb') as f:
+        torch.save(content, f)
 
 
 def make_plain(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """The command-line arguments that the tools share."""
 import argparse
-from typing import Any
+from typing import Any, Optional, Sequence, Tuple
 
 from mmengine.config import DictAction
 
-__all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments']
+__all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments',
+           'add_shape_argument', 'read_shape']
 
 
 class Options(DictAction):
@@ -40,6 +41,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
                         '(work_dirs/<name of the config>)')
     parser.add_argument('--no-preflight', dest='preflight', action='store_false',
                         help='start without checking data, model, checkpoints and disk')
+    parser.add_argument('--stock-runtime', action='store_true',
+                        help="keep the config's own loops, hooks and data sets")
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
     # torchrun and its predecessor pass one or the other.
@@ -62,3 +65,18 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
                         help='lowest score of a box that is drawn (0.3)')
     parser.add_argument('--opacity', type=_fraction, default=0.6,
                         help='of the colours of a segmentation (0.6)')
+
+
+def add_shape_argument(parser: argparse.ArgumentParser, note: str = '') -> None:
+    """Add ``--shape``, for :func:`read_shape`."""
+    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
+                        help='height and width of the input, or one number for both (default: '
+                        f'what the config trains or tests with){note}')
+
+
+def read_shape(values: Optional[Sequence[int]], least: int = 1) -> Optional[Tuple[int, int]]:
+    """Return height and width from the values of ``--shape``, or None where it is not given."""
+    if values and (len(values) > 2 or min(values) < least):
+        raise ValueError(f'--shape: expected one or two sizes of {least} pixels or more, found '
+                         f'{list(values)}')
+    return (values[0], values[-1]) if values else None

@@ -81,8 +81,10 @@ def check_not_read(target: Union[str, Path], **sources: Union[None, str, Path]) 
         **sources: Files that are read, by what they are; None and missing ones pass.
 
     Raises:
-        ValueError: The target is one of them.
+        ValueError: The target is one of them, or a folder.
     """
+    if os.path.isdir(target):
+        raise ValueError(f'expected a file to write, found the folder {target}')
     for kind, source in sources.items():
         if source and os.path.exists(source) and os.path.exists(target) and (
                 os.path.samefile(source, target)):

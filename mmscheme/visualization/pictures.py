@@ -36,7 +36,7 @@ def _colours(palette: Sequence[Sequence[int]]) -> NDArray[Any]:
 
 def compose_label_maps(image: NDArray[Any], maps: Sequence[Tuple[str, NDArray[Any]]],
                        classes: Sequence[str], palette: Sequence[Sequence[int]]) -> NDArray[Any]:
-    """Draws an image and label maps side by side, over a legend of the classes they show.
+    """Draw an image and label maps side by side, over a legend of the classes they show.
 
     Args:
         image: ``(H, W, 3)`` uint8, BGR.

@@ -10,10 +10,13 @@ from timm.layers import GroupNorm1
 from timm.models import metaformer as timm_metaformer
 from torch import nn
 
-from mmscheme.apis.convert import metaformer_to_mmscheme, mmscheme_to_timm
 from mmscheme.converters import from_metaformer, to_timm
 from mmscheme.models import SCHEMEformer
+from tests.commands import load_tool
 from tests.test_checkpoint import RunsCode
+
+metaformer_to_mmscheme = load_tool('model_converters/metaformer2mmscheme').main
+mmscheme_to_timm = load_tool('model_converters/mmscheme2timm').main
 
 DIMS, DEPTHS = (32, 64, 96, 128), (1, 2, 1, 1)
 

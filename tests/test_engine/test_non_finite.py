@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmscheme.engine.hooks import NonFiniteLossHook
 from mmscheme.engine.hooks import non_finite_hook as non_finite
-from mmscheme.utils.run_errors import NonFiniteError
+from mmscheme.utils.user_errors import NonFiniteError
 
 BAD = float('nan')
 

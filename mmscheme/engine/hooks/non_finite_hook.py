@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from mmscheme.registry import HOOKS
 from mmscheme.utils.check_args import check_count
-from mmscheme.utils.run_errors import NonFiniteError
+from mmscheme.utils.user_errors import NonFiniteError
 
 __all__ = ['NonFiniteLossHook']
 

@@ -1,46 +1,24 @@
-"""What a benchmark compares: channel mixers, backbones and whole models, ours and others."""
-from copy import deepcopy
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+"""Channel mixers and backbones that tools/analysis_tools/benchmark.py compares ours with."""
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmengine import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from mmscheme.analysis.throughput import OURS, Contest
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, channel_covariance_attention
 from mmscheme.models import SCHEMEformer
 from mmscheme.models.backbones.schemeformer import ARCHS
 
-from .random_batch import random_batch
+__all__ = ['DENSE', 'backbones', 'mixers']
 
-__all__ = ['DENSE', 'OURS', 'Contest', 'backbones', 'config_models', 'mixers']
-
-#: The name of ours in every contest.
-OURS = 'ours'
 #: Arguments of the dense MetaFormer-PPAA.
 DENSE: Dict[str, Any] = dict(groups=(1, 1), expansion=4, cca=False)
 
 
-class Contest(NamedTuple):
-    """Alternatives for the same work.
-
-    Attributes:
-        name: Of the work.
-        runs: The alternatives.
-        macs, bytes_: Multiply-adds and bytes to and from memory that ours needs at least;
-            None where nobody counts them.
-    """
-    name: str
-    runs: Dict[str, Callable[[], Any]]
-    macs: Optional[float] = None
-    bytes_: Optional[float] = None
-
-
 def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor],
           training: bool) -> Callable[[], Any]:
-    """A call, or a call with its backward pass."""
+    """Return a call of a function, in training with its backward pass."""
     if not training:
         def infer() -> Any:
             with torch.inference_mode():
@@ -60,7 +38,7 @@ def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor]
 
 
 def _grouped(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
-    """The authors' construction: two grouped 1x1 convolutions, channels first."""
+    """Return the authors' construction: two grouped 1x1 convolutions, channels first."""
     def run(x: Tensor) -> Tensor:
         h = F.conv2d(x, ffn.fc1.weight[:, :, None, None], ffn.fc1.bias, groups=ffn.fc1.groups)
         return F.conv2d(F.gelu(h), ffn.fc2.weight[:, :, None, None], ffn.fc2.bias,
@@ -69,7 +47,7 @@ def _grouped(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
 
 
 def _with_cca(ffn: Callable[[Tensor], Tensor], mixer: SCHEMEMixer) -> Callable[[Tensor], Tensor]:
-    """The authors' training: beside the FFN a softmax between two matrix products."""
+    """Return the authors' form in training: beside the FFN a softmax between two products."""
     def run(x: Tensor) -> Tensor:
         y, alpha = ffn(x), mixer.alpha
         covariance = channel_covariance_attention(
@@ -79,7 +57,7 @@ def _with_cca(ffn: Callable[[Tensor], Tensor], mixer: SCHEMEMixer) -> Callable[[
 
 
 def _batched(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
-    """A batched matrix product over the groups, of tokens."""
+    """Return a batched matrix product over the groups, of tokens."""
     g = ffn.fc1.groups
 
     def run(x: Tensor) -> Tensor:
@@ -93,7 +71,7 @@ def _batched(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
 
 
 def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
-    """A dense FFN in its good forms, by their memory format."""
+    """Return a dense FFN in its good forms, by their memory format."""
     (w1, b1), (w2, b2) = ((fc.weight, fc.bias) for fc in (ffn.fc1, ffn.fc2))
 
     def convolutions(x: Tensor) -> Tensor:
@@ -115,7 +93,7 @@ def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
 def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
            dtype: torch.dtype, training: bool, channels_last: bool = True,
            groups: Tuple[int, int] = (4, 4), expansion: int = 8) -> Iterator[Contest]:
-    """Channel mixers alone, at the shapes of each stage.
+    """Compare channel mixers alone, at the shapes of each stage.
 
     Args:
         arch: A member of the family.
@@ -163,7 +141,7 @@ def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
 def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
               dtype: torch.dtype, training: bool, channels_last: bool = False,
               compiled: bool = False, implementation: str = 'auto') -> Contest:
-    """Whole backbones: ours, its dense sister and mmpretrain's PoolFormer.
+    """Compare whole backbones: ours, its dense sister and mmpretrain's PoolFormer.
 
     Args:
         arch, batch, size, device, dtype, training: As for :func:`mixers`.
@@ -192,41 +170,3 @@ def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device
             runs[f'{name}, compiled'] = _step(torch.compile(models[name], fullgraph=True), x,
                                               list(models[name].parameters()), training)
     return Contest(f'{arch}, {batch} x {size[0]}x{size[1]}', runs)
-
-
-def config_models(cfg: Config, batch: int, size: Tuple[int, int], device: torch.device,
-                  training: bool) -> Contest:
-    """A config's whole model, with its backbone as it is, plain and dense.
-
-    Args:
-        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
-        batch, size, device: Of random images.
-        training: Loss and gradients; else prediction.
-    """
-    init_default_scope(cfg.default_scope)
-    changes: Dict[str, Dict[str, Any]] = {OURS: {}}
-    if cfg.model.backbone.type.endswith('SCHEMEformer'):
-        changes.update({'ours, plain': dict(implementation='plain'), 'dense PPAA': DENSE})
-    runs = {}
-    for name, change in changes.items():
-        model_cfg = deepcopy(cfg.model)
-        if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
-            model_cfg['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
-        model_cfg.backbone.update(change)
-        model = revert_sync_batchnorm(MODELS.build(model_cfg)).to(device).train(training)
-        runs[name] = _model_step(model, random_batch(cfg, size, batch), training)
-    return Contest(f'{batch} x {size[0]}x{size[1]}', runs)
-
-
-def _model_step(model: Any, batch: Dict[str, Any], training: bool) -> Callable[[], Any]:
-    def infer() -> None:
-        with torch.inference_mode():
-            data = model.data_preprocessor(deepcopy(batch), False)
-            model(data['inputs'], data['data_samples'], mode='predict')
-
-    def train() -> None:
-        data = model.data_preprocessor(deepcopy(batch), True)
-        losses = model(data['inputs'], data['data_samples'], mode='loss')
-        model.parse_losses(losses)[0].backward()
-        model.zero_grad()
-    return train if training else infer

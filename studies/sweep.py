@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -17,6 +16,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine import Config
 
+from mmscheme.analysis.cca_plot import read_mixing_log
+from mmscheme.analysis.complexity import count_config
+from mmscheme.analysis.throughput import device_name
 from mmscheme.apis.config import load_config
 from mmscheme.apis.publish import publish
 from mmscheme.apis.test import build_test_runner
@@ -27,11 +29,6 @@ from mmscheme.utils.find_checkpoint import find_checkpoint
 from mmscheme.utils.quiet import quiet
 from mmscheme.utils.user_errors import user_errors
 
-from .cca_plot import read_mixing_log
-from .complexity import count_config
-
-__all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
-
 _SETTINGS = ('seeds', 'after', 'part', 'tests', 'publish')
 # What of a config decides over a result; logs and checkpoints do not.
 _DECISIVE = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'optim_wrapper',
@@ -39,7 +36,7 @@ _DECISIVE = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', '
 _CURVE_POINTS = 40
 # In the work folder of a run: its config, and that training has ended.
 _DIGEST, _TRAINED = 'config_digest', 'trained'
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Run(NamedTuple):
@@ -139,7 +136,7 @@ def _source(study: Path, cell: str, settings: Dict[str, Any]) -> Optional[Tuple[
 
 
 def read_results(path: Union[str, Path]) -> List[Dict[str, Any]]:
-    """Reads the results of a sweep.
+    """Read the results of a sweep.
 
     Args:
         path: File with a JSON object a line.
@@ -188,14 +185,8 @@ def _append(path: Path, result: Dict[str, Any]) -> None:
 
 
 def _machine() -> str:
-    cpu = platform.processor()
-    try:
-        cpu = next(line.split(':')[1].strip() for line in
-                   Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line)
-    except (OSError, StopIteration):
-        pass
-    gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
-    return f'{cpu}{gpu}'
+    devices = [torch.device('cpu'), *[torch.device('cuda')] * torch.cuda.is_available()]
+    return ', '.join(map(device_name, devices))
 
 
 def _commit() -> Optional[str]:
@@ -210,7 +201,7 @@ def _commit() -> Optional[str]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits until this process is the only one in a work folder; a kill opens the lock."""
+    """Wait until this process is the only one in a work folder; a kill opens the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'w') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -224,7 +215,7 @@ def _load(run: Run, work_dir: Path, options: Optional[Dict[str, Any]] = None,
 
 
 def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
-    """Tells a run's config from others, wherever its data and files are."""
+    """Tell a run's config from others, wherever its data and files are."""
     cfg = _load(run._replace(seed=0), Path(), options)
     for dataset in iter_datasets(cfg):
         dataset.pop('data_root', None)
@@ -238,7 +229,7 @@ def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
 
 def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]] = None,
             data_root: Optional[str] = None) -> Dict[str, Any]:
-    """Trains and tests one run; one that was killed goes on from its last checkpoint.
+    """Train and tests one run; one that was killed goes on from its last checkpoint.
 
     Args:
         run: Which.
@@ -348,7 +339,7 @@ def _work(run: Run, folder: Path, results: Path, threads: int, commit: Optional[
 def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str, Path],
               jobs: int = 1, threads: Optional[int] = None,
               options: Optional[Dict[str, Any]] = None, data_root: Optional[str] = None) -> int:
-    """Does the runs that have no result yet, several at a time.
+    """Do the runs that have no result yet, several at a time.
 
     A sweep that was killed is started again: runs with a result are left out, those that
     were at work go on from their last checkpoints.
@@ -446,7 +437,7 @@ def _outcome(run: Run, results: Path, process: BaseProcess) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/analysis_tools/sweep.py``."""
+    """Run the sweeps of the command line."""
     parser = argparse.ArgumentParser(
         description='Train the configs of a study with several seeds, test them and keep the '
         'results. Started again, it goes on where it was.')
@@ -485,3 +476,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if failed:
         print(f'error: {failed} runs failed', file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
