@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .cpu import operators as native
-from .mlp import native_cannot
+from .dispatch import native_cannot
 
 __all__ = ['channel_covariance']
 
