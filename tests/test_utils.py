@@ -1,7 +1,7 @@
 """Names of files."""
 import pytest
 
-from mmscheme.utils.file_names import check_not_read, tell_apart
+from mmscheme.utils.output_files import check_not_read, replacing, tell_apart
 
 
 @pytest.mark.parametrize('names, expected', [
@@ -26,3 +26,27 @@ def test_only_what_is_read_is_protected(tmp_path, monkeypatch):
     check_not_read('b', config='a', checkpoint=None)
     check_not_read('new', config='a')
     check_not_read('a', config='missing')
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_a_file_or_folder_is_there_whole_or_not_at_all(tmp_path, kind):
+    target = tmp_path / 'new' / 'model.onnx'
+
+    def write(part, fails=False):
+        if kind == 'folder':
+            part.mkdir()
+            part = part / 'inside'
+        part.write_text('half')
+        if fails:
+            raise RuntimeError
+        part.write_text('whole')
+
+    with pytest.raises(RuntimeError), replacing(target) as part:
+        write(part, fails=True)
+    assert list(target.parent.iterdir()) == []
+    with replacing(target) as part:
+        assert part.suffix == target.suffix and part.parent == target.parent
+        write(part)
+        assert not target.exists()
+    assert list(target.parent.iterdir()) == [target]
+    assert (target / 'inside' if kind == 'folder' else target).read_text() == 'whole'

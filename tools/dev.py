@@ -280,6 +280,7 @@ def main() -> None:
         demo=[[python, str(ROOT / 'tools' / 'demo.py'), *rest]],
         test=[[python, '-m', 'pytest', *rest]],
         lint=[[python, '-m', 'ruff', 'check', '.'], [python, '-m', 'mypy'],
+              [python, str(ROOT / '.dev_scripts' / 'check_house.py')],
               [python, str(ROOT / 'tools' / 'analysis_tools' / 'config_table.py'), '--check']],
         setup=[])
     for command in jobs[args.job]:

@@ -15,10 +15,10 @@ from mmscheme.checks import check_data
 from mmscheme.converters.block_diagonal import PERMUTATIONS, LayerFit, convert_backbone
 from mmscheme.converters.metaformer import NORMS, from_metaformer, to_timm
 from mmscheme.models import SCHEMEformer
-from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, make_plain, write_bytes
+from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, make_plain
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import scope_of
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 

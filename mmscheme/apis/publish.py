@@ -9,8 +9,8 @@ import torch
 from mmengine import Config
 from torch import Tensor
 
-from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, write_bytes
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain
+from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 

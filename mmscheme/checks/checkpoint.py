@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import load_checkpoint
+from mmscheme.utils.checkpoint_io import load_checkpoint, load_matching
 from mmscheme.utils.config_query import is_pretrained
 
 from .findings import Findings
@@ -92,57 +92,23 @@ def _check_state(path: str, content: Dict[str, Any], findings: Findings) -> None
 
 def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
              findings: Findings) -> None:
-    own = model.state_dict()
-    other = [k for k in own if k in weights and _differ(own[k], weights[k])]
     try:
-        result = model.load_state_dict({k: v for k, v in weights.items() if k not in other},
-                                       strict=False)
+        diff = load_matching(model, weights)
     except Exception as e:
         findings.error(f'{path}: not a checkpoint of this config: {e}')
         return
-    missing = [k for k in result.missing_keys if k not in other]
-    lost = set(other) | set(missing)
-    share = (sum(v.numel() for k, v in own.items() if k not in lost)
-             / max(1, sum(v.numel() for v in own.values())))
-    problems = [_some('missing', missing)] if missing else []
-    problems += [f'{k} is {_form(weights[k], own[k])}, expected {_form(own[k], weights[k])}'
-                 for k in other[:2]]
-    if len(other) > 2:
-        problems.append(f'{len(other) - 2} more of another shape')
-    if not problems and not result.unexpected_keys:
-        return
-    if result.unexpected_keys:
-        problems.append(_some('unexpected', list(result.unexpected_keys)))
-    text = f'not a checkpoint of this config: {"; ".join(problems)}'
-    if use != 'load_from' and (missing or other):
-        findings.error(f'{path}: {text}')
-    elif share < _LEAST:
-        findings.error(f'{path}: {text}; {share:.1%} of the model would be loaded')
-    elif missing or other:
-        findings.warn(f'{path}: {share:.1%} of the model is in it, the rest starts anew: '
-                      f'{"; ".join(problems)}')
-    else:
-        findings.warn(f'{path}: {problems[-1]}; the model has no place for them')
-
-
-def _differ(own: Tensor, other: Tensor) -> bool:
-    """Whether one cannot take the values of the other, or only a part of each."""
-    return (own.shape != other.shape or own.is_floating_point() != other.is_floating_point()
-            or other.is_complex() or other.is_quantized or other.layout != own.layout
-            or other.device.type == 'meta')
-
-
-def _form(value: Tensor, other: Tensor) -> str:
-    if value.shape != other.shape:
-        return str(tuple(value.shape))
-    kind = str(value.dtype).replace('torch.', '')
-    return f'{kind} on {value.device.type}' if value.layout == torch.strided else \
-        f'{kind} in {str(value.layout).replace("torch.", "")}'
-
-
-def _some(kind: str, keys: List[str]) -> str:
-    more = f' and {len(keys) - 2} more' if len(keys) > 2 else ''
-    return f'{kind} {", ".join(keys[:2])}{more}'
+    problems = '; '.join(diff.problems())
+    incomplete = diff.missing or diff.mismatched
+    if incomplete and use != 'load_from':
+        findings.error(f'{path}: not a checkpoint of this config: {problems}')
+    elif problems and diff.fraction < _LEAST:
+        findings.error(f'{path}: not a checkpoint of this config: {problems}; '
+                       f'{diff.fraction:.1%} of the parameters would be loaded')
+    elif incomplete:
+        findings.warn(f'{path}: {diff.fraction:.1%} of the parameters are in it, the rest starts '
+                      f'anew: {problems}')
+    elif problems:
+        findings.warn(f'{path}: {problems}; the model has no place for them')
 
 
 def check_named_files(cfg: Config, findings: Findings) -> None:

@@ -21,7 +21,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.models.loading import load_model
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import iter_datasets, step_name
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.output_files import check_not_read
 from mmscheme.utils.quiet import quiet
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__

@@ -28,7 +28,7 @@ from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 from mmscheme.utils.checkpoint_io import make_plain
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import scope_of
-from mmscheme.utils.file_names import check_not_read
+from mmscheme.utils.output_files import check_not_read
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
 

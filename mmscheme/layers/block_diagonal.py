@@ -94,7 +94,7 @@ class BlockDiagonalLinear(nn.Module):
             number or not an allowed one.
     """
 
-    def __init__(self, in_features: int, out_features: int, groups: int = 1, bias: bool = True,
+    def __init__(self, in_features: int, out_features: int, groups: int = 1, *, bias: bool = True,
                  init_std: Optional[float] = None, match_variance: bool = True) -> None:
         super().__init__()
         _check_divides('in_features', in_features, groups)
@@ -172,7 +172,7 @@ class BlockDiagonalMLP(nn.Module):
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
-                 groups: Union[int, Sequence[int]] = (4, 4),
+                 groups: Union[int, Sequence[int]] = (4, 4), *,
                  act_layer: Callable[[], nn.Module] = nn.GELU, drop: float = 0.,
                  init_std: Optional[float] = None, match_variance: bool = True,
                  implementation: str = 'auto') -> None:
@@ -189,10 +189,11 @@ class BlockDiagonalMLP(nn.Module):
         for name, channels in (('embed_dims', embed_dims), ('hidden_dims', hidden_dims)):
             for g in (g1, g2):
                 _check_divides(name, channels, g)
-        self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, True, init_std, match_variance)
+        start = dict(init_std=init_std, match_variance=match_variance)
+        self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, **start)
         self.act = act_layer()
         self.drop1 = nn.Dropout(drop)
-        self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, True, init_std, match_variance)
+        self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, **start)
         self.drop2 = nn.Dropout(drop)
 
     def _needs_its_parts(self) -> bool:

@@ -68,7 +68,7 @@ class ChannelCovarianceAttention(nn.Module):
         TypeError, ValueError: An argument that is not as above, named in the message.
     """
 
-    def __init__(self, embed_dims: int, expansion: float = 8, scaling: str = 'gram',
+    def __init__(self, embed_dims: int, expansion: float = 8, *, scaling: str = 'gram',
                  tau: Union[float, None] = None, num_extra_tokens: int = 0,
                  implementation: str = 'auto') -> None:
         super().__init__()

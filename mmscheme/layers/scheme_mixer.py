@@ -34,32 +34,34 @@ class SCHEMEMixer(nn.Module):
         keep_cca: Keeps the CCA branch in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
-        act_layer, drop, init_std, match_variance, implementation: See :class:`BlockDiagonalMLP`.
         alpha_init: Initial alpha, between 0 and 1.
+        init_std, match_variance, implementation, act_layer, drop: See :class:`BlockDiagonalMLP`.
 
     Raises:
         TypeError, ValueError: An argument that is not as above, named in the message.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
-                 groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
+                 groups: Union[int, Sequence[int]] = (4, 4), *, cca: bool = True,
                  keep_cca: bool = False, cca_scaling: str = 'gram',
-                 cca_tau: Union[float, None] = None, act_layer: Callable[[], nn.Module] = nn.GELU,
-                 drop: float = 0., init_std: Union[float, None] = None, match_variance: bool = True,
-                 implementation: str = 'auto', alpha_init: float = 0.5) -> None:
+                 cca_tau: Union[float, None] = None, alpha_init: float = 0.5,
+                 init_std: Union[float, None] = None, match_variance: bool = True,
+                 implementation: str = 'auto', act_layer: Callable[[], nn.Module] = nn.GELU,
+                 drop: float = 0.) -> None:
         super().__init__()
         check_flags(cca=cca, keep_cca=keep_cca)
         check_number('alpha_init', alpha_init, 'a number between 0 and 1', lambda n: 0 < n < 1)
-        self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer, drop, init_std,
-                                    match_variance, implementation)
+        self.ffn = BlockDiagonalMLP(embed_dims, hidden_dims, groups, act_layer=act_layer,
+                                    drop=drop, init_std=init_std, match_variance=match_variance,
+                                    implementation=implementation)
         self.keep_cca = keep_cca
         self.cca_retired = False
         self.cca: Union[ChannelCovarianceAttention, None] = None
         if cca:
             expansion = self.ffn.fc1.out_features / embed_dims
             try:
-                self.cca = ChannelCovarianceAttention(embed_dims, expansion, cca_scaling, cca_tau,
-                                                      implementation=implementation)
+                self.cca = ChannelCovarianceAttention(embed_dims, expansion, scaling=cca_scaling,
+                                                      tau=cca_tau, implementation=implementation)
             except (TypeError, ValueError) as e:
                 raise type(e)(f'cca_{e}') from None  # as the argument is called here
             logit = math.log(alpha_init / (1 - alpha_init))

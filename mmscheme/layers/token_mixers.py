@@ -21,7 +21,7 @@ class Pooling(nn.Module):
         pool_size: Odd size of the window; positions outside the map do not count.
     """
 
-    def __init__(self, embed_dims: int, pool_size: int = 3) -> None:
+    def __init__(self, embed_dims: int, *, pool_size: int = 3) -> None:
         super().__init__()
         check_number('pool_size', pool_size, 'an odd number', lambda n: n >= 1 and n % 2 == 1,
                      Integral)
@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         ValueError: ``embed_dims`` is not a multiple of ``head_dims``.
     """
 
-    def __init__(self, embed_dims: int, head_dims: int = 32) -> None:
+    def __init__(self, embed_dims: int, *, head_dims: int = 32) -> None:
         super().__init__()
         for name, number in (('embed_dims', embed_dims), ('head_dims', head_dims)):
             check_count(name, number)

@@ -1,13 +1,13 @@
 """A model with the weights of a checkpoint, all of them."""
 from copy import deepcopy
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Tuple
 
 from mmengine import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import load_checkpoint
+from mmscheme.utils.checkpoint_io import compare_state_dicts, find_weights, load_checkpoint
 from mmscheme.utils.config_query import dataset_class, iter_datasets, scope_of
 
 __all__ = ['build_model', 'load_model', 'load_weights']
@@ -40,15 +40,7 @@ def load_weights(model: nn.Module, weights: Dict[str, Tensor], source: str) -> N
     Raises:
         ValueError: Keys or shapes differ.
     """
-    own = model.state_dict()
-    problems: List[str] = []
-    for kind, keys in (('missing', [k for k in own if k not in weights]),
-                       ('unexpected', [k for k in weights if k not in own])):
-        if keys:
-            more = f' and {len(keys) - 2} more' if len(keys) > 2 else ''
-            problems.append(f'{kind} {", ".join(keys[:2])}{more}')
-    problems += [f'{k} is {tuple(weights[k].shape)}, expected {tuple(own[k].shape)}'
-                 for k in own if k in weights and weights[k].shape != own[k].shape][:2]
+    problems = compare_state_dicts(model.state_dict(), weights).problems()
     if problems:
         raise ValueError(f'{source}: not a checkpoint of this config: {"; ".join(problems)}')
     model.load_state_dict(weights)
@@ -70,11 +62,12 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]
         ValueError: It is none, or of another model.
     """
     content = load_checkpoint(checkpoint, map_location='cpu')
-    weights = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not any(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f'{checkpoint}: expected weights under state_dict')
+    try:
+        weights = find_weights(content)
+    except ValueError as e:
+        raise ValueError(f'{checkpoint}: {e}') from None
     model = build_model(cfg)
-    load_weights(model, {k.removeprefix('module.'): v for k, v in weights.items()}, checkpoint)
+    load_weights(model, weights, checkpoint)
     return model, dataset_meta(cfg, content)
 
 

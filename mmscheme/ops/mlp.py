@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import chunked_mlp
+from . import chunked
 from .cpu import build
 from .cpu import operators as native
 
@@ -119,7 +119,7 @@ def _kernels(name: str) -> Any:
     if name == 'triton':
         from . import triton_mlp
         return triton_mlp
-    return native if name == 'native' else chunked_mlp
+    return native if name == 'native' else chunked
 
 
 @torch.library.custom_op('mmscheme::block_diagonal_mlp', mutates_args=())

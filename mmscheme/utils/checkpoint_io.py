@@ -14,21 +14,30 @@ import pickle
 from collections import OrderedDict
 from contextlib import contextmanager
 from functools import partial, wraps
-from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as stock
+from torch import nn
 
-__all__ = ['find_weights', 'load_checkpoint', 'make_plain', 'register_safe_loaders',
-           'remove_parts', 'restore_plain', 'write_bytes']
+__all__ = ['StateDictDiff', 'compare_state_dicts', 'find_weights', 'load_checkpoint',
+           'load_matching', 'make_plain', 'register_safe_loaders', 'restore_plain']
 
-# At the end of the name of a file that is being written.
-_PART = '.part'
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
 
@@ -166,8 +175,12 @@ def load_from_local(filename: str, map_location: Any = None, mmap: bool = False)
     return torch.load(filename, map_location=map_location, weights_only=True, mmap=mmap)
 
 
+class _Unreadable(ValueError):
+    """The line of a guarded loader."""
+
+
 def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
-    """A loader of mmengine, reading weights only and with errors of one line."""
+    """Make a loader of mmengine read weights only, with errors of one line."""
 
     @wraps(loader)
     def load(filename: str, map_location: Any = None) -> Any:
@@ -177,12 +190,14 @@ def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
             checkpoint = _build(checkpoint)
         except FileNotFoundError:
             raise FileNotFoundError(f'checkpoint not found: {filename}') from None
+        except _Unreadable:
+            raise
         except pickle.UnpicklingError as e:
-            raise ValueError(
+            raise _Unreadable(
                 f'checkpoint refused: {filename} holds more than weights and could run code '
                 f'when read ({_cause(e)})') from None
         except Exception as e:  # whatever a damaged file makes a reader raise
-            raise ValueError(f'not a readable checkpoint: {filename} ({_cause(e)})') from None
+            raise _Unreadable(f'not a readable checkpoint: {filename} ({_cause(e)})') from None
         _drop_config(checkpoint)
         return checkpoint
 
@@ -198,12 +213,12 @@ def _cause(error: BaseException) -> str:
 
 
 def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False) -> Any:
-    """Reads a checkpoint file without running code from it.
+    """Read a checkpoint without running code from it.
 
     Args:
-        filename: Path of the file.
+        filename: Path of the file, or a URL that mmengine reads.
         map_location: As in :func:`torch.load`.
-        mmap: As in :func:`torch.load`; values that nobody looks at are not read.
+        mmap: As in :func:`torch.load`, for files; values that nobody looks at are not read.
 
     Returns:
         What the file holds, without the text of a config.
@@ -213,11 +228,13 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
         ValueError: The file is not a checkpoint, or holds objects other than tensors,
             numbers, text, arrays, containers of them and mmengine's log history.
     """
-    return _guarded(partial(load_from_local, mmap=mmap))(filename, map_location)
+    loader = (CheckpointLoader.load_checkpoint if '://' in filename else
+              partial(load_from_local, mmap=mmap))
+    return _guarded(loader)(filename, map_location)
 
 
 def find_weights(content: Any) -> Dict[str, torch.Tensor]:
-    """The weights in what a checkpoint file holds.
+    """Return the weights in what a checkpoint file holds.
 
     Args:
         content: A training checkpoint with ``state_dict`` (OpenMMLab, timm) or ``model``,
@@ -243,43 +260,92 @@ def find_weights(content: Any) -> Dict[str, torch.Tensor]:
             if isinstance(v, torch.Tensor) and isinstance(k, str)}
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file that is there under its name whole, or as it was; makes its folder.
+class StateDictDiff(NamedTuple):
+    """The differences between a model's state dict and that of a checkpoint.
 
-    It is written beside its place and on the disk before it is renamed, so that neither a
-    kill nor a power cut leaves a part of it.
-
-    Raises:
-        OSError: It cannot be written.
+    Attributes:
+        missing: Keys of the model alone.
+        unexpected: Keys of the checkpoint alone.
+        mismatched: Keys of both whose values do not fit, each with a sentence that says why.
+        fraction: Share of the model's values that the checkpoint has, in [0, 1].
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + _PART)
-    try:
-        with part.open('wb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        part.replace(path)
-        if os.name == 'posix':  # the name too
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    finally:
-        part.unlink(missing_ok=True)
+    missing: List[str]
+    unexpected: List[str]
+    mismatched: Dict[str, str]
+    fraction: float
+
+    def problems(self, most: int = 2) -> List[str]:
+        """Return a line for each kind of difference; none where both agree.
+
+        Args:
+            most: Number of keys of a kind to name; the rest is counted.
+        """
+        lines = [f'{kind} {", ".join(keys[:most])}' + _more(keys, most)
+                 for kind, keys in (('missing', self.missing), ('unexpected', self.unexpected))
+                 if keys]
+        shown = list(self.mismatched.values())
+        return lines + ([', '.join(shown[:most]) + _more(shown, most)] if shown else [])
 
 
-def remove_parts(folder: Union[str, Path]) -> List[Path]:
-    """Removes what :func:`write_bytes` left of checkpoints in a folder when it was killed.
+def _more(items: Sequence[Any], most: int) -> str:
+    return f' and {len(items) - most} more' if len(items) > most else ''
+
+
+def compare_state_dicts(own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
+                        ) -> StateDictDiff:
+    """Compare keys, shapes and kinds of values of two state dicts.
+
+    Args:
+        own: State dict of the model.
+        other: State dict of the checkpoint.
 
     Returns:
-        The files that were removed.
+        The differences.
     """
-    parts = [p for name in ('*.pth', 'last_checkpoint') for p in Path(folder).glob(name + _PART)]
-    for part in parts:
-        part.unlink(missing_ok=True)
-    return parts
+    missing = [k for k in own if k not in other]
+    mismatched = {k: f'{k} is {_form(other[k], v)}, expected {_form(v, other[k])}'
+                  for k, v in own.items() if k in other and not _fits(v, other[k])}
+    total = sum(v.numel() for v in own.values())
+    lost = sum(own[k].numel() for k in (*missing, *mismatched))
+    return StateDictDiff(missing, [k for k in other if k not in own], mismatched,
+                         1 - lost / max(1, total))
+
+
+def load_matching(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> StateDictDiff:
+    """Copy the weights that fit into a module.
+
+    Args:
+        module: Changed in place.
+        weights: Tensors by key.
+
+    Returns:
+        The differences, after the module has renamed the keys that it knows.
+    """
+    own = module.state_dict()
+    mismatched = compare_state_dicts(own, weights).mismatched
+    # All the rest is handed over: a module may know what to do with other keys than its own.
+    result = module.load_state_dict({k: v for k, v in weights.items() if k not in mismatched},
+                                    strict=False)
+    missing = [k for k in result.missing_keys if k not in mismatched]
+    sizes = {k: p.numel() for k, p in module.named_parameters()}
+    lost = sum(sizes.get(k, 0) for k in (*missing, *mismatched))
+    return StateDictDiff(missing, list(result.unexpected_keys), mismatched,
+                         1 - lost / max(1, sum(sizes.values())))
+
+
+def _fits(own: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return True if one can take all values of the other, and not only a part of each."""
+    return (own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
+            and not other.is_complex() and not other.is_quantized and other.layout == own.layout
+            and other.device.type != 'meta')
+
+
+def _form(value: torch.Tensor, other: torch.Tensor) -> str:
+    if value.shape != other.shape:
+        return str(tuple(value.shape))
+    kind = str(value.dtype).replace('torch.', '')
+    return f'{kind} on {value.device.type}' if value.layout == torch.strided else \
+        f'{kind} in {str(value.layout).replace("torch.", "")}'
 
 
 def register_safe_loaders() -> None:

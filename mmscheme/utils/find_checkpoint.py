@@ -62,7 +62,7 @@ def _candidates(work_dir: Path, named: str) -> List[Path]:
         paths = paths or [Path(named)]
     folders = {work_dir, *(p.parent for p in paths if p.is_file())}
     others = [p for folder in folders for p in folder.glob('*.pth')
-              if not p.name.startswith('best_') and p not in paths]
+              if not p.name.startswith(('best_', '.')) and p not in paths]
     return paths + sorted(others, key=_age, reverse=True)
 
 

@@ -9,8 +9,8 @@ import mmcv
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from .file_names import tell_apart
 from .image_files import lost_part
+from .output_files import tell_apart
 
 __all__ = ['Job', 'find_jobs', 'read_image', 'report', 'run_jobs']
 

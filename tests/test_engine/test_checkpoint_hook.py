@@ -11,8 +11,8 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.runner import save_checkpoint
 
-from mmscheme.apis import resume
 from mmscheme.registry import HOOKS
+from mmscheme.utils import find_checkpoint as resume
 from mmscheme.utils.checkpoint_io import make_plain
 from mmscheme.utils.find_checkpoint import find_checkpoint
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from mmscheme.apis.config import load_config, prepare_run
-from mmscheme.engine.hooks import LoggerHook, logger
+from mmscheme.engine.hooks import LoggerHook
+from mmscheme.engine.hooks import logger_hook as logger
 from tests.conftest import REPOSITORY
 
 

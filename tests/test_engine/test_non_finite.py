@@ -10,7 +10,8 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmscheme.engine.hooks import NonFiniteLossHook, non_finite
+from mmscheme.engine.hooks import NonFiniteLossHook
+from mmscheme.engine.hooks import non_finite_hook as non_finite
 from mmscheme.utils.run_errors import NonFiniteError
 
 BAD = float('nan')

@@ -73,7 +73,8 @@ def outputs(module, shape, channels, place):
 @given(mostly(WIDTHS), mostly(WIDTHS), mostly(st.sampled_from([1, 2, 4])), mostly(FLAG),
        mostly(RATES), mostly(FLAG), SHAPES, FLAG)
 def test_linear(inputs, out, groups, bias, std, match, shape, right):
-    attempt(lambda: BlockDiagonalLinear(inputs, out, groups, bias, std, match),
+    attempt(lambda: BlockDiagonalLinear(inputs, out, groups, bias=bias, init_std=std,
+                                        match_variance=match),
             lambda m: outputs(m, shape, inputs if right else None, 'any'))
 
 
@@ -92,7 +93,8 @@ def test_mlp(dims, hidden, groups, drop, implementation, shape, right):
        mostly(st.one_of(st.none(), st.floats(0, 10))), mostly(RATES), SHAPES, FLAG,
        mostly(RATES))
 def test_mixer(dims, hidden, groups, cca, keep, scaling, tau, drop, shape, right, factor):
-    attempt(lambda: SCHEMEMixer(dims, hidden, groups, cca, keep, scaling, tau, drop=drop),
+    attempt(lambda: SCHEMEMixer(dims, hidden, groups, cca=cca, keep_cca=keep, cca_scaling=scaling,
+                                cca_tau=tau, drop=drop),
             lambda m: outputs(m, shape, dims if right else None, 'any'),
             lambda m: m.lower_cca_factor(factor))
 
@@ -102,15 +104,17 @@ def test_mixer(dims, hidden, groups, cca, keep, scaling, tau, drop, shape, right
        mostly(st.one_of(st.none(), st.floats(0, 10))), mostly(st.integers(0, 3)),
        mostly(st.sampled_from(['auto', 'plain'])), SHAPES)
 def test_cca(dims, expansion, scaling, tau, extra, implementation, shape):
-    attempt(lambda: ChannelCovarianceAttention(dims, expansion, scaling, tau, extra,
-                                               implementation),
+    attempt(lambda: ChannelCovarianceAttention(dims, expansion, scaling=scaling, tau=tau,
+                                               num_extra_tokens=extra,
+                                               implementation=implementation),
             lambda m: outputs(m, shape, None, 'any'))
 
 
 @fuzz
 @given(FLAG, mostly(WIDTHS), mostly(st.sampled_from([1, 2, 3, 5, 32])), SHAPES, FLAG)
 def test_token_mixers(pool, dims, size, shape, right):
-    attempt(lambda: (Pooling if pool else SelfAttention)(dims, size),
+    attempt(lambda: (Pooling(dims, pool_size=size) if pool else
+                     SelfAttention(dims, head_dims=size)),
             lambda m: outputs(m, shape, dims if right else None, 'any'))
 
 

@@ -13,7 +13,7 @@ from tests.test_layers.test_scheme import cca_by_loop
 def test_the_gram_matrix_is_that_of_the_positions(extra, scaling):
     torch.manual_seed(0)
     tokens = torch.randn(2, extra + 12, 9)
-    cca = ChannelCovarianceAttention(9, 8, scaling, num_extra_tokens=extra)
+    cca = ChannelCovarianceAttention(9, 8, scaling=scaling, num_extra_tokens=extra)
     out = cca(tokens)
     tau = {'gram': (8 * 9)**-0.5, 'covariance': math.sqrt(9) / 12}[scaling]
     positions = cca_by_loop(tokens[:, extra:].transpose(1, 2).unsqueeze(3), tau)

@@ -30,7 +30,7 @@ def test_cca_equals_a_loop_over_channels(size, scaling, dtype):
     x = torch.randn(2, 9, *size).to(dtype)
     tau = {'gram': (8 * 9)**-0.5, 'covariance': math.sqrt(9) / (size[0] * size[1])}[scaling]
     expected = cca_by_loop(x, tau)
-    cca = ChannelCovarianceAttention(9, 8, scaling)
+    cca = ChannelCovarianceAttention(9, 8, scaling=scaling)
     for layout in four_layouts(x):
         out = cca(layout)
         assert out.dtype == dtype and out.shape == layout.shape
@@ -41,14 +41,14 @@ def test_cca_has_the_right_gradient():
     torch.manual_seed(0)
     x = torch.randn(1, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     for scaling in ('gram', 'covariance'):
-        assert torch.autograd.gradcheck(ChannelCovarianceAttention(4, 8, scaling), (x, ))
+        assert torch.autograd.gradcheck(ChannelCovarianceAttention(4, 8, scaling=scaling), (x, ))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('scaling', ['gram', 'covariance'])
 def test_cca_as_one_operator_has_the_gradient_of_the_plain_one(scaling, dtype):
     torch.manual_seed(0)
-    fused, plain = (ChannelCovarianceAttention(9, 8, scaling, implementation=i)
+    fused, plain = (ChannelCovarianceAttention(9, 8, scaling=scaling, implementation=i)
                     for i in ('auto', 'plain'))
     x = torch.randn(2, 9, 5, 7).to(dtype)
     grad = torch.randn(2, 9, 5, 7).to(dtype)

@@ -8,7 +8,7 @@ from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 
 from mmscheme.registry import HOOKS
-from mmscheme.utils.checkpoint_io import remove_parts, write_bytes
+from mmscheme.utils.output_files import remove_parts, write_bytes
 
 __all__ = ['CheckpointHook', 'DurableBackend']
 

@@ -6,7 +6,7 @@ import mmcv
 from mmengine.hooks import Hook
 
 from mmscheme.registry import HOOKS
-from mmscheme.utils.file_names import tell_apart
+from mmscheme.utils.output_files import tell_apart
 from mmscheme.visualization.pictures import compose_label_maps
 
 __all__ = ['SegPictureHook']

@@ -164,6 +164,7 @@ class SCHEMEformer(BaseModule):
     def __init__(self,
                  arch: Union[str, dict] = 's12',
                  groups: Union[int, Sequence[int]] = (4, 4),
+                 *,
                  expansion: float = 8,
                  cca: bool = True,
                  keep_cca: bool = False,
@@ -231,10 +232,12 @@ class SCHEMEformer(BaseModule):
             for _ in range(depths[i]):
                 hidden = round(expansion * dims[i])
                 try:
-                    mixer = SCHEMEMixer(dims[i], hidden, groups, cca, keep_cca, cca_scaling,
-                                        cca_tau, lambda: build_activation_layer(act_cfg),
-                                        drop_rate, init_std, match_variance, implementation,
-                                        alpha_init)
+                    mixer = SCHEMEMixer(
+                        dims[i], hidden, groups, cca=cca, keep_cca=keep_cca,
+                        cca_scaling=cca_scaling, cca_tau=cca_tau, alpha_init=alpha_init,
+                        init_std=init_std, match_variance=match_variance,
+                        implementation=implementation,
+                        act_layer=lambda: build_activation_layer(act_cfg), drop=drop_rate)
                 except ValueError as e:
                     raise ValueError(f'stage {i} of arch {arch!r}: {e}') from None
                 blocks.append(

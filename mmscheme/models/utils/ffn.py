@@ -87,8 +87,8 @@ class BlockDiagonalFFN(_ResidualFFN):
         _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
                          layer_scale_init_value)
         mixer = BlockDiagonalMLP(embed_dims, feedforward_channels, groups,
-                                 lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
-                                 match_variance)
+                                 act_layer=lambda: build_activation_layer(act_cfg), drop=ffn_drop,
+                                 init_std=init_std, match_variance=match_variance)
         super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
 
@@ -122,9 +122,10 @@ class SCHEMEFFN(_ResidualFFN):
                  alpha_init: float = 0.5) -> None:
         _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
                          layer_scale_init_value)
-        mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca, keep_cca, cca_scaling,
-                            cca_tau, lambda: build_activation_layer(act_cfg), ffn_drop, init_std,
-                            match_variance, alpha_init=alpha_init)
+        mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca=cca, keep_cca=keep_cca,
+                            cca_scaling=cca_scaling, cca_tau=cca_tau, alpha_init=alpha_init,
+                            init_std=init_std, match_variance=match_variance,
+                            act_layer=lambda: build_activation_layer(act_cfg), drop=ffn_drop)
         super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
         check_flags(batch_first=batch_first)

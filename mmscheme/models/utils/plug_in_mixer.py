@@ -109,10 +109,11 @@ class PlugInMixer(SCHEMEMixer):
         # The dropout before the second layer has a place of its own.
         drop = between.pop()[1].p if between and isinstance(between[-1][1], nn.Dropout) else 0.
         parts = [used for _, _, used in between]
-        super().__init__(embed_dims, hidden_dims, groups, cca and dense.extra_tokens is not None,
-                         keep_cca, cca_scaling, cca_tau,
-                         lambda: parts[0] if len(parts) == 1 else nn.Sequential(*parts),
-                         init_std=init_std, match_variance=match_variance, alpha_init=alpha_init)
+        super().__init__(embed_dims, hidden_dims, groups,
+                         cca=cca and dense.extra_tokens is not None, keep_cca=keep_cca,
+                         cca_scaling=cca_scaling, cca_tau=cca_tau, alpha_init=alpha_init,
+                         init_std=init_std, match_variance=match_variance,
+                         act_layer=lambda: parts[0] if len(parts) == 1 else nn.Sequential(*parts))
         self.ffn.drop1.p = drop
         self.ffn.drop2.p = next((part.p for _, part in dense.parts[dense.last + 1:]
                                  if isinstance(part, nn.Dropout)), 0.)
