@@ -15,13 +15,13 @@ def mmcv_folder() -> Path:
     """Return the folder of the installed mmcv without importing it.
 
     Raises:
-        ImportError: There is none.
+        FileNotFoundError: There is none.
     """
     spec = importlib.util.find_spec('mmcv')
     # A folder that pip left behind is a package too, but one without a file.
     if spec is None or not spec.origin:
-        raise ImportError('mmcv: an installed one expected, found none '
-                          '(pip install mmcv-lite==2.1.0)')
+        raise FileNotFoundError('mmcv: an installed one expected, found none '
+                                '(pip install mmcv-lite==2.1.0)')
     return Path(spec.origin).parent
 
 
@@ -46,7 +46,7 @@ def activate() -> bool:
         True if they are used.
 
     Raises:
-        ImportError: There is no mmcv.
+        FileNotFoundError: There is no mmcv.
     """
     from . import operators
     if NAME not in sys.modules and find_operators(mmcv_folder()) is None:

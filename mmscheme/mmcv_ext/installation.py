@@ -1,11 +1,12 @@
 """Placing the operators in an environment, for all its programs."""
+import argparse
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from .activation import find_operators, mmcv_folder
 
-__all__ = ['install', 'uninstall']
+__all__ = ['install', 'main', 'uninstall']
 
 _MODULE = '''"""mmcv's operators, by mmscheme on torchvision: this mmcv came without compiled ones.
 
@@ -46,7 +47,7 @@ def install() -> Path:
         The file.
 
     Raises:
-        ImportError: There is no mmcv.
+        FileNotFoundError: There is no mmcv.
         FileExistsError: mmcv has operators of its own.
         OSError: It cannot be written.
     """
@@ -71,7 +72,7 @@ def uninstall() -> Optional[Path]:
         The file, or None if there was none.
 
     Raises:
-        ImportError: There is no mmcv.
+        FileNotFoundError: There is no mmcv.
         FileExistsError: The file is not from here.
         OSError: It cannot be removed.
     """
@@ -87,3 +88,19 @@ def uninstall() -> Optional[Path]:
         lines = record.read_text().splitlines(keepends=True)
         record.write_text(''.join(line for line in lines if line.strip() != entry))
     return target
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command line of ``tools/misc/install_mmcv_ops.py``."""
+    from mmscheme.utils.user_errors import user_errors
+    parser = argparse.ArgumentParser(
+        description='Give mmcv-lite the operators of mmscheme on torchvision, for all programs of '
+        'this environment. Not where mmcv has compiled ones.')
+    parser.add_argument('--undo', action='store_true', help='remove them')
+    args = parser.parse_args(argv)
+    with user_errors():
+        if args.undo:
+            removed = uninstall()
+            print(f'removed {removed}' if removed else 'nothing to remove')
+        else:
+            print(f'mmcv has operators: {install()} (--undo removes them)')
