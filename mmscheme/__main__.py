@@ -17,7 +17,6 @@ TOOLS = dict(
     dense2block_diagonal='mmscheme.apis.convert:dense_to_block_diagonal',
     publish_model='mmscheme.apis.publish',
     check_config='mmscheme.apis.check_config',
-    install_mmcv_ops='mmscheme.mmcv_ext.installation',
     plot_mixing_weights='mmscheme.analysis.cca_plot',
     benchmark='mmscheme.analysis.benchmark',
     pareto='mmscheme.analysis.pareto',

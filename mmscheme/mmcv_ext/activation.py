@@ -1,10 +1,13 @@
-"""Putting the operators where mmcv looks for them."""
+"""Put the operators where mmcv looks for them."""
+import importlib
 import importlib.machinery
 import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Optional
+
+from . import operators
 
 __all__ = ['activate', 'announce', 'find_operators', 'mmcv_folder']
 
@@ -48,7 +51,6 @@ def activate() -> bool:
     Raises:
         FileNotFoundError: There is no mmcv.
     """
-    from . import operators
     if NAME not in sys.modules and find_operators(mmcv_folder()) is None:
         sys.modules[NAME] = operators
         announce()

@@ -24,11 +24,30 @@ def _forward(input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: 
                                                *numbers)
 
 
+def _at_edge(offset: Tensor, kernel: torch.Size, stride: Tuple[int, int],
+             padding: Tuple[int, int], dilation: Tuple[int, int]) -> Tensor:
+    """Return True where a coordinate of a sample is -1, one pixel before the map."""
+    axes = []
+    for axis in range(2):
+        taps = torch.arange(kernel[axis], device=offset.device) * dilation[axis] - padding[axis]
+        steps = torch.arange(offset.shape[2 + axis], device=offset.device) * stride[axis]
+        axes.append(taps[:, None] + steps)
+    y = axes[0][:, None, :, None].expand(-1, kernel[1], -1, offset.shape[3])
+    x = axes[1][None, :, None].expand(kernel[0], -1, offset.shape[2], -1)
+    start = torch.stack([y, x], 2).flatten(0, 2)
+    return offset.unflatten(1, (-1, len(start))) == -1 - start
+
+
 def _backward(grad: Tensor, input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor,
               bias: Tensor, *numbers: Any) -> Tuple[Tensor, ...]:
     """Return the gradients of input, weight, offset, mask and bias."""
-    return torch.ops.torchvision._deform_conv2d_backward(
+    grads = torch.ops.torchvision._deform_conv2d_backward(
         *map(_usable, (grad, input, weight, offset, mask, bias)), *numbers)
+    # The samples of a kernel over the padding have a kink there, as long as offsets are zero:
+    # mmcv takes the slope of its outer side, torchvision of its inner one.
+    edge = _at_edge(offset, weight.shape[2:], numbers[:2], numbers[2:4], numbers[4:6])
+    grads[2].view_as(edge).masked_fill_(edge, 0)
+    return grads
 
 
 def deform_conv_forward(input: Tensor, weight: Tensor, offset: Tensor, output: Tensor,
@@ -69,7 +88,7 @@ def deform_conv_backward_input(input: Tensor, offset: Tensor, gradOutput: Tensor
     gradOffset.copy_(grads[2])
     # torchvision computes the gradient of the weight with these two, mmcv asks for it in a
     # second call, with the same buffer: it is kept there, for this gradOutput only.
-    columns._grad_weight = weakref.ref(gradOutput), grads[1]  # type: ignore[attr-defined]
+    columns._grad_weight = weakref.ref(gradOutput), grads[1]
 
 
 def deform_conv_backward_parameters(input: Tensor, offset: Tensor, gradOutput: Tensor,

@@ -1,12 +1,11 @@
-"""Placing the operators in an environment, for all its programs."""
-import argparse
+"""Place the operators in an environment, for all its programs."""
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 from .activation import find_operators, mmcv_folder
 
-__all__ = ['install', 'main', 'uninstall']
+__all__ = ['install', 'uninstall']
 
 _MODULE = '''"""mmcv's operators, by mmscheme on torchvision: this mmcv came without compiled ones.
 
@@ -88,19 +87,3 @@ def uninstall() -> Optional[Path]:
         lines = record.read_text().splitlines(keepends=True)
         record.write_text(''.join(line for line in lines if line.strip() != entry))
     return target
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/misc/install_mmcv_ops.py``."""
-    from mmscheme.utils.user_errors import user_errors
-    parser = argparse.ArgumentParser(
-        description='Give mmcv-lite the operators of mmscheme on torchvision, for all programs of '
-        'this environment. Not where mmcv has compiled ones.')
-    parser.add_argument('--undo', action='store_true', help='remove them')
-    args = parser.parse_args(argv)
-    with user_errors():
-        if args.undo:
-            removed = uninstall()
-            print(f'removed {removed}' if removed else 'nothing to remove')
-        else:
-            print(f'mmcv has operators: {install()} (--undo removes them)')
