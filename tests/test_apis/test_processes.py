@@ -34,7 +34,7 @@ def distance(a, b):
 
 
 def test_two_processes_have_the_gradients_of_one(scenes, tmp_path):
-    run(sys.executable, '-m', 'mmscheme.apis.launch', '--nproc_per_node=2',
+    run(sys.executable, 'tools/launch.py', '--nproc_per_node=2',
         f'--master_port={free_port()}', '-m', 'tests.gradients', tmp_path, scenes, 'small', 'cls',
         'upernet', 'mask_rcnn', **ONE_CORE)
     for task in ('cls', 'upernet', 'mask_rcnn'):
