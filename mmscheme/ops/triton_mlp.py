@@ -317,7 +317,8 @@ def _store_sums(dw1_ptr, dw2_ptr, dw1, dw2, group, j, i, C: tl.constexpr, H: tl.
 _INTERPRETED = isinstance(_dot, InterpretedFunction)
 
 
-def tiles(kernel: Any, width: int, hidden: int) -> List[Dict[str, int]]:
+def tiles(kernel: Any, width: int, hidden: int, exact: bool = False, capability: int = 90
+          ) -> List[Dict[str, int]]:
     """Return tiles for groups of a width, the best first; later ones need less shared memory.
 
     They are those that an H200 was fastest with in bfloat16, to a few percent: a search at the
@@ -326,22 +327,37 @@ def tiles(kernel: Any, width: int, hidden: int) -> List[Dict[str, int]]:
     Args:
         kernel: One of the above.
         width, hidden: Channels and hidden channels of a group.
+        exact: True for products of float32 without tensor cores, which are written out: their
+            tiles are the smallest.
+        capability: Of the GPU, 90 for 9.0. Before that the operands of products lie in
+            registers, of which larger tiles need more than there are.
     """
     # Tokens, hidden channels, tiles a program, warps and stages.
+    safe = (32, 32, 1, 4, 1)
     if width > 128:
-        found = [(32, 64, 1, 8, 2), (32, 32, 1, 8, 1)]
+        found = [(32, 32, 1, 4, 2)]
     elif kernel is _weight_kernel:
-        found = [(64, 64, 1, 4, 1) if width <= 32 else (64, 64, 1, 4, 2) if width <= 80 else
-                 (32, 64, 1, 4, 2), (32, 32, 1, 4, 1)]
+        found = [(64, 64, 1, 4, 1) if width <= 32 else
+                 (64, 64, 1, 4, 2) if width <= 80 and capability >= 90 else (32, 64, 1, 4, 2)]
     elif kernel is _input_kernel:
-        found = [(64, 32, 1, 4, 3) if width <= 32 else (64, 64, 1, 4, 2), (32, 32, 1, 4, 1)]
+        found = [(64, 32, 1, 4, 3) if width <= 32 else
+                 (64, 64, 1, 4, 2) if capability >= 90 else (64, 32, 1, 4, 2)]
     else:
         found = [(64, 128, 4, 4, 2) if hidden <= 128 else (128, 64, 1, 4, 2) if width <= 32 else
-                 (64, 64, 1, 4, 3), (64, 32, 1, 4, 2), (32, 32, 1, 4, 1)]
+                 (64, 64, 1, 4, 3), (64, 32, 1, 4, 2)]
+    found = [safe] if exact else [*found, safe]
     widest = max(_LEAST, triton.next_power_of_2(hidden))
     return [dict(BLOCK_M=m, BLOCK_H=min(h, widest), num_warps=warps, num_stages=stages,
                  **(dict(TILES=t) if kernel is _forward_kernel else {}))
             for m, h, t, warps, stages in found]
+
+
+@functools.cache
+def _capability(device: torch.device) -> int:
+    if device.type != 'cuda':
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 # The first of the tiles that fit, by kernel, group and dtype.
@@ -351,8 +367,9 @@ _fitting: Dict[Any, int] = {}
 def _launch(kernel: Any, grid: Callable[[Dict[str, int]], Tuple[int, ...]], x: Tensor,
             arguments: Sequence[Any], constants: Dict[str, Any]) -> None:
     """Run a kernel with the best tiles that the device has the shared memory for."""
-    choices = tiles(kernel, constants['C'], constants['H'])
-    key = (kernel, constants['C'], constants['H'], x.dtype, x.device)
+    exact = constants['EXACT'] and constants['PRECISION'] == 'ieee'
+    choices = tiles(kernel, constants['C'], constants['H'], exact, _capability(x.device))
+    key = (kernel, constants['C'], constants['H'], x.dtype, exact, x.device)
     with torch.cuda.device_of(x):  # where Triton launches
         for index in range(_fitting.get(key, 0), len(choices)):
             tile = choices[index]
