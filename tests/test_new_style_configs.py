@@ -13,7 +13,6 @@ from mmengine.runner import IterBasedTrainLoop as StockIterBasedTrainLoop
 from mmseg.models import SegDataPreProcessor
 from torch import nn
 
-from mmscheme.apis import test, train
 from mmscheme.apis.config import _replace_sync_bn, prepare_run
 from mmscheme.checks import Findings
 from mmscheme.checks.checkpoint import check_named_files
@@ -106,13 +105,14 @@ def test_a_detector_through_the_tools(detector, scenes, tmp_path, capsys):
     work_dir = tmp_path / 'w'
     load_tool('misc/check_config').main([str(detector), '--work-dir', str(work_dir)])
     assert '0 errors' in capsys.readouterr().out
-    train.main([str(detector), '--work-dir', str(work_dir)])
+    load_tool('train').main([str(detector), '--work-dir', str(work_dir)])
     checkpoint = work_dir / 'iter_2.pth'
     # Ours: a plain checkpoint, with the position for an exact resume.
     assert 'train_position' in torch.load(checkpoint, weights_only=True)['message_hub'][
         'runtime_info']
-    test.main([str(detector), str(checkpoint), '--work-dir', str(tmp_path / 't'), '--out',
-               str(tmp_path / 'found.pkl'), '--report', str(tmp_path / 'r')])
+    load_tool('test').main([
+        str(detector), str(checkpoint), '--work-dir', str(tmp_path / 't'), '--out',
+        str(tmp_path / 'found.pkl'), '--report', str(tmp_path / 'r')])
     assert (tmp_path / 'found.pkl').exists() and (tmp_path / 'r' / 'report.html').exists()
     capsys.readouterr()
     load_tool('analysis_tools/get_flops').main([str(detector), '--json'])

@@ -184,6 +184,7 @@ def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     for name in ('analysis_tools', 'deploy'):
         (tmp_path / 'tools').mkdir(exist_ok=True)
         (tmp_path / 'tools' / name).symlink_to(REPOSITORY / 'tools' / name)
+    (tmp_path / 'benchmarks').symlink_to(REPOSITORY / 'benchmarks')
     for path in (REPOSITORY / 'tools').glob('*.py'):
         (tmp_path / 'tools' / path.name).symlink_to(path)
     (tmp_path / 'configs').mkdir()

@@ -3,6 +3,8 @@ import json
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Union
 
+import numpy as np
+
 from mmscheme.engine.hooks.mixing_weights_hook import shorten
 from mmscheme.visualization.figures import new_figure
 
@@ -13,7 +15,7 @@ _LEGEND_ENTRIES = 18
 
 
 class MixingLog(NamedTuple):
-    """What :class:`mmscheme.engine.hooks.MixingWeightsHook` logged in a run.
+    """A run's log of :class:`mmscheme.engine.hooks.MixingWeightsHook`.
 
     Attributes:
         name: Of the run.
@@ -26,7 +28,7 @@ class MixingLog(NamedTuple):
 
 
 def _find_logs(path: Path) -> List[Path]:
-    """The scalar logs below a work folder, oldest first, or the file itself."""
+    """Return the scalar logs below a work folder, oldest first, or the file itself."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -103,24 +105,19 @@ def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> Non
         marker = 'o' if len(log.steps) < 3 else None
         for name, colour, values in zip(names, colours, log.weights.values()):
             ax.plot(log.steps, values, color=colour, label=name, linewidth=1.3, marker=marker)
-        mean = [sum(v) / len(v) for v in zip(*log.weights.values())]
-        ax.plot(log.steps, mean, color='black', linestyle='--', linewidth=1.6, label='mean',
-                marker=marker)
+        ax.plot(log.steps, np.mean([*log.weights.values()], 0), color='black', linestyle='--',
+                linewidth=1.6, label='mean', marker=marker)
         ax.set(title=log.name, xlabel='iteration')
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel('1 − alpha (weight of CCA)')
     axes[0].set_ylim(bottom=0)
     for ax in axes[::columns]:
         ax.set_ylabel('1 − alpha (weight of CCA)')
-    _legend(figure, axes[0], len(logs[0].weights))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-
-
-def _legend(figure, ax, blocks: int) -> None:  # type: ignore[no-untyped-def]
-    handles, labels = ax.get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
+    blocks = len(logs[0].weights)
     step = -(-blocks // _LEGEND_ENTRIES)
     chosen = [*range(0, blocks, step), blocks]
     title = 'block' if step == 1 else f'block (every {step}.)'
     figure.legend([handles[i] for i in chosen], [labels[i] for i in chosen], title=title,
                   loc='outside right upper', fontsize='small', frameon=False)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)

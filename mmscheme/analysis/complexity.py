@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmscheme.models.loading import build_model
-from mmscheme.utils.config_query import is_pretrained, scope_of
+from mmscheme.utils.config_query import as_list, is_pretrained, scope_of, walk
 from mmscheme.utils.quiet import quiet
 
 from .random_batch import find_preprocessor, input_shape, random_batch
@@ -35,11 +35,11 @@ class Cost(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """What a model costs.
+    """Costs of a model.
 
     Attributes:
         shape: Height and width of the input.
-        training: Whether it was counted in training mode.
+        training: True if it was counted in training mode.
         parts: Costs by part: ``total``, ``backbone``, in it ``token mixers``, ``channel
             mixers`` and ``other``, then ``neck`` and ``heads``.
     """
@@ -50,19 +50,13 @@ class Complexity(NamedTuple):
 
 def _attention_on_cpu(query: Sequence[int], key: Sequence[int], value: Sequence[int],
                       *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """FLOPs of fused attention; shapes ``(B, heads, tokens, channels)``."""
+    """Return the FLOPs of fused attention; shapes are ``(B, heads, tokens, channels)``."""
     batch, heads, tokens, dims = query
     return 2 * batch * heads * tokens * key[2] * (dims + value[3])
 
 
-def _counter() -> FlopCounterMode:
-    # torch has formulas for the attention kernels of GPUs only.
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={fused: _attention_on_cpu})
-
-
 def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
-    """Multiply-adds of each part of a module during a call.
+    """Count the multiply-adds of each part of a module during a call.
 
     Args:
         module: The module.
@@ -72,7 +66,10 @@ def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
         Multiply-adds by the name of the submodule as in ``named_modules()``, each
         with its children; ``''`` is everything.
     """
-    with torch.no_grad(), _counter() as counter:
+    # torch has formulas for the attention kernels of GPUs only.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(
+            display=False, custom_mapping={fused: _attention_on_cpu}) as counter:
         run()
     root = type(module).__name__
     counts = {name[len(root) + 1:]: sum(flops.values()) // 2
@@ -83,7 +80,7 @@ def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
 
 def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
                  training: bool = False) -> Complexity:
-    """What the model of a config costs, on random input; no data set is needed.
+    """Count what the model of a config costs, on random input; no data set is needed.
 
     In evaluation mode a prediction is counted; of a two-stage detector with the most
     proposals and detections that its config allows. In training mode the forward pass is
@@ -141,18 +138,14 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
     return cfg
 
 
-def _leave_out_pretrained(cfg: Any) -> None:
+def _leave_out_pretrained(model: Dict[str, Any]) -> None:
     """Take checkpoints out of the initialisation; nothing is read or downloaded."""
-    if isinstance(cfg, dict):
-        init = cfg.get('init_cfg')
-        if init:
-            several = [init] if isinstance(init, dict) else list(init)
-            cfg['init_cfg'] = [i for i in several if not is_pretrained(i)] or None
-        if isinstance(cfg.get('pretrained'), str):
-            cfg['pretrained'] = None
-    for value in cfg.values() if isinstance(cfg, dict) else cfg:
-        if isinstance(value, (dict, list, tuple)):
-            _leave_out_pretrained(value)
+    for _, node in walk(model):
+        if node.get('init_cfg'):
+            node['init_cfg'] = [i for i in as_list(node['init_cfg'])
+                                if not is_pretrained(i)] or None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None
 
 
 def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[str, Cost]:
@@ -175,7 +168,7 @@ def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[st
 
 
 def find_modules(model: nn.Module, names: Sequence[str]) -> List[str]:
-    """The outermost modules of the backbone that have one of these names."""
+    """Return the names of the outermost modules of the backbone that are called so."""
     found: List[str] = []
     for name, _ in model.named_modules():
         if name.startswith('backbone.') and name.rsplit('.', 1)[-1] in names:

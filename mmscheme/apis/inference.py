@@ -1,18 +1,17 @@
 """Pictures and videos with what a model finds in them."""
-import contextlib
-import copy
-import io
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import cv2
 import mmcv
+import numpy as np
+import torch
 from mmengine import Config
-from mmengine.registry import TRANSFORMS, init_default_scope
+from mmengine.dataset import Compose
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
 from mmscheme.models.loading import load_model
-from mmscheme.utils.config_query import find_class, scope_of, step_name
+from mmscheme.utils.config_query import inference_pipeline, scope_of, step_name
 from mmscheme.utils.image_jobs import Job, read_image, run_jobs
 from mmscheme.utils.output_files import replacing
 from mmscheme.visualization.predictions import draw_prediction, make_visualizer
@@ -38,50 +37,24 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
         FileNotFoundError, ValueError: The checkpoint is missing, or of another model.
     """
     scope = scope_of(cfg)
-    # The inferencers only warn when weights do not fit.
-    _, meta = load_model(cfg, checkpoint)
-    init_default_scope(scope)
+    model, meta = load_model(cfg, checkpoint)
+    model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     visualizer = make_visualizer(cfg.get('visualizer'), meta, scope)
-    with contextlib.redirect_stdout(io.StringIO()):
-        infer = _inferencer(cfg, checkpoint, scope, device)
+    steps = inference_pipeline(cfg)
+    loaders = [step for step in steps if step_name(step) == 'LoadImageFromFile']
+    if not loaders:
+        raise ValueError('the test pipeline has no LoadImageFromFile, whose place an image takes')
+    dtype = np.float32 if loaders[0].get('to_float32') else np.uint8
+    pipeline = Compose([step for step in steps if step not in loaders])
 
     def picture(image: NDArray[Any]) -> NDArray[Any]:
-        # mmpretrain draws a progress bar for each image.
-        with contextlib.redirect_stdout(io.StringIO()):
-            if scope == 'mmdet':
-                found = infer(image, return_datasamples=True, no_save_vis=True)['predictions']
-            elif scope == 'mmseg':
-                found = infer(image, return_datasamples=True)
-            else:
-                found = infer(image, return_datasamples=True)
-        sample = found[0] if isinstance(found, (list, tuple)) else found
+        size = image.shape[:2]
+        data = pipeline(dict(img=image.astype(dtype), img_shape=size, ori_shape=size, img_id=0))
+        with torch.no_grad():
+            sample, = model.test_step({k: [v] for k, v in data.items()})
         return draw_prediction(visualizer, image, sample, scope, score_thr, opacity)
 
     return picture
-
-
-def _use_bare_names(pipeline: Sequence[Dict[str, Any]]) -> None:
-    """Give steps their bare names, because the inferencers look some up and know no other."""
-    for step in pipeline:
-        bare = step_name(step)
-        if find_class(TRANSFORMS, bare) is find_class(TRANSFORMS, step['type']):
-            step['type'] = bare
-
-
-def _inferencer(cfg: Config, checkpoint: str, scope: str, device: Optional[str]) -> Any:
-    cfg = copy.deepcopy(cfg)
-    _use_bare_names(cfg.test_dataloader.dataset.get('pipeline') or ())
-    if scope == 'mmseg':
-        from mmseg.apis import MMSegInferencer
-        infer = MMSegInferencer(cfg, weights=checkpoint, device=device)
-    elif scope == 'mmdet':
-        from mmdet.apis import DetInferencer
-        infer = DetInferencer(cfg, weights=checkpoint, device=device)
-    else:
-        from mmpretrain.apis import ImageClassificationInferencer
-        infer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
-    infer.show_progress = False
-    return infer
 
 
 def _frames(video: mmcv.VideoReader) -> Iterator[NDArray[Any]]:

@@ -6,14 +6,14 @@ import torch
 from mmengine import Config
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import load_checkpoint, load_matching
+from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, load_matching
 from mmscheme.utils.config_query import is_pretrained, walk
 
 from .findings import Findings
 
 __all__ = ['check_checkpoint', 'check_named_files']
 
-# What mmengine's Runner.resume looks up.
+# Keys that mmengine's Runner.resume looks up.
 _STATE = ('meta', 'message_hub', 'optimizer')
 
 # Share of a model's values below which a checkpoint is of something else.
@@ -21,14 +21,14 @@ _LEAST = 0.01
 
 
 def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: Findings) -> None:
-    """Reads a checkpoint as the run will, and compares it with the model.
+    """Read a checkpoint as the run will, and compare it with the model.
 
     Args:
-        path: Of the file; an address is left to the run.
-        model: The model, or None where it cannot be built. Its weights are replaced.
-        use: ``'test'`` or ``'resume'``, where all weights must fit, or ``'load_from'``, where
-            some must.
-        findings: Where faults and doubts are added.
+        path: Path of the file; a URL is left to the run.
+        model: The model, or None if it cannot be built. Its weights are replaced.
+        use: ``'test'`` or ``'resume'``, which need all weights, or ``'load_from'``, which needs
+            some.
+        findings: Errors and warnings are added to it.
     """
     if '://' in path:
         return
@@ -44,8 +44,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
     if odd:
         findings.error(f'{path}: expected tensors by name under state_dict, found {odd}')
         return
-    entries = content.get('state_dict', content)
-    weights = {k.removeprefix('module.'): v for k, v in entries.items() if isinstance(v, Tensor)}
+    weights = find_weights(dict(state_dict=content.get('state_dict', content)))
     bad = [k for k, v in weights.items() if v.is_floating_point() and not _finite(v)]
     if bad:
         findings.error(f'{path}: {len(bad)} weights are not finite, the first: {bad[0]}; use an '
@@ -57,7 +56,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
 
 
 def _odd_entries(content: Dict[Any, Any], model: Optional[nn.Module]) -> str:
-    """The first entry that mmengine, which takes all there is, cannot load."""
+    """Describe the first entry that mmengine, which takes all there is, cannot load."""
     inside = isinstance(content, dict) and 'state_dict' in content
     entries = content['state_dict'] if inside else content
     if not isinstance(entries, dict):

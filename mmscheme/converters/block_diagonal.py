@@ -20,7 +20,7 @@ _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1., 10.)
 
 
 class LayerFit(NamedTuple):
-    """How much of a dense FFN's output its block-diagonal successor keeps.
+    """The share of a dense FFN's output that its block-diagonal successor keeps.
 
     Attributes:
         name: Name of the FFN in the backbone.
@@ -101,7 +101,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
 
 
 def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
-    """The two differ in their FFNs alone, and the one to convert is dense."""
+    """Check that the two differ in their FFNs alone, and that the one to convert is dense."""
     shapes = [{k: v.shape for k, v in b.state_dict().items() if 'channel_mixer' not in k}
               for b in (dense, student)]
     if shapes[0] != shapes[1]:
@@ -124,7 +124,7 @@ def _blocks(backbone: SCHEMEformer) -> Dict[str, nn.Module]:
 def _collect(backbone: SCHEMEformer, targets: Dict[str, BlockDiagonalMLP],
              images: Sequence[Tensor], max_tokens: int, generator: torch.Generator
              ) -> Dict[str, _Tokens]:
-    """What reaches the named blocks' FFNs, in the order of the images, and its targets."""
+    """Collect the inputs of the named blocks' FFNs, in the order of the images, and targets."""
     total = sum(len(batch) for batch in images)
     seen: Dict[str, List[Tensor]] = {name: [] for name in targets}
 
@@ -153,7 +153,7 @@ def _collect(backbone: SCHEMEformer, targets: Dict[str, BlockDiagonalMLP],
 def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[Tensor],
                    permutation: str, movable: Sequence[int], max_tokens: int,
                    generator: torch.Generator) -> Dict[int, Tensor]:
-    """The order of the channels of each stage that is to change."""
+    """Choose the order of the channels of each stage that is to change."""
     orders: Dict[int, Tensor] = {}
     if permutation == 'none':
         return orders
@@ -209,13 +209,13 @@ def _cells(new: BlockDiagonalMLP) -> List[Tuple[int, int, slice]]:
 
 
 def _group(values: Tensor, index: int, groups: int, dim: int = -1) -> Tensor:
-    """A group of equal slices along a dimension."""
+    """Return one of some equal slices along a dimension."""
     return values.chunk(groups, dim)[index]
 
 
 @torch.no_grad()
 def _cut_out(new: BlockDiagonalMLP, dense: BlockDiagonalMLP) -> None:
-    """The blocks of the dense weights: the units that weigh most for each block."""
+    """Copy the blocks of the dense weights: the units that weigh most for each block."""
     hidden = new.fc1.out_features
     new.act.load_state_dict(dense.act.state_dict())     # some have parameters
     new.fc1.reset_parameters()
@@ -290,7 +290,7 @@ def _least_squares(new: BlockDiagonalMLP, dense: BlockDiagonalMLP, train: _Token
 
 
 def _choose(units: _Units, part: Tensor, drawn: Tensor) -> _Units:
-    """As many units as the cell has; where these are more, the rest stay as drawn."""
+    """Choose as many units as the cell has; where it has more, the rest stay as drawn."""
     slots = units.cell.stop - units.cell.start
     best = part.argsort(descending=True)[:slots]
     rest = drawn[units.cell][len(best):]

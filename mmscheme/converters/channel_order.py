@@ -78,7 +78,7 @@ class LinearStatistics(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> 'LinearStatistics':
-        """From tokens ``(N, C)``."""
+        """Compute them from tokens ``(N, C)``."""
         x, y = (x - x.mean(0)).double(), (y - y.mean(0)).double()
         xx = x.T @ x / len(x)
         xx.diagonal().add_(1e-4 * xx.diagonal().mean() + 1e-12)
@@ -86,7 +86,7 @@ class LinearStatistics(NamedTuple):
 
 
 class _Group:
-    """What the channels of a group explain, and what each channel would add or take away."""
+    """Channels of a group, with what they explain and each channel would add or take away."""
 
     def __init__(self, members: Tensor, ffns: Sequence[LinearStatistics]) -> None:
         self.members = members

@@ -22,19 +22,10 @@ NORMS: Dict[str, Dict[str, Any]] = dict(
     # Over the channels of each position, as sail-sg's metaformer_ppaa_s12_224 has it.
     layer=dict(type='mmpretrain.LN2d', eps=1e-5))
 
-# Of a block: name there, name here.
-_BLOCK_KEYS = {
-    'norm1.weight': 'norm1.weight', 'norm1.bias': 'norm1.bias',
-    'norm2.weight': 'norm2.weight', 'norm2.bias': 'norm2.bias',
-    'layer_scale_1': 'layer_scale1', 'layer_scale_2': 'layer_scale2',
-    'token_mixer.qkv.weight': 'token_mixer.qkv.weight',
-    'token_mixer.proj.weight': 'token_mixer.proj.weight',
-    'token_mixer.proj.bias': 'token_mixer.proj.bias',
-    'mlp.fc1.weight': 'channel_mixer.ffn.fc1.weight',
-    'mlp.fc1.bias': 'channel_mixer.ffn.fc1.bias',
-    'mlp.fc2.weight': 'channel_mixer.ffn.fc2.weight',
-    'mlp.fc2.bias': 'channel_mixer.ffn.fc2.bias',
-}
+# The weights of a block in the sources.
+_BLOCK_KEYS = re.compile(
+    r'norm[12]\.(weight|bias)|layer_scale_[12]|token_mixer\.(qkv\.weight|proj\.(weight|bias))'
+    r'|mlp\.fc[12]\.(weight|bias)')
 _MIXING = 'mlp.weight_soft'
 
 
@@ -110,7 +101,7 @@ def from_metaformer(weights: Dict[str, Tensor], norm: Optional[str] = None,
 
 
 def _number_stages(weights: Dict[str, Tensor]) -> Dict[int, Tuple[str, int]]:
-    """What each entry of ``network`` is: blocks, a step down or an embedding; its stage."""
+    """Find out which entry of ``network`` is blocks, a step down or an embedding; its stage."""
     kinds: Dict[int, str] = {}
     for key in weights:
         found = re.match(r'network\.(\d+)\.(\d+\.|proj\.|pos_embed$)', key)
@@ -131,7 +122,7 @@ def _number_stages(weights: Dict[str, Tensor]) -> Dict[int, Tuple[str, int]]:
 
 
 def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
-    """Our name of one of their weights; errors name the key."""
+    """Return our name of one of their weights; errors name the key."""
     parts = key.split('.')
     if parts[0] == 'patch_embed' and parts[1] == 'proj':
         return f'downsamples.0.{parts[2]}'
@@ -149,8 +140,9 @@ def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
     leaf = '.'.join(parts[3:])
     if kind == 'blocks' and leaf == _MIXING:
         return f'stages.{stage}.{parts[2]}.channel_mixer.mixing'
-    if kind == 'blocks' and leaf in _BLOCK_KEYS:
-        return f'stages.{stage}.{parts[2]}.{_BLOCK_KEYS[leaf]}'
+    if kind == 'blocks' and _BLOCK_KEYS.fullmatch(leaf):
+        leaf = leaf.replace('mlp.', 'channel_mixer.ffn.').replace('layer_scale_', 'layer_scale')
+        return f'stages.{stage}.{parts[2]}.{leaf}'
     raise ValueError(f'{key}: no such weight in a SCHEMEformer; of the token mixers pooling and '
                      'attention are known, of the channel mixers the block-diagonal FFN with and '
                      'without CCA')
@@ -158,7 +150,7 @@ def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
 
 def _settings(state: Dict[str, Tensor], norm: Optional[str], cca: bool, keep_cca: bool
               ) -> Dict[str, Any]:
-    """The config of the backbone, read off the shapes."""
+    """Read the config of the backbone off the shapes."""
     dims = tuple(len(state[f'downsamples.{i}.weight']) for i in range(4))
     blocks = [{int(k.split('.')[2]) for k in state if k.startswith(f'stages.{i}.')}
               for i in range(4)]
@@ -186,7 +178,7 @@ def _settings(state: Dict[str, Tensor], norm: Optional[str], cca: bool, keep_cca
 
 
 def _check(state: Dict[str, Tensor], settings: Dict[str, Any]) -> None:
-    """Every weight has its place in the backbone, and every place its weight."""
+    """Check that every weight has its place in the backbone, and every place its weight."""
     with torch.device('meta'):
         backbone = SCHEMEformer(**{k: v for k, v in settings.items() if k != 'type'})
     wanted = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
@@ -254,7 +246,7 @@ def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def _as_timm(value: Tensor, leaf: str, block: str, weights: Dict[str, Tensor]) -> Tensor:
-    """A weight or bias of an FFN, with alpha in the second layer."""
+    """Return a weight or bias of an FFN, with alpha in the second layer."""
     logit = weights.get(f'{block}.channel_mixer.alpha_logit')
     if '.fc2.' in leaf and logit is not None:
         value = value * (1 - weights[f'{block}.channel_mixer.cca_factor']

@@ -1,7 +1,8 @@
-"""Data sets that name the file when a sample cannot be used, and may go on without it."""
+"""Data sets that name the file when a sample cannot be used, and may continue without it."""
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
@@ -18,7 +19,7 @@ __all__ = ['POLICIES', 'Guard', 'GuardedDataset', 'describe_bad_data']
 
 POLICIES = ('stop', 'skip')
 
-# What data sets call the files of a sample.
+# Keys under which data sets keep the files of a sample.
 _PATHS = ('img_path', 'seg_map_path')
 
 
@@ -32,7 +33,7 @@ class Guard(Compose):
         limit: Different files after which it stops anyway.
         log: File to which each skipped sample is added, a line of JSON. All processes of a run
             share it.
-        training: Whether image and label map must have one size in the end.
+        training: Check that image and label map have one size in the end.
     """
 
     def __init__(self, pipeline: Compose, policy: str = 'stop', limit: int = 100,
@@ -43,13 +44,13 @@ class Guard(Compose):
         self._told: Set[str] = set()
 
     def __call__(self, data: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Transforms a sample.
+        """Transform a sample.
 
         Args:
-            data: What the data set knows of it.
+            data: The entry of the data set.
 
         Returns:
-            The sample; None where it cannot be used.
+            The sample; None if it cannot be used.
 
         Raises:
             BadDataError: It cannot be used and the policy is to stop, or too many cannot.
@@ -107,16 +108,16 @@ class Guard(Compose):
 def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
                    bad_data_log: Optional[str] = None, training: bool = True, **kwargs: Any
                    ) -> Any:
-    """A data set of any type whose pipeline is guarded.
+    """Build a data set of any type whose pipeline is guarded.
 
-    Samples, their order and all random numbers stay as they are where no data are bad.
+    Without bad data, samples, their order and all random numbers stay as they are.
 
     Args:
         of: Type of the data set.
         on_bad_data: ``'stop'``, or ``'skip'`` to take another sample at random and count.
         max_bad_data: Different files after which a run stops anyway.
         bad_data_log: File to which skipped samples are added.
-        training: Whether it is trained on; data that are measured are never skipped.
+        training: The data are trained on; data that are measured are never skipped.
         **kwargs: Arguments of the data set.
 
     Returns:
@@ -144,7 +145,7 @@ DATASETS.register_module(module=GuardedDataset)
 
 
 def _compare_sizes(sample: Any) -> None:
-    """The frameworks see in a batch, or never, that image and label map differ."""
+    """Check that image and label map have one size, which the frameworks find late or never."""
     if not isinstance(sample, dict):
         return
     image = getattr(sample.get('inputs'), 'shape', None)
@@ -168,21 +169,18 @@ def _read(path: str, since: float) -> Iterator[Dict[str, Any]]:
 
 
 def _count(entries: List[Dict[str, Any]]) -> Dict[str, int]:
-    counts: Dict[str, int] = {}
-    for entry in entries:
-        counts[entry['file']] = counts.get(entry['file'], 0) + 1
-    return counts
+    return Counter(entry['file'] for entry in entries)
 
 
 def describe_bad_data(path: str, since: float = 0.) -> List[str]:
-    """What was skipped, a line for each file after a first one.
+    """Describe the samples that were skipped: a headline, then a line for each file.
 
     Args:
         path: The log of skipped samples.
         since: Time in seconds from which entries count.
 
     Returns:
-        The lines; none where nothing was skipped.
+        The lines; none if nothing was skipped.
     """
     entries = list(_read(path, since))
     reasons = {e['file']: e.get('reason', '') for e in entries}

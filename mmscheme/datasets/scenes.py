@@ -17,6 +17,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from mmscheme.utils.output_files import replacing
+
 __all__ = ['CLASSES', 'PALETTE', 'THINGS', 'Scene', 'draw_scene', 'write_scenes']
 
 Array = NDArray[Any]
@@ -64,7 +66,7 @@ class Scene(NamedTuple):
 
 
 def _smooth_noise(rng: Generator, height: int, width: int, cells: int) -> Array:
-    """Noise in [-1, 1] that changes over about ``size / cells`` pixels."""
+    """Draw noise in [-1, 1] that changes over about ``size / cells`` pixels."""
     coarse = rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -157,7 +159,7 @@ def _paint_tree(canvas: _Canvas, cx: float, base: float, size: float) -> None:
 
 
 def _paint_round(canvas: _Canvas, name: str, cx: float, base: float, size: float) -> None:
-    """A rock (speckled) or a ball (striped): same outline, same two colours."""
+    """Paint a rock (speckled) or a ball (striped): same outline, same two colours."""
     rng = canvas.rng
     radius = size * rng.uniform(0.35, 0.5)
     mask = canvas.ellipse(cx, base - radius, radius * rng.uniform(0.95, 1.2), radius)
@@ -173,7 +175,7 @@ def _paint_round(canvas: _Canvas, name: str, cx: float, base: float, size: float
 
 
 def _paint_vehicle(canvas: _Canvas, name: str, cx: float, base: float, size: float) -> None:
-    """A body with a cabin; only what it stands on makes it a car or a boat."""
+    """Paint a body with a cabin; only what it stands on makes it a car or a boat."""
     rng = canvas.rng
     half = size * rng.uniform(0.55, 0.75)
     body = canvas.polygon([(cx - half, base - 0.4 * size), (cx + half, base - 0.4 * size),
@@ -188,7 +190,7 @@ def _paint_vehicle(canvas: _Canvas, name: str, cx: float, base: float, size: flo
 
 
 def _paint_unlabelled(canvas: _Canvas, cx: float, base: float, size: float) -> None:
-    """A mast that belongs to no class."""
+    """Paint a mast that belongs to no class."""
     mask = (np.abs(canvas.x - cx) < 0.08 * size + 1) & (canvas.y <= base) & (canvas.y >
                                                                             base - 2 * size)
     canvas.paint(mask, _colour(canvas.rng, (30, 30, 30), 20), 0, False)
@@ -239,7 +241,7 @@ def draw_scene(rng: Generator, height: int = 128, width: int = 160) -> Scene:
 
 
 def _segmentation(mask: Array, box: List[int]) -> Union[List[List[int]], Dict[str, Any]]:
-    """COCO's form of a mask: a polygon where that is exact, otherwise uncompressed RLE."""
+    """Return COCO's form of a mask: a polygon where that is exact, else uncompressed RLE."""
     x, y, w, h = box
     if mask.sum() == w * h:
         return [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -295,20 +297,15 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
     table = np.arange(256, dtype=np.uint8)
     if ids == 'ade20k':
         table[1:len(_TABLE) + 1] = [c.ade20k_id for c in _TABLE]
-    part = root.with_name(f'{root.name}.part{os.getpid()}')
-    try:
+    with replacing(root) as part:
         for k, (ade, short, count) in enumerate((('training', 'train', num_train),
                                                  ('validation', 'val', num_val))):
             _write_split(part, ade, short, count, size, (seed, k), table)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return root
 
 
 def _surroundings(image: Array, box: List[int]) -> Array:
-    """A square around a box, twice its longer side where the image is large enough."""
+    """Cut out a square around a box, twice its longer side where the image is large enough."""
     x, y, w, h = box
     side = max(w, h)
     left, top = max(0, x + w // 2 - side), max(0, y + h // 2 - side)

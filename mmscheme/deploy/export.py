@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 import torch
 from mmengine import Config
-from mmengine.structures import PixelData
 from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.models.loading import load_model
-from mmscheme.utils.config_query import iter_datasets, step_name
+from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
@@ -42,8 +41,8 @@ class Check(NamedTuple):
 
     Attributes:
         difference: Largest difference of the outputs; of boxes in pixels.
-        text: For people.
-        passed: Whether it is within the tolerance.
+        text: Both as a sentence.
+        passed: True within the tolerance.
     """
     difference: float
     text: str
@@ -52,31 +51,28 @@ class Check(NamedTuple):
 
 def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, int],
              dynamic: bool) -> Dict[str, Any]:
-    """What an exported file says about itself, in JSON's types.
+    """Return the description that an exported file carries, in JSON's types.
 
     Args:
         cfg: The config of the model.
         graph: What is exported.
         meta: Classes and palette.
         shape: Height and width of the input.
-        dynamic: Whether other sizes are taken, multiples of 32.
+        dynamic: True where it takes other sizes, multiples of 32.
 
     Returns:
         ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``classes``,
         ``palette``, ``pipeline`` (what is done to an image file before), ``visualizer``,
         ``scope``, ``score_threshold`` of detectors, ``config``, ``mmscheme_version``.
     """
-    pipeline = []
-    for dataset in iter_datasets(cfg, ('test', 'val')):
-        pipeline = [s for s in dataset.get('pipeline') or []
-                    if not step_name(s).endswith('Annotations')]
-        break
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
+    palette = palette if palette is None or isinstance(palette, str) else np.asarray(
+        palette).tolist()
     described = dict(
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
-        classes=meta.get('classes'), palette=palette if isinstance(palette, str) else
-        None if palette is None else np.asarray(palette).tolist(), pipeline=pipeline,
+        classes=meta.get('classes'), palette=palette,
+        pipeline=inference_pipeline(cfg),
         fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
@@ -118,9 +114,6 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     check_not_read(target, checkpoint=checkpoint)
     model, meta = load_model(cfg, checkpoint)
     shape = shape or input_shape(cfg)
-    if cfg.default_scope == 'mmseg' and model.test_cfg.get('mode', 'whole') != 'whole':
-        raise ValueError(f'model.test_cfg.mode={model.test_cfg.mode}: one graph sees the whole '
-                         'image; set it to whole')
     folded = fold(model)
     graph, left_out = build_graph(folded, cfg.default_scope, shape)
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
@@ -156,7 +149,7 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the chatter of exporters."""
+    """Silence the exporters."""
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
@@ -219,12 +212,12 @@ _WRITERS = dict(onnx=_write_onnx, torch_export=_write_torch_export,
 
 
 def _two_of(example: Tuple[torch.Tensor, ...], dynamic: bool) -> Tuple[torch.Tensor, ...]:
-    """A batch of two where its size is free: torch takes a size of one for a constant."""
+    """Return a batch of two where its size is free: torch takes one for a constant."""
     return (torch.cat([example[0]] * 2), *example[1:]) if dynamic else example
 
 
 def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:
-    """Noise, fine and coarse, as BGR images ``(H, W, 3)``."""
+    """Return noise, fine and coarse, as BGR images ``(H, W, 3)``."""
     rng = np.random.default_rng(0)
     fine = rng.integers(0, 256, (*shape, 3), np.uint8)
     coarse = rng.integers(0, 256, (-(-shape[0] // 32), -(-shape[1] // 32), 3), np.uint8)
@@ -245,9 +238,7 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.
     """
-    suffix = path.suffix
-    exported = load_exported(path) if suffix in FORMATS else None
-    assert exported is not None
+    exported = load_exported(path)
     checks = []
     for i, image in enumerate(_test_images(shape)):
         if graph.task == 'detection':
@@ -256,11 +247,13 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
             continue
         batch = random_batch(cfg, shape, 1)
         batch['inputs'] = [torch.from_numpy(image).permute(2, 0, 1)]
-        rgb = np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2))
-        found = exported.run(dict(image=rgb))
         with torch.no_grad():
-            checks.append(_CHECKS[graph.task](model, batch, found))
+            checks.append(_check(graph.task, model, batch, exported.run(dict(image=_rgb(image)))))
     return checks
+
+
+def _rgb(image: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2))
 
 
 def _relative(ours: NDArray[Any], reference: torch.Tensor) -> float:
@@ -270,32 +263,20 @@ def _relative(ours: NDArray[Any], reference: torch.Tensor) -> float:
     return float(np.abs(ours - expected).max() / max(1., np.abs(expected).max()))
 
 
-def _check_classifier(model: nn.Module, batch: Dict[str, Any], found: Dict[str, NDArray[Any]]
-                      ) -> Check:
-    scores = model.test_step(batch)[0].pred_score
-    difference = _relative(found['scores'][0], scores)
-    return Check(difference, f'scores differ by {difference:.2g}', difference <= TOLERANCE)
-
-
-def _check_segmenter(model: nn.Module, batch: Dict[str, Any], found: Dict[str, NDArray[Any]]
-                     ) -> Check:
+def _check(task: str, model: nn.Module, batch: Dict[str, Any], found: Dict[str, NDArray[Any]]
+           ) -> Check:
+    if task == 'features':
+        maps = model.extract_feat(model.data_preprocessor(batch, False)['inputs'])
+        difference = max(_relative(found[f'p{i}'], m) for i, m in enumerate(maps))
+        return Check(difference, f'features differ by {difference:.2g}', difference <= TOLERANCE)
     sample = model.test_step(batch)[0]
-    logits: PixelData = sample.seg_logits
-    difference = _relative(found['logits'][0], logits.data)
+    if task == 'classification':
+        difference = _relative(found['scores'][0], sample.pred_score)
+        return Check(difference, f'scores differ by {difference:.2g}', difference <= TOLERANCE)
+    difference = _relative(found['logits'][0], sample.seg_logits.data)
     same = float((found['labels'][0] == sample.pred_sem_seg.data[0].numpy()).mean())
     return Check(difference, f'logits differ by {difference:.2g}, {same:.3%} of the labels agree',
                  difference <= TOLERANCE and same >= AGREEMENT)
-
-
-def _check_features(model: nn.Module, batch: Dict[str, Any], found: Dict[str, NDArray[Any]]
-                    ) -> Check:
-    maps = model.extract_feat(model.data_preprocessor(batch, False)['inputs'])
-    difference = max(_relative(found[f'p{i}'], m) for i, m in enumerate(maps))
-    return Check(difference, f'features differ by {difference:.2g}', difference <= TOLERANCE)
-
-
-_CHECKS = dict(classification=_check_classifier, segmentation=_check_segmenter,
-               features=_check_features)
 
 
 def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray[Any],
@@ -309,13 +290,14 @@ def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray
         settings.score_thr = 0.
         settings.score_thr = _in_a_gap(predict_letterboxed(cfg, model, picture, shape).scores)
         reference = predict_letterboxed(cfg, model, picture, shape)
-    ours = exported.run(_letterboxed(image, size, exported.meta, float(settings.score_thr)))
+    ours = exported.run(to_inputs(_rgb(image), exported.meta, list(size),
+                                  float(settings.score_thr)))
     match = match_boxes(ours, reference)
     return Check(match.difference, match.text(), match.difference <= 0.1 and not match.alone)
 
 
 def _in_a_gap(scores: torch.Tensor) -> float:
-    """A threshold far from the scores on both sides of it, below the best ten."""
+    """Return a threshold below the best ten, far from the scores on both sides of it."""
     best = scores.sort(descending=True).values[_FEW - 1:5 * _FEW]
     if len(best) < 2:
         return 0.
@@ -323,15 +305,9 @@ def _in_a_gap(scores: torch.Tensor) -> float:
     return float((best[gap] + best[gap + 1]) / 2)
 
 
-def _letterboxed(image: NDArray[Any], size: Tuple[int, int], meta: Dict[str, Any],
-                 threshold: float) -> Dict[str, NDArray[Any]]:
-    rgb = np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2))
-    return to_inputs(rgb, meta, list(size), threshold)
-
-
 def predict_letterboxed(cfg: Config, model: nn.Module, image: NDArray[Any],
                         shape: Tuple[int, int]) -> Any:
-    """mmdet's own prediction for an image that is padded to a size.
+    """Predict with mmdet itself for an image that is padded to a size.
 
     Args:
         cfg: The config of the model.

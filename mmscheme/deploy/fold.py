@@ -9,7 +9,7 @@ Outputs stay what they are in evaluation mode, up to the rounding of float32.
 import inspect
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -24,7 +24,7 @@ from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
-from mmscheme.utils.config_query import scope_of
+from mmscheme.utils.config_query import scope_of, walk
 from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
@@ -128,7 +128,7 @@ def _fold_ffn(ffn: Union[SCHEMEFFN, BlockDiagonalFFN]) -> None:
 
 
 def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
-    """The config whose model has the deployment form of another's.
+    """Return the config whose model has the deployment form of another's.
 
     Args:
         cfg: Not changed.
@@ -144,7 +144,7 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
         model.auxiliary_head = None
-    for node in _dicts(model):
+    for _, node in walk(model):
         arguments = _arguments(node.get('type'))
         if 'deploy' in arguments:
             node.update(deploy=True)
@@ -161,18 +161,8 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     return cfg
 
 
-def _dicts(node: Any) -> Iterator[Dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        for child in list(node.values()):
-            yield from _dicts(child)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)
-
-
 def _arguments(kind: Any) -> List[str]:
-    """The arguments of a registered type; none of a name that another registry has."""
+    """Return the arguments of a registered type; none of a name that another registry has."""
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
@@ -181,10 +171,7 @@ def _arguments(kind: Any) -> List[str]:
 
 def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
                        shape: Tuple[int, int]) -> float:
-    """The largest difference of two models' raw outputs on random images.
-
-    It is relative to the largest output, where that is more than 1.
-    """
+    """Return the largest difference of two models' outputs, relative to outputs over 1."""
     batch = random_batch(cfg, shape, 1)
     with torch.no_grad():
         outputs = []
@@ -197,7 +184,7 @@ def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
 
 
 def _heads(model: nn.Module, features: Any) -> Any:
-    """What the dense heads make of the features; heads on proposals see no other layers."""
+    """Run the dense head on the features; heads on proposals see no other layers."""
     for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
@@ -241,7 +228,7 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
     check_not_read(target, checkpoint=checkpoint)
     check_not_read(config, config=cfg.filename)
     model, meta = load_model(cfg, checkpoint)
-    problem: Optional[ValueError] = None
+    problem: Optional[Exception] = None
     for fuse_norms in (True, False):
         # A stock backbone may have no way to say that its norms are gone.
         folded, new_cfg = fold(model, fuse_norms), deploy_config(cfg, fuse_norms)
@@ -250,11 +237,10 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
             load_weights(rebuilt, folded.state_dict(), 'the deployment form')
             break
         except (ValueError, TypeError, AttributeError) as e:
-            problem = problem or ValueError(f'no config expresses the deployment form of this '
-                                            f'model; tools/deploy/export.py does without: {e}')
+            problem = problem or e
     else:
-        assert problem is not None
-        raise problem
+        raise ValueError('no config expresses the deployment form of this model; '
+                         f'tools/deploy/export.py does without: {problem}')
     difference = largest_difference(cfg, model, rebuilt, input_shape(cfg))
     if not difference <= TOLERANCE:
         raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '

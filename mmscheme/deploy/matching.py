@@ -11,7 +11,7 @@ _CLOSE = 1e-4
 
 
 class Match(NamedTuple):
-    """How two lists of boxes compare.
+    """A comparison of two lists of boxes.
 
     Attributes:
         number: Pairs of boxes with one label.
@@ -25,7 +25,7 @@ class Match(NamedTuple):
     alone: int
 
     def text(self) -> str:
-        """For people."""
+        """Return the comparison as a sentence."""
         return (f'{self.number} boxes differ by {self.difference:.2g} pixels, their scores by '
                 f'{self.scores:.2g}' + (f'; {self.alone} have no partner' if self.alone else ''))
 

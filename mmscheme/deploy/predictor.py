@@ -67,7 +67,7 @@ class ExportedPredictor:
         return fill(sample, found, size)
 
     def _fit(self, image: NDArray[Any]) -> Tuple[NDArray[Any], Tuple[int, int]]:
-        """An image of the size of the graph: shrunk where it is too large, and padded."""
+        """Shrink an image that is too large for the graph, and pad it to the graph's size."""
         height, width = image.shape[:2]
         if self.meta['dynamic']:
             rows, columns = (-(-side // _DIVISOR) * _DIVISOR for side in (height, width))

@@ -1,13 +1,13 @@
-"""Reading and writing checkpoints without running code from them.
+"""Read and write checkpoints without running code from them.
 
 torch's weights-only loading knows tensors and plain containers. A training checkpoint
-of mmengine holds more, which this module deals with:
+of mmengine holds more:
 
 * Objects: ``HistoryBuffer``, whose pickle calls ``getattr``, and numpy arrays. They are
   read into inert stand-ins, checked, and then built anew. :func:`make_plain` turns
   them into tensors and numbers before a checkpoint is written.
-* Python code as text, the config. ``Runner.resume`` and the inferencers execute it
-  when it is there. It is dropped on reading: a config is given by its path.
+* Python code as text, the config, which ``Runner.resume`` and the inferencers execute.
+  It is dropped on reading, because a config is given by its path.
 """
 import os
 import pickle
@@ -46,7 +46,7 @@ _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
 
 class _StandIn:
-    """What a pickle gets instead of a class or function it names: it keeps what it is given."""
+    """The stand-in for a class or function that a pickle names; it keeps its arguments."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -56,7 +56,7 @@ class _StandIn:
         self.state = state
 
     def build(self) -> Any:
-        """The object that was meant, from checked parts."""
+        """Build the object that was meant, from checked parts."""
         raise ValueError(f'{type(self).__name__[1:]} out of place')
 
 
@@ -106,12 +106,12 @@ class _Namespace(_StandIn):
 
 
 def _empty_bytes() -> bytes:
-    """``bytes()``, as empty data is pickled."""
+    """Return ``bytes()``, as empty data is pickled."""
     return b''
 
 
 def _stand_ins() -> List[Tuple[Callable[..., Any], str]]:
-    """The names beyond torch's own list that a pickle may hold, and what it gets for them."""
+    """Return the stand-ins for the names beyond torch's own list that a pickle may hold."""
     names: List[Tuple[Callable[..., Any], str]] = [
         (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_Array, 'numpy.ndarray'),
         (_DType, 'numpy.dtype'), (_Attribute, 'builtins.getattr'), (_empty_bytes, 'builtins.bytes'),
@@ -123,7 +123,7 @@ def _stand_ins() -> List[Tuple[Callable[..., Any], str]]:
 
 
 def _build(value: Any) -> Any:
-    """Replaces the stand-ins in nested containers; dicts and lists are changed in place."""
+    """Replace the stand-ins in nested containers; dicts and lists are changed in place."""
     if isinstance(value, _StandIn):
         return value.build()
     if isinstance(value, dict):
@@ -138,12 +138,11 @@ def _build(value: Any) -> Any:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Makes every ``torch.load`` weights-only, whatever its caller asks for."""
+    """Make every ``torch.load`` weights-only, whatever its caller asks for."""
     switches = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
     before = {name: os.environ.pop(name, None) for name in switches}
     os.environ[switches[0]] = '1'
-    # What others allowed in this process does not count; some builds of mmengine allow the
-    # real getattr. torch's own types stay.
+    # Only torch's own types stay allowed, because some builds of mmengine allow getattr.
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(
@@ -160,7 +159,7 @@ def _weights_only() -> Iterator[None]:
 
 
 def _drop_config(checkpoint: Any) -> None:
-    """Takes out the config's text, wherever mmengine would execute it."""
+    """Remove the text of the config, wherever mmengine would execute it."""
     if not isinstance(checkpoint, dict):
         return
     hub = checkpoint.get('message_hub')
@@ -172,7 +171,7 @@ def _drop_config(checkpoint: Any) -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None, mmap: bool = False) -> Any:
-    """mmengine's loader of this name, without the allow-list and fall-back of its forks."""
+    """Load as mmengine's function of this name, without the fall-back of its forks."""
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(filename)
@@ -209,7 +208,7 @@ def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """The sentence of torch's long explanations that names the cause."""
+    """Return the sentence of torch's long explanations that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     marker = 'WeightsUnpickler error:'
     text = next((line.split(marker)[1] for line in lines if marker in line), lines[0])
@@ -225,7 +224,7 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
         mmap: As in :func:`torch.load`, for files; values that nobody looks at are not read.
 
     Returns:
-        What the file holds, without the text of a config.
+        The content of the file, without the text of a config.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -398,7 +397,7 @@ def save_checkpoint(content: Dict[str, Any], target: Union[str, Path]) -> None:
 
 
 def make_plain(value: Any) -> Any:
-    """Copies containers, turning what weights-only loading refuses into what it reads.
+    """Copy containers with their content in a form that weights-only loading accepts.
 
     Args:
         value: Nested dicts, lists and tuples.
@@ -427,7 +426,7 @@ def make_plain(value: Any) -> Any:
 
 
 def restore_plain(log_scalars: Dict[str, Any]) -> Dict[str, Union[HistoryBuffer, Any]]:
-    """Rebuilds the ``HistoryBuffer`` objects that :func:`make_plain` took apart.
+    """Rebuild the ``HistoryBuffer`` objects that :func:`make_plain` took apart.
 
     Args:
         log_scalars: ``checkpoint['message_hub']['log_scalars']``.

@@ -9,10 +9,10 @@ __all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawi
 
 
 class Options(DictAction):
-    """``--cfg-options``, with a line instead of a traceback for what it cannot read."""
+    """``--cfg-options``, with a line instead of a traceback for values that it cannot parse."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        """Reads the options."""
+        """Parse the options."""
         values = args[1] if len(args) > 1 else kwargs.get('values')
         for value in values or []:
             if '=' not in value:
@@ -24,7 +24,7 @@ class Options(DictAction):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the config and what changes it, for every tool that reads one."""
+    """Add the config and the flags that change it."""
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--data-root', metavar='DIR',
                         help='replaces the root of every data set in the config')
@@ -36,7 +36,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that OpenMMLab's tools for training and testing have in common."""
+    """Add the flags that OpenMMLab's tools for training and testing have in common."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints '
                         '(work_dirs/<name of the config>)')
     parser.add_argument('--no-preflight', dest='preflight', action='store_false',
@@ -58,7 +58,7 @@ def _fraction(text: str) -> float:
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where pictures of predictions go and how they look."""
+    """Add the flags for pictures of predictions."""
     parser.add_argument('--out', default='predictions', metavar='DIR',
                         help='folder of the pictures (predictions)')
     parser.add_argument('--score-thr', type=float, default=0.3,

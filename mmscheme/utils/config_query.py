@@ -6,8 +6,9 @@ from mmengine import Config
 from mmengine.model import PretrainedInit
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
-__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inner_model', 'is_pretrained',
-           'iter_datasets', 'iter_heads', 'scope_of', 'step_name', 'walk']
+__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inference_pipeline',
+           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'scope_of', 'step_name',
+           'walk']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -57,6 +58,14 @@ def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
     else:
         for child in as_list(inner):
             yield from _unwrap(child)
+
+
+def inference_pipeline(cfg: Config) -> List[Dict[str, Any]]:
+    """Return the steps of the test pipeline, without those that load annotations."""
+    for dataset in iter_datasets(cfg, ('test', 'val')):
+        return [step for step in dataset.get('pipeline') or []
+                if not step_name(step).endswith('Annotations')]
+    return []
 
 
 def as_list(value: Any) -> List[Any]:

@@ -38,6 +38,10 @@ def replacing(target: Union[str, Path]) -> Iterator[Path]:
         _flush(part)
         part.replace(target)
         _flush(target.parent)  # the name too
+    except OSError as e:
+        if isinstance(e.filename, (str, Path)):  # the name that the user knows
+            e.filename = str(e.filename).replace(str(part), str(target))
+        raise
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,7 @@ _IGNORED = 255
 
 def overlay_labels(image: NDArray[Any], labels: NDArray[Any],
                    palette: Sequence[Sequence[int]]) -> NDArray[Any]:
-    """Colours an image by a label map of its size.
+    """Colour an image by a label map of its size.
 
     Args:
         image: ``(H, W, 3)`` uint8, BGR.

@@ -13,9 +13,9 @@ from mmscheme.models.loading import build_model
 from tests.commands import load_tool
 from tests.conftest import REPOSITORY
 
-OPTIONS = ['test_dataloader.num_workers=0']
-
 main = load_tool('test').main
+
+OPTIONS = ['test_dataloader.num_workers=0']
 
 
 @pytest.fixture(scope='module')
