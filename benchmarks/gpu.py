@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / 'benchmarks'))
 
-from mmscheme.analysis.throughput import (  # noqa: E402
+from mmscheme.analysis.throughput import (
     OURS,
     Contest,
     ceilings,
@@ -30,8 +31,8 @@ from mmscheme.analysis.throughput import (  # noqa: E402
     peak_memory,
     take_turns,
 )
-from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer  # noqa: E402
-from mmscheme.ops import block_diagonal_mlp, measured  # noqa: E402
+from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
+from mmscheme.ops import block_diagonal_mlp, measured
 
 MISSING: Optional[str] = None
 # The processes that compile need none of this, and would wait for it.
@@ -293,7 +294,8 @@ def check_amp(plan: Plan) -> Iterator[Any]:
             scaler.update()
             losses.append(value.detach())
         first, last = (float(torch.stack(part).mean()) for part in (losses[:5], losses[-5:]))
-        yield Verdict(f'{name}: {steps} steps in {str(dtype)[6:]}', None if plan.dry else last < first,
+        yield Verdict(f'{name}: {steps} steps in {str(dtype)[6:]}',
+                      None if plan.dry else last < first,
                       f'loss {first:.4f} -> {last:.4f}')
         del model, loss, optimizer
 

@@ -16,7 +16,7 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmscheme.ops import triton_mlp as kernels  # noqa: E402
+from mmscheme.ops import triton_mlp as kernels
 
 GROUPS, CALLS, ROUNDS = 4, 10, 7
 # Tokens, hidden channels, tiles a program, warps, stages.

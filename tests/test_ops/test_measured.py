@@ -136,7 +136,7 @@ def test_export_and_the_switch_come_before_any_choice(monkeypatch):
 def _process(rank, port, seconds, results):
     store = torch.distributed.TCPStore('127.0.0.1', port, 2, rank == 0)
     torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=2)
-    measured._file = lambda: measured.Path('/nonexistent')
+    measured._file = lambda: measured.Path('/dev/null/none')
     monkeypatch = pytest.MonkeyPatch()
     found = choose(seconds[rank], monkeypatch)
     results.put((rank, *found))
