@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / 'benchmarks'))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmscheme.analysis.throughput import (
     OURS,
@@ -34,6 +33,7 @@ from mmscheme.analysis.throughput import (
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
 from mmscheme.ops import block_diagonal_mlp, measured
 
+ROOT = Path(__file__).resolve().parents[1]
 MISSING: Optional[str] = None
 # The processes that compile need none of this, and would wait for it.
 if multiprocessing.parent_process() is None:
