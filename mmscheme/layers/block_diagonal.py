@@ -184,7 +184,7 @@ class BlockDiagonalMLP(nn.Module):
         for name, channels in (('embed_dims', embed_dims), ('hidden_dims', hidden_dims)):
             for g in (g1, g2):
                 _check_divides(name, channels, g)
-        start = dict(init_std=init_std, match_variance=match_variance)
+        start: Dict[str, Any] = dict(init_std=init_std, match_variance=match_variance)
         self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, **start)
         self.act = act_layer()
         self.drop1 = nn.Dropout(drop)

@@ -6,18 +6,20 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmscheme.layers import SCHEMEMixer
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.models.utils.mixer_options import takes_options_of
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import check_flags, check_number, read_indices
 
-__all__ = ['plug_in_scheme']
+__all__ = ['SCHEMEWrapper']
 
 _AUTO_GROUPS = 4  # the paper's 44
 
 
 class _StockWeights:
-    """Deals with a stock checkpoint, before a wrapped backbone loads it.
+    """Adapt a stock checkpoint before a wrapped backbone loads it.
 
     Args:
         mixers: Their names in the backbone, and those of the modules that were replaced.
@@ -71,20 +73,15 @@ def _divisors(number: int) -> List[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-@MODELS.register_module(name='SCHEMEWrapper')
-def plug_in_scheme(backbone: Union[dict, nn.Module],
-                   groups: Union[int, Sequence[int], str] = (4, 4),
-                   expansion: Optional[float] = 8,
-                   cca: bool = True,
-                   keep_cca: bool = False,
-                   cca_scaling: str = 'gram',
-                   cca_tau: Optional[float] = None,
-                   init_std: Optional[float] = None,
-                   match_variance: bool = True,
-                   alpha_init: float = 0.5,
-                   stages: Union[int, Sequence[int], None] = None,
-                   seed_from_dense: bool = False) -> nn.Module:
-    """Replaces the channel mixers of a stock backbone by SCHEME mixers.
+@MODELS.register_module()
+@takes_options_of(SCHEMEMixer)
+def SCHEMEWrapper(backbone: Union[dict, nn.Module],
+                  groups: Union[int, Sequence[int], str] = (4, 4), *,
+                  expansion: Optional[float] = 8, stages: Union[int, Sequence[int], None] = None,
+                  seed_from_dense: bool = False, **mixer: Any) -> nn.Module:
+    """Replace the channel mixers of a stock backbone by SCHEME mixers.
+
+    This is a function: what it returns is the backbone itself.
 
     In a config: ``backbone=dict(type='mmscheme.SCHEMEWrapper', backbone=dict(type=...))``.
     What is built is the stock backbone itself, with other layers in its channel mixers: its
@@ -107,13 +104,13 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
             for each mixer the most, up to 4, into which its widths divide.
         expansion: Hidden channels as a multiple of the channels; None keeps those of the
             stock backbone.
-        cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See
-            :class:`mmscheme.layers.SCHEMEMixer`.
         stages: Which mixers are replaced: all by default, or those of these stages. A stage
             is one width of channels, counted from 0 in the order of their appearance.
         seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
             times the root of ``groups``, and take the same from stock checkpoints. Wants the
             hidden width of the stock backbone.
+        mixer: Options of the mixers, ``cca``, ``keep_cca`` and so on:
+            :class:`mmscheme.layers.SCHEMEMixer` documents them.
 
     Returns:
         The backbone.
@@ -123,7 +120,7 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
         ValueError: Nothing to replace; widths that do not divide into ``groups``; no such
             stage; a seed of another width.
     """
-    check_flags(cca=cca, seed_from_dense=seed_from_dense)
+    check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense)
     if isinstance(backbone, dict) and 'type' in backbone:
         try:
             backbone = MODELS.build(backbone)
@@ -166,11 +163,10 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     for dense, hidden_dims in zip(found, hidden):
         most = max(g for g in range(1, _AUTO_GROUPS + 1)
                    if math.gcd(dense.widths[0], hidden_dims) % g == 0)
-        mixer = PlugInMixer(dense, hidden_dims, pair or (most, most), cca, keep_cca, cca_scaling,
-                            cca_tau, init_std, match_variance, alpha_init)
+        plugged = PlugInMixer(dense, hidden_dims, pair or (most, most), **mixer)
         if seed_from_dense:
-            mixer.load_state_dict(mixer.from_dense(dense.module.state_dict()), strict=False)
-        names[mixer.take_place(backbone, dense)] = dense.name
+            plugged.load_state_dict(plugged.from_dense(dense.module.state_dict()), strict=False)
+        names[plugged.take_place(backbone, dense)] = dense.name
     backbone.register_load_state_dict_pre_hook(_StockWeights(names, seed_from_dense))
     print_log(f'SCHEMEWrapper: {len(names)} channel mixers of {kind} replaced', logger='current')
     return backbone
