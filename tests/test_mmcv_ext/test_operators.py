@@ -1,13 +1,8 @@
 """The operators against compiled mmcv: kept values everywhere, and itself where it is there."""
-import functools
-import importlib.util
-import re
 
-import mmcv.ops
 import pytest
 import torch
 
-from mmscheme.mmcv_ext import operators
 from tests.test_mmcv_ext import reference
 from tests.test_mmcv_ext.cases import cases
 
