@@ -1,5 +1,5 @@
 """Channel mixers and backbones that tools/analysis_tools/benchmark.py compares ours with."""
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -7,13 +7,19 @@ from torch import Tensor, nn
 
 from mmscheme.analysis.throughput import OURS, Contest
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, channel_covariance_attention
-from mmscheme.models import SCHEMEformer
-from mmscheme.models.backbones.schemeformer import ARCHS
 
-__all__ = ['DENSE', 'backbones', 'mixers']
+try:
+    from mmscheme.models import SCHEMEformer
+    from mmscheme.models.backbones.schemeformer import ARCHS
+except ImportError:  # torch alone is enough for the mixers
+    ARCHS = {}
+
+__all__ = ['DENSE', 'NARROW', 'backbones', 'mixers']
 
 #: Arguments of the dense MetaFormer-PPAA.
 DENSE: Dict[str, Any] = dict(groups=(1, 1), expansion=4, cca=False)
+#: The same with the multiply-adds of 44-e8.
+NARROW: Dict[str, Any] = dict(DENSE, expansion=2)
 
 
 def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor],
@@ -90,13 +96,13 @@ def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
     return {'convolutions': convolutions, 'channels last': channels_last, 'tokens': tokens}
 
 
-def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
+def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], device: torch.device,
            dtype: torch.dtype, training: bool, channels_last: bool = True,
            groups: Tuple[int, int] = (4, 4), expansion: int = 8) -> Iterator[Contest]:
     """Compare channel mixers alone, at the shapes of each stage.
 
     Args:
-        arch: A member of the family.
+        arch: A member of the family, or its widths.
         batch: Images.
         size: Height and width of the images.
         device, dtype: Of everything.
@@ -104,13 +110,15 @@ def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
         channels_last: Memory format of our input.
         groups, expansion: Of ours and of the authors' construction.
     """
-    for stage, dims in enumerate(ARCHS[arch]['embed_dims']):
+    widths = ARCHS[arch]['embed_dims'] if isinstance(arch, str) else arch
+    for stage, dims in enumerate(widths):
         height, width = (side // (4 * 2**stage) for side in size)
         maps = torch.randn(batch, dims, height, width, device=device).to(dtype)
         rows = maps.contiguous(memory_format=torch.channels_last)
         tokens = maps.flatten(2).transpose(1, 2).contiguous()
         mixer = SCHEMEMixer(dims, expansion * dims, groups).to(device, dtype).train(training)
         dense = BlockDiagonalMLP(dims, 4 * dims, 1).to(device, dtype).train(training)
+        narrow = BlockDiagonalMLP(dims, 2 * dims, 1).to(device, dtype).train(training)
         own, others = list(mixer.parameters()), list(dense.parameters())
         grouped = _grouped(mixer.ffn)
         ours = rows if channels_last else maps
@@ -120,6 +128,8 @@ def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
         inputs = {'convolutions': maps, 'channels last': rows, 'tokens': tokens}
         for name, run in _dense(dense).items():
             runs[f'dense e4, {name}'] = _step(run, inputs[name], others, training)
+        runs['narrow e2, tokens'] = _step(_dense(narrow)['tokens'], tokens,
+                                          list(narrow.parameters()), training)
         if training:
             runs['authors\''] = _step(_with_cca(grouped, mixer), maps, own, True)
         else:
@@ -152,7 +162,9 @@ def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device
     from mmpretrain.models import PoolFormer
     ours = SCHEMEformer(arch, implementation=implementation)
     dense = SCHEMEformer(arch, implementation=implementation, **DENSE)
-    models: Dict[str, nn.Module] = {OURS: ours, 'dense PPAA': dense}
+    models: Dict[str, nn.Module] = {
+        OURS: ours, 'dense PPAA': dense,
+        'narrow PPAA': SCHEMEformer(arch, implementation=implementation, **NARROW)}
     if implementation != 'plain':
         models['ours, plain'] = SCHEMEformer(arch, implementation='plain')
         models['dense PPAA, plain'] = SCHEMEformer(arch, implementation='plain', **DENSE)

@@ -1,4 +1,4 @@
-"""Draws the figures of all studies and writes their tables into docs/evidence.md."""
+"""Draw the figures of all studies and write their tables into docs/evidence.md."""
 from pathlib import Path
 
 from study import draw_studies

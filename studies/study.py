@@ -24,7 +24,7 @@ class Summary(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Of the seeds."""
+        """Mean of the seeds."""
         return sum(self.values) / len(self.values)
 
     @property
@@ -48,7 +48,7 @@ class Cell(NamedTuple):
     results: List[Dict[str, Any]]
 
     def summary(self, test: Optional[str] = None, metric: Optional[str] = None) -> Summary:
-        """A metric of a test; where none is named there must be only one.
+        """Return a metric of a test; where none is named there must be only one.
 
         Raises:
             ValueError: There is no such test or metric, or several and none is named.
@@ -66,7 +66,7 @@ class Cell(NamedTuple):
 
     @property
     def params(self) -> float:
-        """Of inference, in M."""
+        """Parameters of inference, in M."""
         return float(self.results[0]['params']) / 1e6
 
     @property
@@ -76,7 +76,7 @@ class Cell(NamedTuple):
 
 
 def find_cell(study: Union[str, Path], name: str) -> Cell:
-    """The results of a config of a study.
+    """Return the results of a config of a study.
 
     Args:
         study: Its folder; ``name`` may be ``<study>/<cell>`` for one beside it.
@@ -100,7 +100,7 @@ def find_cell(study: Union[str, Path], name: str) -> Cell:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; the first column is text, the others are numbers."""
+    """Return a table whose first column is text and whose others are numbers."""
     lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
@@ -111,7 +111,7 @@ def save_figure(figure: Any, path: Union[str, Path]) -> None:
 
 
 def plot_seeds(axis: Any, rows: Sequence[Tuple[str, Summary]], label: str) -> None:
-    """One line a cell, the first on top: a dot for each seed, a bar at the mean.
+    """Draw a line for each cell, the first on top: a dot for each seed, a bar at the mean.
 
     Args:
         axis: To draw on.
@@ -153,7 +153,7 @@ def compare(study: Union[str, Path], names: Dict[str, str], label: str,
 
 
 def plot_curves(axis: Any, cell: Cell) -> None:
-    """``1 - alpha`` of each block over training: the mean of the seeds and their range.
+    """Draw ``1 - alpha`` of each block over training: the mean of the seeds and their range.
 
     Args:
         axis: To draw on.
@@ -196,7 +196,7 @@ def _drawings(folder: Path) -> Iterator[Tuple[str, Callable[[Path], Dict[str, st
 
 
 def draw_studies(folder: Union[str, Path], document: Union[str, Path]) -> List[str]:
-    """Draw the figures of all studies, and writes their tables into a document.
+    """Draw the figures of all studies, and write their tables into a document.
 
     Args:
         folder: Of the studies. Each ``<study>/draw.py`` has a function ``draw(study)`` that

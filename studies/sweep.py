@@ -1,4 +1,4 @@
-"""Trains the configs of a study with several seeds and keeps what came out."""
+"""Train the configs of a study with several seeds and keep the results."""
 import argparse
 import fcntl
 import hashlib
@@ -60,12 +60,12 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
         return f'{self.study.name}/{self.cell} seed {self.seed}'
 
 
 def _settings(cfg: Config) -> Dict[str, Any]:
-    """The ``study`` of a config: what a sweep does with it, beyond training."""
+    """Return the ``study`` of a config: tests, seeds and more, beyond training."""
     settings = dict(cfg.get('study') or {})
     unknown = sorted(set(settings) - set(_SETTINGS))
     if unknown:
@@ -79,7 +79,7 @@ def _settings(cfg: Config) -> Dict[str, Any]:
 
 def plan_runs(study: Union[str, Path], cells: Optional[Sequence[str]] = None,
               seeds: Optional[Sequence[int]] = None) -> List[Run]:
-    """The runs of a study: first all configs with the first seed, then with the next.
+    """Plan the runs of a study: first all configs with the first seed, then with the next.
 
     Args:
         study: Folder with ``configs/*.py``. In a config ``study = dict(...)`` may have
@@ -124,7 +124,7 @@ def _config(study: Path, cell: str) -> Path:
 
 
 def _source(study: Path, cell: str, settings: Dict[str, Any]) -> Optional[Tuple[Path, str]]:
-    """The config that a run of this one starts from."""
+    """Return the config that a run of this one starts from."""
     after = settings.get('after')
     if not after:
         return None
@@ -190,7 +190,7 @@ def _machine() -> str:
 
 
 def _commit() -> Optional[str]:
-    """The commit of this code, with a + where it was changed since."""
+    """Return the commit of this code, with a + where it was changed since."""
     command = ['git', '-C', str(_ROOT), 'describe', '--always', '--dirty=+', '--exclude=*']
     try:
         return subprocess.run(command, capture_output=True, text=True,
@@ -229,7 +229,7 @@ def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
 
 def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]] = None,
             data_root: Optional[str] = None) -> Dict[str, Any]:
-    """Train and tests one run; one that was killed goes on from its last checkpoint.
+    """Train and test one run; one that was killed goes on from its last checkpoint.
 
     Args:
         run: Which.
@@ -323,7 +323,7 @@ def _find(results: Path, run: Run) -> Optional[Dict[str, Any]]:
 
 def _work(run: Run, folder: Path, results: Path, threads: int, commit: Optional[str],
           options: Optional[Dict[str, Any]], data_root: Optional[str]) -> None:
-    """A process of its own does one run: frameworks keep state for as long as one lives."""
+    """Do one run in a process of its own, because frameworks keep state while one lives."""
     torch.set_num_threads(threads)
     work_dir = _work_dir(folder, run.study, run.cell, run.seed)
     # Where another sweep is at this run, this one waits for its result.
@@ -421,7 +421,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(log: Path, before: int) -> str:
-    """The error in what a process has added to its log."""
+    """Return the error in the lines that a process has added to its log."""
     if not log.is_file():
         return 'no log'
     lines = log.read_bytes()[before:].decode(errors='replace').splitlines()

@@ -168,7 +168,7 @@ def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[st
 
 
 def find_modules(model: nn.Module, names: Sequence[str]) -> List[str]:
-    """Return the names of the outermost modules of the backbone that are called so."""
+    """Return the full names of the outermost modules of the backbone with these names."""
     found: List[str] = []
     for name, _ in model.named_modules():
         if name.startswith('backbone.') and name.rsplit('.', 1)[-1] in names:

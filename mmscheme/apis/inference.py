@@ -1,4 +1,4 @@
-"""Pictures and videos with what a model finds in them."""
+"""Draw a model's predictions into images and videos."""
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import cv2

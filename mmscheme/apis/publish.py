@@ -1,4 +1,4 @@
-"""Checkpoints to give away: what inference needs, under a name that proves its content."""
+"""Checkpoints for publication: what inference needs, with the file's hash in its name."""
 import hashlib
 import io
 from pathlib import Path

@@ -197,7 +197,7 @@ def test(cfg: Config, checkpoint: str, report: Optional[str] = None, keep_cca: b
     metrics, *others = [runner.test() for runner in runners]
     comparison = page = None
     if is_main_process():
-        if report:
+        if report and gathered is not None:
             page = write_report(report, tested, checkpoint, gathered, runners[0].model,
                                 others[0] if others else None)
         if others:

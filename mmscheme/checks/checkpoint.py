@@ -21,14 +21,10 @@ _LEAST = 0.01
 
 
 def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: Findings) -> None:
-    """Read a checkpoint as the run will, and compare it with the model.
+    """Read a checkpoint as the run will, and compare it with the model, whose weights it replaces.
 
-    Args:
-        path: Path of the file; a URL is left to the run.
-        model: The model, or None if it cannot be built. Its weights are replaced.
-        use: ``'test'`` or ``'resume'``, which need all weights, or ``'load_from'``, which needs
-            some.
-        findings: Errors and warnings are added to it.
+    For ``use='test'`` and ``'resume'`` all weights must fit, for ``'load_from'`` some must. A URL
+    is left to the run.
     """
     if '://' in path:
         return

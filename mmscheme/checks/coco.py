@@ -30,12 +30,7 @@ def is_coco(cls: Any) -> bool:
 
 
 def check_coco(dataset: Dict[str, Any], built: Any, findings: Findings) -> Dict[str, Size]:
-    """Check the annotation file of a data set.
-
-    Args:
-        dataset: Its dict in the config.
-        built: The data set, not initialised.
-        findings: Errors and warnings are added to it.
+    """Check the annotation file of a data set, which is built but not initialised.
 
     Returns:
         The paths of the images that will be read, each with the width and height in the file;
@@ -66,9 +61,9 @@ class _AnnotationFile:
         usable = self.check_annotations(content, sizes, wanted, needs_masks)
         if len(self.findings.errors) > before:
             return {}
-        images, filters = content['images'], {}
-        if not getattr(built, 'test_mode', False):
-            filters = dataset.get('filter_cfg') or {}
+        images = content['images']
+        testing = getattr(built, 'test_mode', False)
+        filters: Dict[str, Any] = {} if testing else dataset.get('filter_cfg') or {}
         if filters:
             images = [i for i in images
                       if min(i['width'], i['height']) >= filters.get('min_size', 0)

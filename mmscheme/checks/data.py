@@ -3,7 +3,7 @@ import inspect
 import logging
 import os.path as osp
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine import Config
@@ -54,11 +54,12 @@ def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
         if fingerprint in seen:
             continue
         seen.add(fingerprint)
-        before = len(findings.errors)
         if '://' in str(dataset.get('data_root')) or _downloads(dataset):
             continue
-        _check_files(dataset, findings)
-        if len(findings.errors) == before:
+        missing = list(_missing_files(dataset))
+        for line in missing:
+            findings.error(line)
+        if not missing:
             names = _check_content(cfg, dataset, every, findings)
             if labels and names and not isinstance(names, str):
                 _check_classes(cfg, dataset, names, classes, findings)
@@ -80,23 +81,23 @@ def _place(dataset: Dict[str, Any]) -> str:
     return str(dataset.get('ann_file') or dataset.get('data_prefix') or dataset['type'])
 
 
-def _check_files(dataset: Dict[str, Any], findings: Findings) -> None:
-    """Check that root, folders and annotation file are there."""
+def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
+    """Name root, folders and annotation file that are not there."""
     root = str(dataset.get('data_root') or '')
     if root and not osp.isdir(root):
         hint = (f'`python tools/make_scenes.py {root}` writes it'
                 if _type(dataset).startswith('mmscheme.Scenes') else
                 'set it with --data-root DIR or data_root in the config')
-        findings.error(f'data root not found: {root} ({hint})')
+        yield f'data root not found: {root} ({hint})'
         return
     ann_file = osp.join(root, dataset.get('ann_file') or '')
     if dataset.get('ann_file') and not osp.isfile(ann_file):
-        findings.error(f'annotation file not found: {ann_file}')
+        yield f'annotation file not found: {ann_file}'
     prefix = dataset.get('data_prefix') or {}
     for key, folder in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
         if folder is not None and not osp.isdir(osp.join(root, folder)):
-            findings.error(f'folder not found: {osp.join(root, folder)} (data_prefix {key} of '
-                           f'{_type(dataset)})')
+            yield (f'folder not found: {osp.join(root, folder)} (data_prefix {key} of '
+                   f'{_type(dataset)})')
 
 
 def _check_content(cfg: Config, dataset: Dict[str, Any], every: bool, findings: Findings

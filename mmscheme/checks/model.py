@@ -31,13 +31,7 @@ def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
 
 
 def check_channels(cfg: Config, model: nn.Module, findings: Findings) -> None:
-    """Run backbone and neck, and compare their channels with those of the parts that follow.
-
-    Args:
-        cfg: The config.
-        model: The model of :func:`build_for_checks`.
-        findings: Errors and warnings are added to it.
-    """
+    """Run backbone and neck, and compare their channels with those of the parts that follow."""
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
     if not isinstance(backbone, nn.Module):
         return
@@ -86,13 +80,7 @@ def _channels(outputs: Any) -> List[int]:
 
 
 class _Given:
-    """The channels that a backbone or neck gives.
-
-    Args:
-        giver: ``'backbone'`` or ``'neck'``.
-        channels: Channels of its outputs.
-        findings: Errors are added to it.
-    """
+    """The channels of the outputs of a backbone or neck."""
 
     def __init__(self, giver: str, channels: List[int], findings: Findings) -> None:
         self.giver, self.channels, self.findings = giver, channels, findings

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmscheme.layers import BlockDiagonalMLP
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils.checkpoint_io import compare_state_dicts
 
 from .channel_order import LinearStatistics, cluster_channels, permute_stage
 
@@ -102,13 +103,12 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
 
 def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
     """Check that the two differ in their FFNs alone, and that the one to convert is dense."""
-    shapes = [{k: v.shape for k, v in b.state_dict().items() if 'channel_mixer' not in k}
-              for b in (dense, student)]
-    if shapes[0] != shapes[1]:
-        differ = sorted(k for k in set(shapes[0]) | set(shapes[1])
-                        if shapes[0].get(k) != shapes[1].get(k))
-        raise ValueError('expected two backbones that differ in their FFNs alone, found other '
-                         f'shapes of {", ".join(differ[:3])}')
+    own, other = ({k: v for k, v in b.state_dict().items() if 'channel_mixer' not in k}
+                  for b in (student, dense))
+    problems = compare_state_dicts(own, other).problems()
+    if problems:
+        raise ValueError('expected two backbones that differ in their FFNs alone, found in the '
+                         f'dense one: {"; ".join(problems)}')
     for name, block in _blocks(dense).items():
         mixer = block.channel_mixer
         if mixer.cca is not None or (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups) != (1, 1):
@@ -189,13 +189,13 @@ def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: 
 
 @torch.no_grad()
 def _kept(ffn: BlockDiagonalMLP, tokens: _Tokens) -> float:
-    """Explained share of the variance of the targets."""
+    """Return the explained share of the variance of the targets."""
     left = (ffn(tokens.x) - tokens.y).square().sum()
     return 1 - float(left / (tokens.y - tokens.y.mean(0)).square().sum().clamp_min(1e-20))
 
 
 def _cells(new: BlockDiagonalMLP) -> List[Tuple[int, int, slice]]:
-    """Run of hidden units that read one group ``a`` and feed one group ``b``."""
+    """Return the runs of hidden units that read one group ``a`` and feed one group ``b``."""
     hidden = new.fc1.out_features
     reads = torch.arange(hidden) * new.fc1.groups // hidden
     feeds = torch.arange(hidden) * new.fc2.groups // hidden
@@ -235,7 +235,7 @@ def _cut_out(new: BlockDiagonalMLP, dense: BlockDiagonalMLP) -> None:
 
 def _solve(features: Tensor, targets: Tensor, ridge: float, prior: Optional[Tensor] = None
            ) -> Tuple[Tensor, Tensor]:
-    """Ridge regression with intercept, ``targets ~ features @ w.T + b``, towards ``prior``."""
+    """Solve ``targets ~ features @ w.T + b`` by ridge regression towards ``prior``."""
     mean_f, mean_t = features.mean(0), targets.mean(0)
     f, t = features - mean_f, targets - mean_t
     start = torch.zeros(t.shape[1], f.shape[1]) if prior is None else prior
@@ -258,7 +258,7 @@ class _Units(NamedTuple):
 @torch.no_grad()
 def _least_squares(new: BlockDiagonalMLP, dense: BlockDiagonalMLP, train: _Tokens,
                    check: _Tokens) -> None:
-    """Input weights by prediction, units by their part in the output, output weights by fit."""
+    """Predict input weights, choose units by their part in the output, fit output weights."""
     g1, g2 = new.fc1.groups, new.fc2.groups
 
     def hidden(x: Tensor, parts: Sequence[_Units]) -> Tensor:

@@ -6,13 +6,14 @@ of stages, of convolutions ``proj`` between them and, in some classifiers, of a 
 embedding before a stage.
 """
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from mmscheme.models import ARCHS, SCHEMEformer
 from mmscheme.models.backbones.schemeformer import POS_EMBED_STAGE
+from mmscheme.utils.checkpoint_io import compare_state_dicts
 
 __all__ = ['NORMS', 'Converted', 'from_metaformer', 'to_timm']
 
@@ -27,6 +28,16 @@ _BLOCK_KEYS = re.compile(
     r'norm[12]\.(weight|bias)|layer_scale_[12]|token_mixer\.(qkv\.weight|proj\.(weight|bias))'
     r'|mlp\.fc[12]\.(weight|bias)')
 _MIXING = 'mlp.weight_soft'
+
+# The start of our names, and of timm's; what timm has no name for keeps ours.
+_TIMM_NAMES = (
+    (r'downsamples\.0\.', 'stem.conv.'),
+    (r'downsamples\.(\d+)\.', r'stages.\1.downsample.conv.'),
+    (r'stages\.(\d+)\.(\d+)\.(layer_scale\d)$', r'stages.\1.blocks.\2.\3.scale'),
+    (r'stages\.(\d+)\.(\d+)\.channel_mixer\.ffn\.', r'stages.\1.blocks.\2.mlp.'),
+    (r'stages\.(\d+)\.(\d+)\.(norm|token_mixer\.)', r'stages.\1.blocks.\2.\3'),
+    (r'norm3\.', 'head.norm.'),
+    (r'(norm[0-2]\.|pos_embed$|head\.fc\.)', r'\1'))
 
 
 class Converted(NamedTuple):
@@ -181,14 +192,11 @@ def _check(state: Dict[str, Tensor], settings: Dict[str, Any]) -> None:
     """Check that every weight has its place in the backbone, and every place its weight."""
     with torch.device('meta'):
         backbone = SCHEMEformer(**{k: v for k, v in settings.items() if k != 'type'})
-    wanted = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items() if not k.startswith('head.')}
-    differ: List[str] = [
-        f'{k} {found.get(k, "missing")}, expected {wanted.get(k, "nothing")}'
-        for k in sorted(set(wanted) | set(found)) if wanted.get(k) != found.get(k)]
-    if differ:
-        raise ValueError(f'{len(differ)} weights do not fit a SCHEMEformer like the first block; '
-                         f'the first: {differ[0]}')
+    problems = compare_state_dicts(backbone.state_dict(), {
+        k: v for k, v in state.items() if not k.startswith('head.')}).problems(most=1)
+    if problems:
+        raise ValueError('the weights do not fit a SCHEMEformer like the first block: '
+                         + '; '.join(problems))
 
 
 def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -219,39 +227,25 @@ def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
                          f'found {sorted(weights)[:3]}')
     state = {}
     for key, value in weights.items():
-        parts = key.split('.')
-        if parts[0] == 'downsamples':
-            name = 'stem' if parts[1] == '0' else f'stages.{parts[1]}.downsample'
-            state[f'{name}.conv.{parts[2]}'] = value
-        elif parts[0] == 'norm3':
-            state[f'head.norm.{parts[1]}'] = value
-        elif key in ('pos_embed', 'head.fc.weight', 'head.fc.bias') or re.match(r'norm[0-2]\.',
-                                                                                key):
-            state[key] = value
-        elif parts[0] == 'stages':
-            block, leaf = '.'.join(parts[:3]), '.'.join(parts[3:])
-            new = f'stages.{parts[1]}.blocks.{parts[2]}'
-            if leaf.startswith('layer_scale'):
-                state[f'{new}.{leaf}.scale'] = value
-            elif leaf.startswith(('norm', 'token_mixer.')):
-                state[f'{new}.{leaf}'] = value
-            elif leaf.startswith('channel_mixer.ffn.'):
-                state[f'{new}.mlp.{leaf.removeprefix("channel_mixer.ffn.")}'] = _as_timm(
-                    value, leaf, block, weights)
-            elif leaf not in ('channel_mixer.alpha_logit', 'channel_mixer.cca_factor'):
-                raise ValueError(f'{key}: not a weight of a SCHEMEformer')
-        else:
+        if key.endswith(('.channel_mixer.alpha_logit', '.channel_mixer.cca_factor')):
+            continue
+        names = (re.sub(f'^{ours}', theirs, key) for ours, theirs in _TIMM_NAMES
+                 if re.match(ours, key))
+        name = next(names, None)
+        if name is None:
             raise ValueError(f'{key}: not a weight of a SCHEMEformer')
+        state[name] = _as_timm(key, value, weights) if '.channel_mixer.ffn.' in key else value
     return state
 
 
-def _as_timm(value: Tensor, leaf: str, block: str, weights: Dict[str, Tensor]) -> Tensor:
+def _as_timm(key: str, value: Tensor, weights: Dict[str, Tensor]) -> Tensor:
     """Return a weight or bias of an FFN, with alpha in the second layer."""
+    block = key.partition('.channel_mixer.')[0]
     logit = weights.get(f'{block}.channel_mixer.alpha_logit')
-    if '.fc2.' in leaf and logit is not None:
+    if '.fc2.' in key and logit is not None:
         value = value * (1 - weights[f'{block}.channel_mixer.cca_factor']
                          * torch.sigmoid(-logit))
-    if not leaf.endswith(('fc1.weight', 'fc2.weight')):
+    if not key.endswith(('fc1.weight', 'fc2.weight')):
         return value
     fc1 = weights[f'{block}.channel_mixer.ffn.fc1.weight']
     fc2 = weights[f'{block}.channel_mixer.ffn.fc2.weight']

@@ -44,13 +44,7 @@ class Guard(Compose):
         self._told: Set[str] = set()
 
     def __call__(self, data: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Transform a sample.
-
-        Args:
-            data: The entry of the data set.
-
-        Returns:
-            The sample; None if it cannot be used.
+        """Transform a sample; return None for one that cannot be used.
 
         Raises:
             BadDataError: It cannot be used and the policy is to stop, or too many cannot.
@@ -173,15 +167,7 @@ def _count(entries: List[Dict[str, Any]]) -> Dict[str, int]:
 
 
 def describe_bad_data(path: str, since: float = 0.) -> List[str]:
-    """Describe the samples that were skipped: a headline, then a line for each file.
-
-    Args:
-        path: The log of skipped samples.
-        since: Time in seconds from which entries count.
-
-    Returns:
-        The lines; none if nothing was skipped.
-    """
+    """Describe the samples skipped since a time: a headline, then a line for each file."""
     entries = list(_read(path, since))
     reasons = {e['file']: e.get('reason', '') for e in entries}
     lines = [f'{name}: {n} times ({reasons[name]})' for name, n in _count(entries).items()]

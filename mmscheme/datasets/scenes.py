@@ -7,7 +7,6 @@ field and a boat on the water. The same scenes are written in the layouts of ADE
 and of COCO.
 """
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -105,7 +104,7 @@ class _Canvas:
 
 
 def _paint_ground(canvas: _Canvas) -> Tuple[float, Array]:
-    """Sky, field and water; returns the horizon's row and the mask of the water."""
+    """Paint sky, field and water; return the horizon's row and the mask of the water."""
     rng, height, width = canvas.rng, canvas.height, canvas.width
     horizon = rng.uniform(0.3, 0.5) * height
     # One tone for sky and water: what tells them apart is the place and the ripples.
@@ -197,15 +196,7 @@ def _paint_unlabelled(canvas: _Canvas, cx: float, base: float, size: float) -> N
 
 
 def draw_scene(rng: Generator, height: int = 128, width: int = 160) -> Scene:
-    """Draw one scene.
-
-    Args:
-        rng: Source of all its randomness.
-        height, width: Size in pixels, at least 32.
-
-    Returns:
-        The scene.
-    """
+    """Draw one scene of at least 32 pixels a side; ``rng`` is the source of all its randomness."""
     if min(height, width) < 32:
         raise ValueError(f'a scene is at least 32 pixels a side, found {height}x{width}')
     canvas = _Canvas(rng, height, width)
@@ -326,7 +317,7 @@ def _write_split(root: Path, ade: str, short: str, count: int, size: Tuple[int, 
         name = f'scene_{i:05d}'
         _write_image(images / f'{name}.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         _write_image(masks / f'{name}.png', table[scene.labels])
-        _link_or_copy(images / f'{name}.jpg', coco_images / f'{name}.jpg')
+        shutil.copyfile(images / f'{name}.jpg', coco_images / f'{name}.jpg')
         records.append(dict(id=i + 1, file_name=f'{name}.jpg', height=size[0], width=size[1]))
         entries = _coco_entries(scene, i + 1, len(annotations) + 1)
         annotations += entries
@@ -345,10 +336,3 @@ def _write_split(root: Path, ade: str, short: str, count: int, size: Tuple[int, 
 def _write_image(path: Path, image: Array, params: Optional[List[int]] = None) -> None:
     if not cv2.imwrite(str(path), image, params or []):
         raise OSError(f'could not write {path}')
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)

@@ -1,10 +1,9 @@
 """Models as files that run without their code: ONNX, torch.export and TorchScript."""
 import json
 import warnings
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -89,7 +88,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
            shape: Optional[Tuple[int, int]] = None, dynamic: bool = False
            ) -> Tuple[List[Check], Optional[str]]:
-    """Export the deployment form of a checkpoint and checks the file before it is kept.
+    """Export the deployment form of a checkpoint and check the file before it is kept.
 
     Args:
         cfg: The config of the checkpoint.
@@ -121,9 +120,9 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
         _refuse_dynamic(graph, fixed)
     description = describe(cfg, graph, meta, shape, dynamic)
     with replacing(target) as part:
-        with _quiet():
-            _WRITERS[FORMATS[target.suffix]](graph, graph.example(shape), part, description,
-                                             dynamic)
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _write(graph, shape, part, description, dynamic)
         checks = check_exported(cfg, model, graph, part, shape)
         if dynamic:  # at a size that it was not traced with
             checks += check_exported(cfg, model, graph, part,
@@ -147,39 +146,47 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
         raise ValueError(f'--dynamic: a graph for {graph.task} has one size (--shape)')
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters."""
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
-
-
-def _dynamic_shapes(dynamic: bool) -> Optional[Tuple[Dict[int, Any]]]:
-    if not dynamic:
-        return None
-    side = torch.export.Dim
-    return ({0: side('batch', min=1, max=1024), 2: _DIVISOR * side('rows', min=1, max=128),
-             3: _DIVISOR * side('columns', min=1, max=128)}, )
+def _write(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
+           dynamic: bool) -> None:
+    example, text = graph.example(shape), json.dumps(description)
+    if FORMATS[path.suffix] == 'torchscript':
+        if dynamic:
+            raise ValueError('--dynamic: tracing for TorchScript fixes the size; use onnx or '
+                             'torch_export')
+        module = torch.jit.trace(graph, example, check_trace=False)
+        torch.jit.save(module, str(path), _extra_files={KEY: text})
+        return
+    free: Optional[Tuple[Dict[int, Any]]] = None
+    if dynamic:
+        side = torch.export.Dim
+        free = ({0: side('batch', min=1, max=1024), 2: _DIVISOR * side('rows', min=1, max=128),
+                 3: _DIVISOR * side('columns', min=1, max=128)}, )
+        # Two images, because torch takes a size of one for a constant.
+        example = (torch.cat([example[0]] * 2), *example[1:])
+    if FORMATS[path.suffix] == 'onnx':
+        _write_onnx(graph, example, path, description, free)
+        return
+    program = torch.export.export(graph, example, strict=False, dynamic_shapes=free)
+    # As a file object, because torch wants its own suffix in the name of a path.
+    with open(path, 'wb') as file:
+        torch.export.save(program, file, extra_files={KEY: text})
 
 
 def _write_onnx(graph: Graph, example: Tuple[torch.Tensor, ...], path: Path,
-                description: Dict[str, Any], dynamic: bool) -> None:
-    for package in ('onnx', 'onnxscript', 'onnxruntime'):
-        try:
-            __import__(package)
-        except ImportError:
-            raise ImportError(f'{package} is needed to export ONNX: '
-                              f'pip install onnx onnxscript onnxruntime') from None
-    import onnx
-    from onnx_ir.passes.common import NameFixPass  # of onnxscript
-    if dynamic and digit_version(torch.__version__) < digit_version('2.7'):
+                description: Dict[str, Any], free: Optional[Tuple[Dict[int, Any]]]) -> None:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401 - to check the file
+        from onnx_ir.passes.common import NameFixPass  # of onnxscript
+    except ImportError as e:
+        raise ImportError(f'{e.name} is needed to export ONNX: '
+                          'pip install onnx onnxscript onnxruntime') from None
+    if free and digit_version(torch.__version__) < digit_version('2.7'):
         raise ValueError(f'--dynamic: the ONNX exporter of torch {torch.__version__} fails where '
                          'sizes are free; use a newer torch')
     program = torch.onnx.export(
-        graph, _two_of(example, dynamic), dynamo=True, verbose=False,
-        input_names=list(graph.inputs), output_names=list(graph.outputs),
-        dynamic_shapes=_dynamic_shapes(dynamic), external_data=False)
+        graph, example, dynamo=True, verbose=False, input_names=list(graph.inputs),
+        output_names=list(graph.outputs), dynamic_shapes=free, external_data=False)
     NameFixPass()(program.model)  # torch 2.6 gives a name to several values
     proto = program.model_proto
     for key, value in ((KEY, description), ('classes', description['classes']),
@@ -187,33 +194,6 @@ def _write_onnx(graph: Graph, example: Tuple[torch.Tensor, ...], path: Path,
         proto.metadata_props.add(key=key, value=json.dumps(value))
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
-
-
-def _write_torch_export(graph: Graph, example: Tuple[torch.Tensor, ...], path: Path,
-                        description: Dict[str, Any], dynamic: bool) -> None:
-    program = torch.export.export(graph, _two_of(example, dynamic), strict=False,
-                                  dynamic_shapes=_dynamic_shapes(dynamic))
-    # torch wants its own suffix in the name of what it writes.
-    with open(path, 'wb') as file:
-        torch.export.save(program, file, extra_files={KEY: json.dumps(description)})
-
-
-def _write_torchscript(graph: Graph, example: Tuple[torch.Tensor, ...], path: Path,
-                       description: Dict[str, Any], dynamic: bool) -> None:
-    if dynamic:
-        raise ValueError('--dynamic: tracing for TorchScript fixes the size; use onnx or '
-                         'torch_export')
-    module = torch.jit.trace(graph, example, check_trace=False)
-    torch.jit.save(module, str(path), _extra_files={KEY: json.dumps(description)})
-
-
-_WRITERS = dict(onnx=_write_onnx, torch_export=_write_torch_export,
-                torchscript=_write_torchscript)
-
-
-def _two_of(example: Tuple[torch.Tensor, ...], dynamic: bool) -> Tuple[torch.Tensor, ...]:
-    """Return a batch of two where its size is free: torch takes one for a constant."""
-    return (torch.cat([example[0]] * 2), *example[1:]) if dynamic else example
 
 
 def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:

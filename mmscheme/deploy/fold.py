@@ -9,7 +9,7 @@ Outputs stay what they are in evaluation mode, up to the rounding of float32.
 import inspect
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, Optional, Tuple, Union
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -24,7 +24,7 @@ from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
-from mmscheme.utils.config_query import scope_of, walk
+from mmscheme.utils.config_query import find_class, scope_of, step_name, walk
 from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
@@ -145,28 +145,20 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     if 'auxiliary_head' in model:
         model.auxiliary_head = None
     for _, node in walk(model):
-        arguments = _arguments(node.get('type'))
+        cls = find_class(MODELS, node.get('type')) if 'type' in node else None
+        arguments = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
         if 'deploy' in arguments:
             node.update(deploy=True)
         elif 'cca' in arguments:
             node.update(cca=False)
-        if node.get('layer_scale_init_value') and node['type'] in (
-                f'mmscheme.{c.__name__}' for c in (SCHEMEFFN, BlockDiagonalFFN)):
+        if cls in (SCHEMEFFN, BlockDiagonalFFN) and node.get('layer_scale_init_value'):
             node.update(layer_scale_init_value=0.)
         if 'type' in node:
             node.pop('init_cfg', None)
         norm = node.get('norm_cfg')
-        if fuse_norms and norm and norm.get('type') in ('BN', 'SyncBN', 'BN2d', 'MMSyncBN'):
+        if fuse_norms and norm and step_name(norm) in ('BN', 'SyncBN', 'BN2d', 'MMSyncBN'):
             node['norm_cfg'] = None
     return cfg
-
-
-def _arguments(kind: Any) -> List[str]:
-    """Return the arguments of a registered type; none of a name that another registry has."""
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
-    return list(inspect.signature(kind).parameters) if inspect.isclass(kind) else []
 
 
 def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,

@@ -1,4 +1,4 @@
-"""Comparing two lists of detections of one image."""
+"""Compare two lists of detections of one image."""
 from typing import Any, Dict, NamedTuple
 
 import numpy as np

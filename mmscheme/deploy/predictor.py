@@ -19,7 +19,7 @@ _DIVISOR = 32
 
 
 class ExportedPredictor:
-    """Predicts with a file of ``tools/deploy/export.py``, as the checkpoint would.
+    """A model from ``tools/deploy/export.py`` that predicts as its checkpoint would.
 
     Args:
         path: The file.
@@ -108,7 +108,7 @@ class ExportedPredictor:
 
 
 def _with_tuples(value: Any) -> Any:
-    """List of numbers as tuples, which transforms insist on and JSON has not."""
+    """Turn lists of numbers into tuples, which transforms insist on and JSON has not."""
     if isinstance(value, dict):
         return {k: _with_tuples(v) for k, v in value.items()}
     if isinstance(value, list):

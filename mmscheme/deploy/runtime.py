@@ -1,4 +1,4 @@
-"""Running exported models, of every format alike."""
+"""Run exported models, of every format alike."""
 import json
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union

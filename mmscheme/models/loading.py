@@ -14,7 +14,7 @@ __all__ = ['build_model', 'load_model', 'load_weights']
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The model of a config in evaluation mode, on the CPU and without SyncBN.
+    """Build the model of a config in evaluation mode, on the CPU and without SyncBN.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain; not changed.
@@ -30,12 +30,12 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def load_weights(model: nn.Module, weights: Dict[str, Tensor], source: str) -> None:
-    """Loads weights, all of the model's and no others.
+    """Load all weights of a model, and no others.
 
     Args:
         model: Changed in place.
         weights: Tensors by key.
-        source: Where they are from, for the message.
+        source: Their file, for the message.
 
     Raises:
         ValueError: Keys or shapes differ.
@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, weights: Dict[str, Tensor], source: str) -> N
 
 
 def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]:
-    """Builds the model of a config with the weights of a checkpoint.
+    """Build the model of a config with the weights of a checkpoint.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -55,11 +55,11 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]
 
     Returns:
         The model in evaluation mode, on the CPU; the meta data of its data set, with
-        ``classes`` and where they are known ``palette``.
+        ``classes`` and ``palette`` if they are known.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none, or of another model.
+        ValueError: It is not a checkpoint, or of another model.
     """
     weights, meta = read_weights(checkpoint)
     model = build_model(cfg)

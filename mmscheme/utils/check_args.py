@@ -9,13 +9,13 @@ __all__ = [
 
 def check_number(name: str, value: Any, expected: str, valid: Callable[[Any], bool],
                  kind: type = Real) -> None:
-    """Check that an argument is an allowed number.
+    """Check that an argument is a number for which ``valid`` returns True.
 
     Args:
         name: Name of the argument, as its user calls it.
         value: Its value.
         expected: The allowed values, in words.
-        valid: Function that returns True for an allowed number.
+        valid: Function of the number.
         kind: ``numbers.Integral`` for whole numbers only.
 
     Raises:
@@ -51,16 +51,10 @@ def check_flags(**flags: Any) -> None:
 
 
 def read_indices(name: str, value: Any, count: int, expected: str) -> Tuple[int, ...]:
-    """Return one or several indices as a tuple.
-
-    Args:
-        name: Name of the argument.
-        value: An index or several, none of them twice.
-        count: Number of items to choose from.
-        expected: The allowed values, in words.
+    """Return one index or several different ones below ``count`` as a tuple.
 
     Raises:
-        ValueError: ``value`` is something else.
+        ValueError: ``value`` is something else; the message names the argument and ``expected``.
     """
     try:
         numbers = (value, ) if isinstance(value, Integral) else tuple(value)
@@ -74,12 +68,7 @@ def read_indices(name: str, value: Any, count: int, expected: str) -> Tuple[int,
 
 
 def check_builds(name: str, cfg: Any, build: Callable[[], Any]) -> None:
-    """Check that what an argument configures can be built; the error names the argument.
-
-    Args:
-        name: Name of the argument.
-        cfg: Its value, a dict.
-        build: Function that builds it; the result is thrown away.
+    """Check that the dict of an argument can be built; the error names the argument.
 
     Raises:
         TypeError: ``cfg`` is not a dict, or has unknown arguments.

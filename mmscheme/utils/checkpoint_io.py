@@ -237,11 +237,7 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
 
 
 def find_weights(content: Any) -> Dict[str, torch.Tensor]:
-    """Return the weights in what a checkpoint file holds.
-
-    Args:
-        content: A training checkpoint with ``state_dict`` (OpenMMLab, timm) or ``model``,
-            or a plain state dict.
+    """Return the weights in a training checkpoint (OpenMMLab, timm) or plain state dict.
 
     Returns:
         Tensors by key; the prefix ``module.`` of a wrapped model is taken off.
@@ -264,13 +260,7 @@ def find_weights(content: Any) -> Dict[str, torch.Tensor]:
 
 
 def read_weights(filename: str) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
-    """Read the weights of a checkpoint, and what training noted beside them.
-
-    Args:
-        filename: See :func:`load_checkpoint`.
-
-    Returns:
-        Tensors by key on the CPU, and the checkpoint's ``meta``, which may be empty.
+    """Read the weights of a checkpoint, and its ``meta``, which may be empty.
 
     Raises:
         FileNotFoundError, ValueError: The message names the file.
@@ -317,15 +307,7 @@ def _more(items: Sequence[Any], most: int) -> str:
 
 def compare_state_dicts(own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
                         ) -> StateDictDiff:
-    """Compare keys, shapes and kinds of values of two state dicts.
-
-    Args:
-        own: State dict of the model.
-        other: State dict of the checkpoint.
-
-    Returns:
-        The differences.
-    """
+    """Compare keys, shapes and kinds of values of a model's and a checkpoint's state dict."""
     missing = [k for k in own if k not in other]
     mismatched = {k: f'{k} is {_form(other[k], v)}, expected {_form(v, other[k])}'
                   for k, v in own.items() if k in other and not _fits(v, other[k])}
@@ -337,10 +319,6 @@ def compare_state_dicts(own: Mapping[str, torch.Tensor], other: Mapping[str, tor
 
 def load_matching(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> StateDictDiff:
     """Copy the weights that fit into a module.
-
-    Args:
-        module: Changed in place.
-        weights: Tensors by key.
 
     Returns:
         The differences, after the module has renamed the keys that it knows.
@@ -399,13 +377,9 @@ def save_checkpoint(content: Dict[str, Any], target: Union[str, Path]) -> None:
 def make_plain(value: Any) -> Any:
     """Copy containers with their content in a form that weights-only loading accepts.
 
-    Args:
-        value: Nested dicts, lists and tuples.
-
-    Returns:
-        The same with ``HistoryBuffer`` as a dict of tensors, numpy arrays as tensors,
-        numpy numbers as Python's and without functions in dicts (the state of some
-        schedulers holds one, which its owner has anyway). The rest stays as it is.
+    ``HistoryBuffer`` becomes a dict of tensors, numpy arrays become tensors and numpy numbers
+    Python's. Functions in dicts, which the state of some schedulers holds, are left out. The rest
+    stays as it is.
     """
     if isinstance(value, HistoryBuffer):
         log, count = value.data
@@ -426,14 +400,7 @@ def make_plain(value: Any) -> Any:
 
 
 def restore_plain(log_scalars: Dict[str, Any]) -> Dict[str, Union[HistoryBuffer, Any]]:
-    """Rebuild the ``HistoryBuffer`` objects that :func:`make_plain` took apart.
-
-    Args:
-        log_scalars: ``checkpoint['message_hub']['log_scalars']``.
-
-    Returns:
-        A new dict; entries of another form stay as they are.
-    """
+    """Return ``log_scalars`` with the ``HistoryBuffer`` that :func:`make_plain` took apart."""
     return {
         name: HistoryBuffer(v['log_history'].cpu().numpy(), v['count_history'].cpu().numpy(),
                             v['max_length'])

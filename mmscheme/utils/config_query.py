@@ -16,14 +16,9 @@ _FRAMEWORKS = ('mmseg', 'mmdet', 'mmpretrain')
 
 
 def walk(node: Any, place: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """Visit all dicts of a config, parents before their children.
+    """Visit all dicts of a config, parents before their children, each with its dotted place.
 
-    Args:
-        node: A config or a part of it. A visitor may change the dicts that it gets.
-        place: Dotted place of ``node``.
-
-    Yields:
-        The dotted place of a dict, and the dict itself.
+    A visitor may change the dicts.
     """
     children: List[Tuple[Any, Any]] = []
     if isinstance(node, dict):
@@ -36,15 +31,7 @@ def walk(node: Any, place: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
 
 
 def iter_datasets(cfg: Config, splits: Any = SPLITS) -> Iterator[Dict[str, Any]]:
-    """Visit the data set dicts that name files, inside all wrappers.
-
-    Args:
-        cfg: A config.
-        splits: Which of ``'train'``, ``'val'`` and ``'test'`` to visit.
-
-    Yields:
-        The dicts in the config themselves, not copies.
-    """
+    """Visit the data set dicts that name files, inside all wrappers; not copies of them."""
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader and loader.get('dataset'):
@@ -91,7 +78,7 @@ def find_class(registry: Registry, kind: Any, scope: Optional[str] = None) -> An
     Args:
         registry: mmengine's own; those of the frameworks are below it.
         kind: A name (bare, with a scope, or with the module), or already the class.
-        scope: Where bare names are looked up; the default scope of the process by default.
+        scope: Scope for bare names; by default the default scope of the process.
 
     Returns:
         The class, or None if no registry knows the name.
@@ -114,11 +101,8 @@ def is_pretrained(init: Any) -> bool:
 def scope_of(cfg: Config) -> str:
     """Return the default scope of a config.
 
-    Args:
-        cfg: A config; those of the new style (``with read_base()``) say None and name classes.
-
-    Returns:
-        ``default_scope``, or else the framework that the model is of, or else ``'mmengine'``.
+    If it has none, as configs of the new style (``with read_base()``), it is the framework of the
+    model's class, or else ``'mmengine'``.
     """
     if cfg.get('default_scope'):
         return cfg.default_scope

@@ -17,13 +17,7 @@ _NEEDED = ('meta', 'state_dict', 'optimizer', 'message_hub')
 def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     """Find the checkpoint that ``last_checkpoint`` names, or else the newest readable one.
 
-    A checkpoint is read as a whole before it is chosen.
-
-    Args:
-        work_dir: The folder of the run.
-
-    Returns:
-        A path, or None if there are no checkpoints.
+    A checkpoint is read as a whole before it is chosen. None means that there is no checkpoint.
 
     Raises:
         ValueError: There are checkpoints and none is readable.

@@ -97,15 +97,7 @@ def check_not_read(target: Union[str, Path], **sources: Union[None, str, Path]) 
 
 
 def tell_apart(names: Sequence[str]) -> List[str]:
-    """Return names of files of which no two are the same.
-
-    Args:
-        names: Names with repetitions.
-
-    Returns:
-        The same names, all but the first of a kind with a number before the suffix:
-        ``x.png, x_2.png``.
-    """
+    """Return the names, all but the first of a kind with a number: ``x.png, x_2.png``."""
     taken = set(names)
     numbers: Dict[str, Iterator[int]] = {}
     result = []

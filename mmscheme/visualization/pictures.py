@@ -1,4 +1,4 @@
-"""Drawing label maps."""
+"""Draw label maps."""
 from typing import Any, List, Sequence, Tuple
 
 import cv2

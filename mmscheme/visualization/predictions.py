@@ -1,4 +1,4 @@
-"""Drawing predictions of any framework."""
+"""Draw predictions of every framework."""
 from typing import Any, Dict, Optional
 
 import numpy as np

@@ -110,7 +110,7 @@ def test_any_groups_and_widths(images, groups, expansion):
 def test_wrong_pairs_are_named(images):
     dense = dense_backbone()
     for arguments, message in (
-            (dict(student=SCHEMEformer(TINY, pos_embed=True)), 'other shapes of pos_embed'),
+            (dict(student=SCHEMEformer(TINY, pos_embed=True)), 'missing pos_embed'),
             (dict(dense=SCHEMEformer(TINY)), 'stages.0.0: expected a dense FFN without CCA'),
             (dict(permutation='best'), "permutation: expected one of .*, found 'best'"),
             (dict(images=images[0][:1, None]), 'at least 8 images')):

@@ -116,7 +116,7 @@ def _model_step(model: Any, batch: Dict[str, Any], training: bool) -> Callable[[
 
 
 def _contenders() -> Any:
-    """Load what only a clone has to compare mixers and backbones with."""
+    """Load the contests of mixers and backbones, which only a clone has."""
     path = Path(__file__).resolve().parents[2] / 'benchmarks' / 'contenders.py'
     spec = spec_from_file_location('contenders', path)
     if not path.is_file() or spec is None or spec.loader is None:

@@ -12,10 +12,6 @@ def is_log_iter(runner: Any, batch_idx: int) -> bool:
     """Return True for the iterations after which values are read from the device.
 
     Those are the iterations of the log, and the last one of an epoch or of training.
-
-    Args:
-        runner: The runner.
-        batch_idx: As hooks get it.
     """
     loggers: Sequence[Any] = [h for h in runner.hooks if isinstance(h, LoggerHook)]
     return (any((batch_idx + 1) % interval == 0 for interval in

@@ -19,14 +19,7 @@ _DECAYED = 0.01
 
 
 def find_mixers(model: nn.Module) -> Dict[str, SCHEMEMixer]:
-    """Return the SCHEME mixers of any model that have CCA, by module name.
-
-    Args:
-        model: A model, also one that is wrapped for several processes.
-
-    Returns:
-        The mixers in the order of the modules; empty for a model without CCA.
-    """
+    """Return the SCHEME mixers with CCA of any model, also a wrapped one, by module name."""
     model = model.module if is_model_wrapper(model) else model
     return {name: m for name, m in model.named_modules()
             if isinstance(m, SCHEMEMixer) and m.cca is not None}

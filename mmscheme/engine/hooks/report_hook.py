@@ -32,15 +32,9 @@ class ImageResult(NamedTuple):
 
 
 def confuse_labels(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[Any]:
-    """Count pixels by true and predicted label.
+    """Count pixels by true and predicted label; the truth is in rows.
 
-    Args:
-        truth, predicted: Label maps of one shape; true labels from ``classes`` on, as 255,
-            do not count.
-        classes: Number of classes.
-
-    Returns:
-        ``(classes, classes)``, the truth in rows.
+    Pixels whose true label is not below ``classes``, such as 255, do not count.
     """
     valid = (truth >= 0) & (truth < classes)
     flat = truth[valid].astype(np.int64) * classes + predicted[valid].astype(np.int64)

@@ -104,9 +104,6 @@ class ResumableBatches(BatchSampler):
     def resume(self, state: Dict[str, Any]) -> Tuple[int, List[str]]:
         """Take over the sampler's seed and find the batch to continue with.
 
-        Args:
-            state: State of :meth:`state`, perhaps of a run with other batches or processes.
-
         Returns:
             The number of batches to leave out, and a sentence for each setting that has
             changed.
@@ -140,13 +137,8 @@ def _size(sampler: Any) -> Any:
 def make_resumable(loader: DataLoader, endless: bool) -> DataLoader:
     """Return a loader with :class:`ResumableBatches` as its batch sampler.
 
-    Args:
-        loader: A loader of mmengine that has not been iterated over.
-        endless: See :class:`ResumableBatches`.
-
-    Returns:
-        A new loader; the old one if it cannot begin anywhere, because it has a class of its
-        own, no batches of indices, or reads a stream.
+    A loader that cannot begin anywhere is returned as it is: one with a class of its own, without
+    batches of indices, or over a stream.
     """
     if (type(loader) is not DataLoader or not hasattr(loader.batch_sampler, 'batch_size')
             or not hasattr(loader.batch_sampler, 'sampler')

@@ -1,0 +1,89 @@
+"""Place the operators in an environment, for all its programs."""
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Optional
+
+from .activation import find_operators, mmcv_folder
+
+__all__ = ['install', 'uninstall']
+
+_MODULE = '''"""mmcv's operators, by mmscheme on torchvision: this mmcv came without compiled ones.
+
+Placed by `python -m mmscheme install_mmcv_ops`, removed with `--undo`, or with mmcv-lite.
+"""
+import sys
+
+try:
+    from mmscheme.mmcv_ext import activation, operators
+except ImportError as e:
+    raise ImportError(f'mmcv._ext: mmscheme expected, which has the operators, found none ({e}); '
+                      f'install it, or remove {__file__}') from e
+sys.modules[__name__] = operators
+activation.announce()
+'''
+
+
+def _record() -> Optional[Path]:
+    """Return pip's list of the files of mmcv-lite, or None."""
+    try:
+        files = distribution('mmcv-lite').files or []
+    except PackageNotFoundError:
+        return None
+    return next((Path(str(f.locate())) for f in files if f.name == 'RECORD'), None)
+
+
+def _target() -> Path:
+    return mmcv_folder() / '_ext.py'
+
+
+def install() -> Path:
+    """Write ``mmcv/_ext.py``, which hands out these operators; no import of mmcv is needed.
+
+    Python itself prefers a compiled ``_ext`` beside it. The file joins those that pip removes
+    with mmcv-lite.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: There is no mmcv.
+        FileExistsError: mmcv has operators of its own.
+        OSError: It cannot be written.
+    """
+    target = _target()
+    found = find_operators(target.parent)
+    if found is not None and found != target:
+        raise FileExistsError(f'mmcv: an installation without compiled operators expected, '
+                              f'found {found}')
+    target.write_text(_MODULE)
+    record = _record()
+    entry = f'{target.parent.name}/{target.name},,'
+    if record is not None and entry not in record.read_text().splitlines():
+        with open(record, 'a') as file:
+            file.write(f'{entry}\n')
+    return target
+
+
+def uninstall() -> Optional[Path]:
+    """Remove what :func:`install` wrote.
+
+    Returns:
+        The file, or None if there was none.
+
+    Raises:
+        FileNotFoundError: There is no mmcv.
+        FileExistsError: The file is not from here.
+        OSError: It cannot be removed.
+    """
+    target = _target()
+    if not target.exists():
+        return None
+    if 'mmscheme' not in target.read_text():
+        raise FileExistsError(f'{target}: a file of mmscheme expected, found another')
+    target.unlink()
+    record = _record()
+    if record is not None:
+        entry = f'{target.parent.name}/{target.name},,'
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text(''.join(line for line in lines if line.strip() != entry))
+    return target
