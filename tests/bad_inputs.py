@@ -608,7 +608,7 @@ def _(box):
 
 @case('test: checkpoint with code', 'test.py', r'checkpoint refused: .*code\.pth')
 def _(box):
-    from tests.test_checkpoint import RunsCode
+    from tests.utils import RunsCode
     torch.save(dict(state_dict={}, x=RunsCode(box.folder / 'ran')), box.folder / 'code.pth')
     return box.test(box.folder / 'code.pth')
 

@@ -1,38 +1,11 @@
 """Shared fixtures: small data sets, and the real ones where they are named."""
 import os
-import re
 from pathlib import Path
 
 import pytest
 
 from mmscheme.datasets.scenes import write_scenes
-from tests.commands import execute
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-README = (REPOSITORY / 'README.md').read_text()
-
-
-def blocks(language):
-    """The README's code of a language, in order."""
-    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
-
-
-def run(*command, fails=False, cwd=REPOSITORY, **environment):
-    """What a command prints, run in the clone; its status must be as expected."""
-    status, out, errors = execute(command, cwd, **environment)
-    assert bool(status) == fails, out[-3000:] + errors[-3000:]
-    return out + errors
-
-
-def readme_names(word, replacements):
-    """The names that the README's code with this word leaves, with other paths in it."""
-    code, = (b for b in blocks('python') if word in b)
-    for old, new in replacements.items():
-        assert f"'{old}'" in code
-        code = code.replace(f"'{old}'", f"'{new}'")
-    names = {}
-    exec(code, names)
-    return names
+from tests.utils import REPOSITORY
 
 
 def pytest_addoption(parser):

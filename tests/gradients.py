@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from mmscheme.apis.config import load_config
 from mmscheme.engine.runners.randomness import ITERATION, seed_all
 from mmscheme.engine.runners.resumable_batches import make_resumable
-from tests.conftest import REPOSITORY
-from tests.test_engine.test_resume import small
+from tests.models import tiny_run
+from tests.utils import REPOSITORY
 
 IMAGES = 4
 SEED = 7
@@ -26,7 +26,7 @@ SEED = 7
 def config(task, scenes, size):
     """A demo without what differs between processes by its nature: batch norm and drop path."""
     if size == 'small':
-        cfg = small(task, scenes, 'none')
+        cfg = tiny_run(task, scenes, 'none')
     else:
         cfg = load_config(REPOSITORY / f'configs/{task}_scheme_s_demo.py', 'none',
                           data_root=scenes)

@@ -12,18 +12,8 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load_checkpoi
 
 from mmscheme.models import SCHEMEformer
 from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, restore_plain
-
-TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
-
-
-class RunsCode:
-    """Its pickle makes a folder when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path), )
+from tests.models import TINY
+from tests.utils import RunsCode
 
 
 class ObjectArray:

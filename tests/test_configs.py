@@ -5,62 +5,10 @@ from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmscheme.analysis.random_batch import random_batch
-from mmscheme.models.backbones.schemeformer import ARCHS
-from tests.conftest import REPOSITORY
+from tests.models import build, check_step_and_prediction, shrink
+from tests.utils import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
-SIZE = (64, 64)
-
-
-def small(cfg):
-    """A block a stage in the larger networks but the classifiers; few regions in detectors."""
-    backbone = cfg.model.backbone
-    if cfg.default_scope != 'mmpretrain' and backbone.get('arch') in ('s24', 's36', 'm36'):
-        backbone.arch = dict(ARCHS[backbone.arch], depths=(1, 1, 1, 1))
-    for part in (cfg.model.get('train_cfg') or {}, cfg.model.get('test_cfg') or {}):
-        for proposals in (part.get('rpn_proposal'), part.get('rpn')):
-            if proposals and 'max_per_img' in proposals:
-                proposals.max_per_img = 20
-    return cfg
-
-
-def build(cfg):
-    init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)
-    if 'size' in cfg.model.data_preprocessor:
-        cfg.model.data_preprocessor.size = SIZE
-    return MODELS.build(cfg.model)
-
-
-def check_step_and_prediction(model, cfg, module=None):
-    """A training step and a prediction on random input; every parameter gets a gradient."""
-    model.init_weights()
-    batch = random_batch(cfg, SIZE, 2)
-    losses = model.train()(**model.data_preprocessor(batch, training=True), mode='loss')
-    total, _ = model.parse_losses(losses)
-    assert total.isfinite()
-    total.backward()
-    assert not [n for n, p in (module or model).named_parameters()
-                if p.requires_grad and p.grad is None]
-    assert all(p.grad.isfinite().all() for p in (module or model).parameters()
-               if p.grad is not None)
-    with torch.no_grad():
-        results = model.eval().test_step(batch)
-    assert len(results) == 2
-    for result in results:
-        if cfg.default_scope == 'mmseg':
-            assert result.pred_sem_seg.data.shape == (1, *SIZE)
-            assert result.seg_logits.data.isfinite().all()
-        elif cfg.default_scope == 'mmpretrain':
-            assert result.pred_score.shape == (cfg.model.head.num_classes, )
-            assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)
-        else:
-            found = result.pred_instances
-            assert found.bboxes.shape == (len(found.scores), 4)
-            assert found.bboxes.isfinite().all() and found.scores.isfinite().all()
-            assert 'masks' not in found or found.masks.shape[1:] == SIZE
-    return results
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -68,7 +16,7 @@ def test_config_trains_a_step_and_predicts(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
-    small(cfg)
+    shrink(cfg)
     rcnn = (cfg.model.get('test_cfg') or {}).get('rcnn')
     if rcnn:
         rcnn.score_thr = 0.  # random weights are sure of nothing, and masks want a box

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 import os
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,16 +17,7 @@ from mmseg.visualization import SegLocalVisualizer
 
 import mmscheme
 from mmscheme.datasets.scenes import write_scenes
-from tests.conftest import README, REPOSITORY, blocks, run
-
-# What makes a run of the flagship short: crop, batch, iterations, workers.
-SHORT = ['train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
-         'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0',
-         'model.data_preprocessor.size=(64,64)',
-         'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
-         'val_dataloader.dataset.pipeline.1.scale=(80,64)',
-         'test_dataloader.dataset.pipeline.1.scale=(80,64)',
-         'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+from tests.utils import README, REPOSITORY, SHORT, readme_code, readme_commands, readme_names, run
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +64,7 @@ def test_editable_install_links_configs_tools_and_index(tmp_path):
 
 
 def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
-    config, = (b for b in blocks('python') if 'get_config_path' in b)
+    config = readme_code('own project config')
     code = [line for line in config.splitlines() if line.strip() and not line.startswith('#')]
     assert len(code) <= 10
     (tmp_path / 'my_config.py').write_text(config)
@@ -86,8 +76,8 @@ def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
     where = run(sys.executable, '-c', 'import mmscheme; print(mmscheme.__file__)', cwd=tmp_path,
                 **environment)
     assert where.startswith(str(installed))
-    command, = (line for b in blocks('bash') for line in b.splitlines() if 'my_config.py' in line)
-    log = run(sys.executable, *shlex.split(command)[1:], '--cfg-options', *SHORT, cwd=tmp_path,
+    command, = readme_commands('own project')
+    log = run(sys.executable, *command[1:], '--cfg-options', *SHORT, cwd=tmp_path,
               **environment)
     assert 'mIoU' in log and (tmp_path / 'work_dirs' / 'my_config' / 'iter_1.pth').exists()
     state = torch.load(tmp_path / 'work_dirs' / 'my_config' / 'iter_1.pth',
@@ -97,11 +87,7 @@ def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
 
 def test_readme_commands(ade20k, tmp_path):
     work_dir = tmp_path / 'w'
-    commands = [line for b in blocks('bash') for line in b.splitlines()
-                if 'upernet_scheme_s_ade20k' in line and '--pretrained' not in line]
-    assert len(commands) == 2
-    for command in commands:
-        words = shlex.split(command)
+    for words in readme_commands('segmentation'):
         assert words[0] == 'python'
         words[0] = sys.executable
         for i, word in enumerate(words):
@@ -121,23 +107,23 @@ def test_readme_detection_commands(tmp_path):
     for name in ('configs', 'tools'):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     write_scenes(tmp_path / 'data' / 'scenes', 4, 2, (64, 80))
-    commands = [shlex.split(line) for b in blocks('bash') for line in b.splitlines()
-                if 'mask_rcnn_scheme' in line]
-    assert [Path(c[1]).stem for c in commands] == [
-        'train', 'test', 'check_config', 'get_flops', 'browse_dataset', 'publish_model']
+    commands = {Path(words[1]).stem: words[1:] for words in readme_commands('detection')}
+    assert set(commands) == {'make_scenes', 'train', 'test', 'check_config', 'get_flops',
+                             'browse_dataset', 'publish_model'}
     short = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
              'test_dataloader.num_workers=0', 'train_cfg.val_interval=8',
              'train_dataloader.batch_size=4', 'model.train_cfg.rpn_proposal.max_per_img=20']
-    for _, tool, *arguments in commands[:2] + commands[4:5]:
+    for tool, *arguments in (commands[name] for name in ('train', 'test', 'browse_dataset')):
         options = [] if '--cfg-options' in arguments else ['--cfg-options']
         log = run(sys.executable, tool, *arguments, *options, *short, cwd=tmp_path)
         if tool.endswith('test.py'):
             assert 'coco/segm_mAP' in log and '| ball' in log
     assert len(list((tmp_path / 'pictures').iterdir())) == 2 + 4
-    for _, tool, *arguments in (commands[2], commands[3], commands[5]):
+    for tool, *arguments in (commands[name] for name in (
+            'check_config', 'get_flops', 'publish_model')):
         run(sys.executable, tool, *arguments, cwd=tmp_path)
     published, = tmp_path.glob('mask_rcnn_scheme_s_demo-*.pth')
-    run(sys.executable, 'tools/test.py', commands[1][2], published, '--cfg-options',
+    run(sys.executable, 'tools/test.py', commands['test'][1], published, '--cfg-options',
         'test_dataloader.num_workers=0', cwd=tmp_path)
 
 
@@ -147,14 +133,13 @@ def test_readme_converter_commands(scenes, tmp_path):
     for name in ('configs', 'tools'):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     torch.save(PoolFormer('s12').state_dict(), tmp_path / 'poolformer_s12.pth.tar')
-    commands = [shlex.split(line) for b in blocks('bash') for line in b.splitlines()
-                if '_converters/' in line or 'load_from' in line]
-    assert [Path(c[1]).stem for c in commands] == [
-        'metaformer2mmscheme', 'mmscheme2timm', 'dense2block_diagonal', 'train']
-    for _, tool, *arguments in commands[:2]:
-        log = run(sys.executable, tool, *arguments, cwd=tmp_path)
+    commands = {Path(words[1]).stem: words[1:] for words in readme_commands('converters')}
+    assert set(commands) == {'metaformer2mmscheme', 'mmscheme2timm', 'dense2block_diagonal',
+                             'train'}
+    for name in ('metaformer2mmscheme', 'mmscheme2timm'):
+        run(sys.executable, *commands.pop(name), cwd=tmp_path)
     assert (tmp_path / 'timm.pth').exists()
-    for name in {c[2] for c in commands[2:]}:
+    for _, name, *_ in commands.values():
         (tmp_path / Path(name).name).write_text(
             f"_base_ = '{REPOSITORY / name}'\n"
             'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1),\n'
@@ -168,10 +153,10 @@ def test_readme_converter_commands(scenes, tmp_path):
             "dataset=dict(_delete_=True, type='CustomDataset', data_root='', "
             "data_prefix='val', pipeline=_base_.test_pipeline))\n"
             'train_cfg = dict(max_epochs=1)\n')
-    dense = Config.fromfile(tmp_path / Path(commands[2][2]).name)
+    dense = Config.fromfile(tmp_path / Path(commands['dense2block_diagonal'][1]).name)
     torch.save(MODELS.build(dict(dense.model, _scope_='mmpretrain')).state_dict(),
                tmp_path / 'dense.pth')
-    for _, tool, config, *arguments in commands[2:]:
+    for tool, config, *arguments in (commands['dense2block_diagonal'], commands['train']):
         arguments = [str(scenes / 'objects') if a == '/data/imagenet' else a for a in arguments]
         if 'dense2' in tool:
             arguments += ['--num-images', '24']
@@ -214,12 +199,10 @@ def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     execute('tools/train.py', 'configs/upernet_scheme_s_demo.py')
     folder = tmp_path / 'work_dirs' / 'upernet_scheme_s_demo'
     (folder / 'iter_3.pth').rename(folder / 'iter_300.pth')
-    sections = ''.join(README.partition('## See what it does')[2].partition('## In your own')[0])
-    commands = re.findall(r'^python .*$', sections, re.M)
-    assert [Path(shlex.split(c)[1]).stem for c in commands] == [
-        'test', 'plot_mixing_weights', 'predict', 'pareto', 'fold', 'export', 'predict']
-    for command in commands:
-        _, tool, *arguments = shlex.split(command)
+    commands = readme_commands('after the demo')
+    assert {Path(words[1]).stem for words in commands} == {
+        'test', 'plot_mixing_weights', 'predict', 'pareto', 'fold', 'export'}
+    for _, tool, *arguments in commands:
         execute(tool, *arguments, *(['--runs', '0'] if 'pareto' in tool else []))
     for name in ('report/report.html', 'mixing_weights.png', 'pareto.png', 'pictures/image.jpg',
                  'segmenter.pth', 'segmenter.py', 'segmenter.onnx', 'exported/image.jpg'):
@@ -229,13 +212,17 @@ def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     assert (np.abs(ours - expected).max(-1) > 0).mean() < 1e-3
 
 
-def test_readme_python(capsys):
-    ran = 0
-    for block in blocks('python'):
-        if 'import ' in block and 'Inferencer' not in block:  # those want a checkpoint
-            exec(compile(block, 'README.md', 'exec'), {})
-            ran += 1
-    assert ran >= 2
+@pytest.mark.parametrize('name', ['model of your own', 'layers'])
+def test_readme_python(name):
+    assert readme_names(name, {})
+
+
+def test_every_test_of_the_readme_is_run():
+    """A name in the README that no test has would never be noticed."""
+    tests = ''.join(p.read_text() for p in (REPOSITORY / 'tests').rglob('test_*.py'))
+    names = set(re.findall('<!-- test: (.*?) -->', README))
+    assert names and all(f"'{name}'" in tests for name in names)
+    assert README.count('<!-- test:') == len(re.findall(r'<!-- test: .*? -->\n```', README))
 
 
 def test_readme_names_what_exists():

@@ -7,9 +7,8 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmscheme.layers import SCHEMEMixer
-from tests.conftest import REPOSITORY, readme_names
-from tests.test_configs import build, check_step_and_prediction, small
-from tests.test_stock_configs import stock
+from tests.models import build, check_step_and_prediction, shrink, stock
+from tests.utils import REPOSITORY, readme_names
 
 CONFIGS = sorted((REPOSITORY / 'configs' / 'plug_in').glob('*.py'))
 
@@ -41,7 +40,7 @@ def test_stock_config_trains_a_step_and_predicts(package, name, number):
         cfg.model.data_preprocessor.size = (64, 64)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(small(cfg).model)
+    model = MODELS.build(shrink(cfg).model)
     assert len(mixers(model.backbone)) == number and len(mixers(model)) == number
     without_drop_path(model)
     check_step_and_prediction(model, cfg, model.backbone)
@@ -73,7 +72,7 @@ def test_shipped_config_trains_a_step_and_predicts(name, number, tmp_path):
 
 
 def test_readme():
-    backbone = readme_names('SCHEMEWrapper', {})['backbone']
+    backbone = readme_names('wrapper', {})['backbone']
     assert type(backbone).__module__ == 'mmdet.models.backbones.swin'
     assert [m.ffn.fc1.groups for m in mixers(backbone)] == [4] * 12
     assert backbone.stages[0].blocks[0].ffn.layers.ffn.fc1.weight.shape == (8 * 96, 96 // 4)

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import run
-from tests.test_package import SHORT
+from tests.utils import SHORT, run
 
 FLAGSHIP = 'configs/upernet_scheme_s_ade20k.py'
 OPTIONS = [o for o in SHORT if not re.search('max_iters|interval|batch', o)]

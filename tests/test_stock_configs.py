@@ -1,7 +1,6 @@
 """SCHEMEformer in the frameworks' own configs and tools."""
 import re
 import sys
-from pathlib import Path
 
 import mmdet
 import mmseg
@@ -11,22 +10,18 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmscheme.datasets.scenes import THINGS
-from tests.conftest import run
-from tests.test_configs import check_step_and_prediction, small
+from tests.models import check_step_and_prediction, shrink, stock
+from tests.utils import run
 
 BACKBONE = dict(_delete_=True, type='mmscheme.SCHEMEformer', arch='s12')
 WIDTHS = [64, 128, 320, 512]
-
-
-def stock(package, name):
-    return Path(package.__file__).parent / '.mim' / 'configs' / name
 
 
 def check(cfg, unused=()):
     """A training step and a prediction; every parameter of the backbone gets a gradient."""
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(small(cfg).model)
+    model = MODELS.build(shrink(cfg).model)
     for name in unused:
         model.backbone.get_parameter(name).requires_grad_(False)
     return check_step_and_prediction(model, cfg, model.backbone)

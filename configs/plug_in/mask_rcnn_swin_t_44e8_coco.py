@@ -8,7 +8,7 @@ model = dict(
         _delete_=True,
         type='mmscheme.SCHEMEWrapper',
         groups=(4, 4),
-        expansion=8,
+        expansion=8, strict=True,
         backbone=dict(type='SwinTransformer', drop_path_rate=0.2)),
     neck=dict(in_channels=[96, 192, 384, 768]))
 optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=0.05))

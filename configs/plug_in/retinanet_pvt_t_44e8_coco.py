@@ -8,6 +8,6 @@ model = dict(
         _delete_=True,
         type='mmscheme.SCHEMEWrapper',
         groups=(4, 4),
-        expansion=8,
+        expansion=8, strict=True,
         backbone=dict(
             type='PyramidVisionTransformer', num_layers=[2, 2, 2, 2], out_indices=(1, 2, 3))))

@@ -8,7 +8,7 @@ model = dict(
         _delete_=True,
         type='mmscheme.SCHEMEWrapper',
         groups=(4, 4),
-        expansion=8,
+        expansion=8, strict=True,
         backbone=dict(
             type='MixVisionTransformer',
             embed_dims=32,

@@ -5,7 +5,7 @@ model = dict(
         _delete_=True,
         type='mmscheme.SCHEMEWrapper',
         groups=(4, 4),
-        expansion=8,
+        expansion=8, strict=True,
         backbone=dict(
             type='mmpretrain.PoolFormer',
             arch='s12',

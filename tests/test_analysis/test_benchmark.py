@@ -9,7 +9,7 @@ import torch
 from mmscheme.analysis.throughput import Ceilings, peak_memory, take_turns
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
 from tests.commands import load_script, load_tool
-from tests.conftest import REPOSITORY, blocks, run
+from tests.utils import REPOSITORY, readme_commands, run
 
 benchmark = load_tool('analysis_tools/benchmark')
 contenders = load_script('benchmarks/contenders.py')
@@ -85,8 +85,7 @@ def test_command(work, names, tmp_path, capsys, monkeypatch):
 
 
 def test_readme_command():
-    command, = (line.split() for block in blocks('bash') for line in block.splitlines()
-                if 'benchmark.py' in line)
+    command, = readme_commands('benchmark')
     assert 'PoolFormer' in run(sys.executable, *command[1:], '--rounds', '2')
 
 

@@ -8,7 +8,7 @@ from mmscheme.analysis.browse_dataset import browse
 from mmscheme.apis.config import load_config
 from mmscheme.datasets.scenes import PALETTE
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 main = load_tool('analysis_tools/browse_dataset').main
 

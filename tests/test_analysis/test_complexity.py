@@ -18,8 +18,8 @@ from mmscheme.analysis.random_batch import input_shape
 from mmscheme.apis.config import load_config
 from mmscheme.layers import BlockDiagonalMLP, SelfAttention
 from mmscheme.models import SCHEMEformer
-from tests.conftest import REPOSITORY, run
-from tests.test_stock_configs import stock
+from tests.models import stock
+from tests.utils import REPOSITORY, run
 
 DENSE = dict(groups=(1, 1), expansion=4, cca=False)
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.commands import load_script
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 config_table = load_script('.dev_scripts/config_table.py')
 main, make_files = config_table.main, config_table.make_files

@@ -7,7 +7,7 @@ import pytest
 from mmscheme.analysis.complexity import count_config
 from mmscheme.apis.config import load_config
 from tests.commands import load_script
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 pareto = load_script('benchmarks/pareto.py')
 main, read_metric = pareto.main, pareto.read_metric

@@ -11,7 +11,7 @@ from mmengine import Config
 from mmscheme.engine.hooks.report_hook import SCORE, ReportHook, confuse_boxes, confuse_labels
 from mmscheme.models.loading import build_model
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 main = load_tool('test').main
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmscheme.apis.config import load_config
 from tests.commands import load_script
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 sweep = load_script('studies/sweep.py')
 study = load_script('studies/study.py')

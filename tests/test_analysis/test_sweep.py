@@ -14,7 +14,7 @@ import torch
 from mmscheme.analysis.complexity import count_config
 from mmscheme.apis.config import load_config
 from tests.commands import load_script
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 sweep = load_script('studies/sweep.py')
 execute, main = sweep.execute, sweep.main

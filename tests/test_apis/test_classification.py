@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import run
+from tests.utils import run
 
 DEMO = 'configs/cls_scheme_s_demo.py'
 SMALL = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',

@@ -17,8 +17,8 @@ from mmscheme.apis.train import build_train_runner
 from mmscheme.checks import check_data
 from mmscheme.utils.user_errors import UserErrors
 from tests.bad_inputs import Box
-from tests.conftest import REPOSITORY, run
-from tests.test_stock_configs import stock
+from tests.models import stock
+from tests.utils import REPOSITORY, run
 
 FLAGSHIP = REPOSITORY / 'configs' / 'upernet_scheme_s_ade20k.py'
 DEMO = REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py'

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmscheme.datasets.scenes import THINGS, write_scenes
-from tests.conftest import REPOSITORY, readme_names, run
+from tests.utils import REPOSITORY, readme_names, run
 
 DEMO = 'configs/mask_rcnn_scheme_s_demo.py'
 SMALL = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
@@ -135,7 +135,7 @@ def test_readme_inferencer(trained, objects, tmp_path):
     config, image = tmp_path / 'mine.py', objects / 'val2017' / 'scene_00002.jpg'
     config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\n"
                       'model = dict(roi_head=dict(bbox_head=dict(fc_out_channels=16)))\n')
-    names = readme_names('DetInferencer', {
+    names = readme_names('detection inferencer', {
         'configs/mask_rcnn_scheme_s_demo.py': config,
         'image.jpg': image,
         'work_dirs/mask_rcnn_scheme_s_demo/epoch_8.pth': trained / 'epoch_1.pth',

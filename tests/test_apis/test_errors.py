@@ -16,8 +16,7 @@ from mmscheme.engine.runners import IterBasedTrainLoop
 from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint
 from mmscheme.utils.user_errors import is_deliberate, user_errors
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
-from tests.test_checkpoint import RunsCode
+from tests.utils import REPOSITORY, RunsCode
 
 DEMO = str(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
 train_api, test_api = load_tool('train'), load_tool('test')

@@ -11,8 +11,8 @@ from mmscheme.datasets.scenes import PALETTE
 from mmscheme.models.loading import build_model
 from mmscheme.utils.image_jobs import find_jobs
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
-from tests.test_deploy.test_export import prepare
+from tests.models import tiny_checkpoint
+from tests.utils import REPOSITORY
 
 main = load_tool('predict').main
 exported_main = load_tool('deploy/predict').main
@@ -22,7 +22,7 @@ exported_main = load_tool('deploy/predict').main
 def segmenter(tmp_path_factory):
     """Config and checkpoint of a small segmenter that predicts one class everywhere."""
     folder = tmp_path_factory.mktemp('segmenter')
-    config, checkpoint, cfg = prepare('upernet_scheme_s_demo', folder)
+    config, checkpoint, cfg = tiny_checkpoint('upernet', folder)
     model = build_model(cfg)
     model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
     model.decode_head.conv_seg.weight.data.zero_()
@@ -68,9 +68,9 @@ def test_images_folders_and_videos(segmenter, scenes, tmp_path, capsys):
     assert np.abs(frames[0][-4, -4].astype(int) - PALETTE[5][::-1]).max() < 12
 
 
-@pytest.mark.parametrize('name', ['retinanet_scheme_s_coco', 'cls_scheme_s_demo'])
-def test_other_tasks(name, scenes, tmp_path):
-    config, checkpoint, _ = prepare(name, tmp_path)
+@pytest.mark.parametrize('task', ['retinanet', 'cls'])
+def test_other_tasks(task, scenes, tmp_path):
+    config, checkpoint, _ = tiny_checkpoint(task, tmp_path)
     image = scenes / 'val2017' / 'scene_00000.jpg'
     scale = ['--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(160,128)']
     main([str(config), checkpoint, str(image), '--out', str(tmp_path / 'out'), '--score-thr',

@@ -2,7 +2,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmscheme.layers import SCHEMEMixer
-from tests.conftest import REPOSITORY, run
-from tests.test_apis.test_runs import train
-from tests.test_engine.test_resume import small
+from tests.models import tiny_run
+from tests.utils import REPOSITORY, free_port, run, train_command
 
 ONE_CORE = dict(OMP_NUM_THREADS='1')
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return str(s.getsockname()[1])
 
 
 def distance(a, b):
@@ -46,7 +38,7 @@ def test_two_processes_have_the_gradients_of_one(scenes, tmp_path):
 
 
 def test_every_parameter_has_a_part_without_objects_and_without_cca(scenes):
-    cfg = small('mask_rcnn', scenes, 'none')
+    cfg = tiny_run('mask_rcnn', scenes, 'none')
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader)))
@@ -80,7 +72,7 @@ def ranks(work):
 def test_a_killed_process_takes_the_others_along_and_the_run_resumes(scenes, tmp_path):
     work = tmp_path / 'killed'
     options = ['default_hooks.checkpoint.interval=1', 'train_dataloader.num_workers=1']
-    _, _, config, *arguments = train(scenes, work, iterations=500, options=options)
+    _, _, config, *arguments = train_command(scenes, work, iterations=500, options=options)
     log = tmp_path / 'log.txt'
     with log.open('w') as f:
         launcher = subprocess.Popen(
@@ -101,7 +93,7 @@ def test_a_killed_process_takes_the_others_along_and_the_run_resumes(scenes, tmp
     assert line.startswith(f'error: process 1 (pid {pids[1]}) was ended by SIGKILL after')
     # One process goes on with the images that are left, and says what has changed.
     saved = int(re.search(r'iter_(\d+)', (work / 'last_checkpoint').read_text()).group(1))
-    _, _, config, *arguments = train(scenes, work, '--resume', iterations=saved + 1)
+    _, _, config, *arguments = train_command(scenes, work, '--resume', iterations=saved + 1)
     log = run(sys.executable, 'tools/train.py', config, *arguments, **ONE_CORE)
     assert ('resumed with 1 process of 2 images an iteration, the checkpoint has 2 processes of '
             '2: the order of the images continues where it was, 0 of them are seen again' in log)

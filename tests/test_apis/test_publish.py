@@ -10,8 +10,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.publish import publish
 from mmscheme.models.loading import build_model
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
-from tests.test_checkpoint import RunsCode
+from tests.utils import REPOSITORY, RunsCode
 
 main = load_tool('misc/publish_model').main
 

@@ -17,29 +17,16 @@ import torch
 
 from mmscheme.datasets.scenes import PALETTE
 from tests.commands import execute, load_tool
-from tests.conftest import REPOSITORY, readme_names, run
+from tests.utils import DEMO, REPOSITORY, SMALL, readme_names, run, train_command
 
 demo = load_tool('demo')
-
-DEMO = 'configs/upernet_scheme_s_demo.py'
-# A network that shows the same behaviour in a tenth of the time.
-SMALL = ['model.decode_head.channels=16', 'model.auxiliary_head.channels=16',
-         'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
-         'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0',
-         'default_hooks.logger.interval=1']
-
-
-def train(scenes, work_dir, *arguments, iterations=4, options=()):
-    return [sys.executable, 'tools/train.py', DEMO, '--data-root', scenes, '--work-dir', work_dir,
-            *arguments, '--cfg-options', *SMALL, f'train_cfg.max_iters={iterations}',
-            f'train_cfg.val_interval={iterations}', *options]
 
 
 @pytest.fixture(scope='module')
 def trained(scenes, tmp_path_factory):
     """Work folder of a short training."""
     work_dir = tmp_path_factory.mktemp('trained')
-    log = run(*train(scenes, work_dir))
+    log = run(*train_command(scenes, work_dir))
     assert 'mIoU' in log and re.search(r'Iter\(train\) \[4/4\].*eta', log)
     return work_dir
 
@@ -86,7 +73,7 @@ def test_readme_inferencer(trained, scenes, tmp_path):
     config, image = tmp_path / 'mine.py', scenes / 'images' / 'validation' / 'scene_00001.jpg'
     config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\nmodel = dict(\n"
                       '    decode_head=dict(channels=16), auxiliary_head=dict(channels=16))\n')
-    names = readme_names('MMSegInferencer', {
+    names = readme_names('segmentation inferencer', {
         'configs/upernet_scheme_s_demo.py': config,
         'image.jpg': image,
         'work_dirs/upernet_scheme_s_demo/iter_300.pth': trained / 'iter_4.pth',
@@ -109,7 +96,7 @@ def test_test_time_augmentation(trained, scenes, tmp_path):
 
 
 def test_killed_run_resumes_where_it_was(scenes, tmp_path):
-    command = train(scenes, tmp_path, iterations=10,
+    command = train_command(scenes, tmp_path, iterations=10,
                     options=['default_hooks.checkpoint.interval=3',
                              'default_hooks.mixing_schedule.decay=(0.,1.)'])
     victim = subprocess.Popen([str(c) for c in command], cwd=REPOSITORY, text=True,
@@ -133,7 +120,7 @@ def test_killed_run_resumes_where_it_was(scenes, tmp_path):
     assert len(history) == 10  # those before the kill too
     assert {float(v) for k, v in final['state_dict'].items() if 'cca_factor' in k} == {0.}
     # By path, and with more iterations than before.
-    log = run(*train(scenes, tmp_path / 'more', '--resume', tmp_path / 'iter_10.pth',
+    log = run(*train_command(scenes, tmp_path / 'more', '--resume', tmp_path / 'iter_10.pth',
                      iterations=11, options=['default_hooks.mixing_schedule.decay=None']))
     assert 'resumed epoch: 0, iter: 10' in log and '[11/11]' in log
 
@@ -144,7 +131,7 @@ def test_two_processes(trained, scenes, tmp_path):
         s.bind(('127.0.0.1', 0))
         port = str(s.getsockname()[1])
     environment = dict(PYTHON=sys.executable, PORT=port, OMP_NUM_THREADS='1')
-    _, _, _, *arguments = train(scenes, tmp_path / 'w', iterations=2)
+    _, _, _, *arguments = train_command(scenes, tmp_path / 'w', iterations=2)
     log = run('tools/dist_train.sh', DEMO, 2, *arguments, **environment)
     assert '[2/2]' in log and (tmp_path / 'w' / 'iter_2.pth').exists()
     log = run('tools/dist_test.sh', DEMO, trained / 'iter_4.pth', 2, '--data-root', scenes,

@@ -18,7 +18,7 @@ from mmscheme.datasets.scenes import write_scenes
 from mmscheme.utils.image_files import ends_abruptly, inspect_image
 from tests.bad_inputs import Box, halve
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 check_config = load_tool('misc/check_config')
 

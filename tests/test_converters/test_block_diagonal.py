@@ -10,8 +10,7 @@ from torch import nn
 from mmscheme.converters import convert_backbone, convert_classifier
 from mmscheme.models import SCHEMEformer
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
-from tests.test_checkpoint import RunsCode
+from tests.utils import REPOSITORY, RunsCode
 
 dense_to_block_diagonal = load_tool('model_converters/dense2block_diagonal').main
 

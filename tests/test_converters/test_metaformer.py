@@ -13,7 +13,7 @@ from torch import nn
 from mmscheme.converters import from_metaformer, to_timm
 from mmscheme.models import SCHEMEformer
 from tests.commands import load_tool
-from tests.test_checkpoint import RunsCode
+from tests.utils import RunsCode
 
 metaformer_to_mmscheme = load_tool('model_converters/metaformer2mmscheme').main
 mmscheme_to_timm = load_tool('model_converters/mmscheme2timm').main

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine import Config
 from mmengine.utils import digit_version
 from torch import nn
 
@@ -17,10 +16,8 @@ from mmscheme.deploy.graphs import MatrixPool
 from mmscheme.deploy.matching import match_boxes
 from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.deploy.runtime import load_exported
-from mmscheme.models.loading import build_model
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY
-from tests.test_deploy.test_fold import TINY, randomise
+from tests.models import tiny_checkpoint
 
 main = load_tool('deploy/export').main
 predict_main = load_tool('deploy/predict').main
@@ -28,40 +25,6 @@ predict_tool = load_tool('predict')
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
-
-HEADS = dict(
-    upernet_scheme_s_demo='decode_head=dict(in_channels=[8, 16, 32, 64], channels=16), '
-    'auxiliary_head=dict(in_channels=32, channels=16)',
-    semantic_fpn_scheme_s_ade20k='neck=dict(in_channels=[8, 16, 32, 64], out_channels=16), '
-    'decode_head=dict(in_channels=[16] * 4, channels=16, num_classes=9)',
-    retinanet_scheme_s_coco='neck=dict(in_channels=[16, 32, 64], out_channels=16), bbox_head=dict('
-    'in_channels=16, feat_channels=16, stacked_convs=1, num_classes=6)',
-    mask_rcnn_scheme_s_demo='neck=dict(in_channels=[8, 16, 32, 64])',
-    cls_scheme_s_demo='head=dict(in_channels=64)')
-
-
-def prepare(name, folder):
-    """Config and checkpoint of a small model of random weights."""
-    dataset = "dict(type='mmscheme.ScenesDataset')"
-    if 'retina' in name:
-        dataset = "dict(type='mmscheme.ScenesInstanceDataset')"
-    data = f'test_dataloader = dict(dataset={dataset})\n' if 'ade20k' in name or (
-        'coco' in name) else ''
-    config = folder / f'{name}.py'
-    config.write_text(
-        f"_base_ = '{REPOSITORY}/configs/{name}.py'\n"
-        f'model = dict(backbone=dict(arch=dict(_delete_=True, **{TINY!r})), {HEADS[name]})\n{data}')
-    cfg = Config.fromfile(config)
-    torch.manual_seed(0)
-    model = randomise(build_model(cfg))
-    for key, parameter in model.named_parameters():
-        if 'bbox_head' in key and key.endswith('weight'):  # features that differ by place
-            # and boxes that stay near their anchors: far ones are far apart after rounding
-            parameter.data.normal_(std=0.01 if 'retina_reg' in key else 0.1)
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(
-        dataset_meta=dict(classes=tuple('abcdef')) if 'cls' in name else {})),
-        folder / f'{name}.pth')
-    return config, str(folder / f'{name}.pth'), cfg
 
 
 @pytest.mark.parametrize('size, bins', [((16, 16), (3, 3)), ((16, 21), (6, 6)), ((7, 5), (2, 3)),
@@ -76,7 +39,7 @@ def test_matrix_pooling_is_adaptive_pooling(size, bins):
 
 @pytest.mark.parametrize('suffix', ['onnx', 'pt2', 'pt'])
 def test_segmenter_draws_the_picture_of_the_checkpoint(scenes, tmp_path, capsys, suffix):
-    config, checkpoint, _ = prepare('upernet_scheme_s_demo', tmp_path)
+    config, checkpoint, _ = tiny_checkpoint('upernet', tmp_path)
     formats = dict(onnx='onnx', pt2='torch_export', pt='torchscript')
     target = tmp_path / f'model.{suffix}'
     main([str(config), checkpoint, '--format', formats[suffix], '--shape', '128', '160', '--out',
@@ -103,7 +66,7 @@ def test_segmenter_draws_the_picture_of_the_checkpoint(scenes, tmp_path, capsys,
 
 
 def test_dynamic_sizes_where_pooling_allows(tmp_path):
-    _, checkpoint, cfg = prepare('semantic_fpn_scheme_s_ade20k', tmp_path)
+    _, checkpoint, cfg = tiny_checkpoint('semantic_fpn', tmp_path)
     target = tmp_path / 'model.onnx'
     if digit_version(torch.__version__) < digit_version('2.7'):
         with pytest.raises(ValueError, match='--dynamic: the ONNX exporter of torch 2.6'):
@@ -116,16 +79,16 @@ def test_dynamic_sizes_where_pooling_allows(tmp_path):
         found = run(dict(image=image))
         assert found['labels'].shape == (3, 160, 32)
         assert np.array_equal(found['logits'].argmax(1), found['labels'])
-    _, checkpoint, cfg = prepare('upernet_scheme_s_demo', tmp_path)
+    _, checkpoint, cfg = tiny_checkpoint('upernet', tmp_path)
     with pytest.raises(ValueError, match='--dynamic: .*psp_modules.* pools to bins that depend'):
         export(cfg, checkpoint, tmp_path / 'x.onnx', (64, 64), dynamic=True)
-    _, checkpoint, cfg = prepare('cls_scheme_s_demo', tmp_path)
+    _, checkpoint, cfg = tiny_checkpoint('cls', tmp_path)
     with pytest.raises(ValueError, match='--dynamic: the position embedding'):
         export(cfg, checkpoint, tmp_path / 'x.onnx', (64, 64), dynamic=True)
 
 
 def test_detector_with_decoding_and_nms(scenes, tmp_path):
-    config, checkpoint, cfg = prepare('retinanet_scheme_s_coco', tmp_path)
+    config, checkpoint, cfg = tiny_checkpoint('retinanet', tmp_path)
     target = tmp_path / 'model.onnx'
     checks, left_out = export(cfg, checkpoint, target, (128, 160))
     assert left_out is None and all(c.passed and c.difference < 1e-3 for c in checks)
@@ -152,7 +115,7 @@ def test_detector_with_decoding_and_nms(scenes, tmp_path):
 
 
 def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
-    _, checkpoint, cfg = prepare('cls_scheme_s_demo', tmp_path)
+    _, checkpoint, cfg = tiny_checkpoint('cls', tmp_path)
     checks, _ = export(cfg, checkpoint, tmp_path / 'cls.onnx')
     assert all(c.passed for c in checks)
     image = next((scenes / 'objects').rglob('*.jpg'))
@@ -169,7 +132,7 @@ def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
     assert status.value.code == 2 and '\n1 of 2 files: ' in shown.out
     assert shown.err == f'error: not a readable image: {tmp_path}/text.jpg (not an image)\n'
     assert [p.name for p in (tmp_path / 'q').iterdir()] == [image.name]
-    config, checkpoint, _ = prepare('mask_rcnn_scheme_s_demo', tmp_path)
+    config, checkpoint, _ = tiny_checkpoint('mask_rcnn', tmp_path)
     capsys.readouterr()
     main([str(config), checkpoint, '--shape', '64', '96', '--out', str(tmp_path / 'm.onnx')])
     assert 'note: MaskRCNN is exported without its heads' in capsys.readouterr().out
@@ -182,7 +145,7 @@ def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
-    _, checkpoint, cfg = prepare('upernet_scheme_s_demo', tmp_path)
+    _, checkpoint, cfg = tiny_checkpoint('upernet', tmp_path)
     correct = export_module.fold
 
     def wrong(model):
@@ -210,7 +173,7 @@ def test_matching_sees_what_is_wrong():
 
 
 def test_errors(scenes, tmp_path, capsys):
-    config, checkpoint, _ = prepare('upernet_scheme_s_demo', tmp_path)
+    config, checkpoint, _ = tiny_checkpoint('upernet', tmp_path)
     image = str(scenes / 'images' / 'validation' / 'scene_00000.jpg')
     (tmp_path / 'broken.onnx').write_text('x')
     (tmp_path / 'broken.pt').write_text('x')

@@ -14,31 +14,17 @@ from mmscheme.layers import SCHEMEMixer
 from mmscheme.models import SCHEMEFFN
 from mmscheme.models.loading import build_model, load_weights
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY, run
-from tests.test_configs import small
+from tests.models import TINY, randomise, shrink
+from tests.utils import REPOSITORY, run
 
 main = load_tool('deploy/fold').main
 
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
-TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
-
-
-def randomise(model):
-    """Values that training could lead to, everything that is folded far from 1 and 0."""
-    generator = torch.Generator().manual_seed(0)
-    for name, p in [*model.named_parameters(), *model.named_buffers()]:
-        low, high = (-2, 2) if 'alpha_logit' in name else (0.3, 1)
-        if 'layer_scale' in name or 'gamma2' in name or 'alpha' in name or 'running_var' in name:
-            p.data.uniform_(low, high, generator=generator)
-        elif p.dim() == 1 and 'factor' not in name:  # norms and biases
-            around = 1. if name.endswith('weight') else 0.
-            p.data.uniform_(around - 0.5, around + 0.5, generator=generator)
-    return model
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_config_has_the_same_outputs_with_less(path):
-    cfg = small(Config.fromfile(path))
+    cfg = shrink(Config.fromfile(path))
     torch.manual_seed(0)
     model = randomise(build_model(cfg))
     before = {k: v.clone() for k, v in model.state_dict().items()}

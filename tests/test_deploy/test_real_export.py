@@ -10,8 +10,8 @@ from mmscheme.deploy.matching import match_boxes
 from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.deploy.runtime import to_inputs
 from mmscheme.models.loading import build_model
-from tests.conftest import REPOSITORY
-from tests.test_deploy.test_fold import randomise
+from tests.models import randomise
+from tests.utils import REPOSITORY
 
 SIDES = (96, 128)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmscheme.engine.hooks.device_values import read
 from mmscheme.layers import SCHEMEMixer
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 LENGTH, INTERVAL = 25, 10
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'

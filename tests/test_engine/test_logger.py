@@ -7,7 +7,7 @@ import pytest
 from mmscheme.apis.config import load_config, prepare_run
 from mmscheme.engine.hooks import LoggerHook
 from mmscheme.engine.hooks import logger_hook as logger
-from tests.conftest import REPOSITORY
+from tests.utils import REPOSITORY
 
 
 @pytest.mark.parametrize('first', [True, False])

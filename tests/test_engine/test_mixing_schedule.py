@@ -8,9 +8,7 @@ from mmengine.logging import MessageHub
 from mmscheme.engine.hooks import MixingScheduleHook
 from mmscheme.models import SCHEMEformer
 from mmscheme.registry import HOOKS
-from tests.test_engine.test_resume import small, train
-
-TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))
+from tests.models import TINY, tiny_run, train
 
 
 def step(hook, model, iteration, of):
@@ -109,7 +107,7 @@ def factors(checkpoint):
 
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, update_buffers):
-    cfg = small('upernet', scenes, tmp_path)
+    cfg = tiny_run('upernet', scenes, tmp_path)
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)]
     assert factors(train(cfg)) == dict.fromkeys('0123', 0)
     log, = tmp_path.glob('*/*.log')
@@ -117,7 +115,7 @@ def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, u
 
 
 def test_the_output_of_frozen_stages_stays(scenes, tmp_path):
-    cfg = small('upernet', scenes, tmp_path)
+    cfg = tiny_run('upernet', scenes, tmp_path)
     cfg.model.backbone.frozen_stages = 2
     assert factors(train(cfg)) == {'0': 1, '1': 1, '2': 0, '3': 0}
     log = next(tmp_path.glob('*/*.log')).read_text()

@@ -13,7 +13,7 @@ from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
 from tests.commands import load_tool
-from tests.conftest import REPOSITORY, run
+from tests.utils import REPOSITORY, run
 
 main = load_tool('analysis_tools/plot_mixing_weights').main
 

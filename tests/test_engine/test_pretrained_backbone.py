@@ -11,8 +11,7 @@ from torch import nn
 from mmscheme.engine.hooks import PretrainedBackboneHook
 from mmscheme.models import SCHEMEformer
 from mmscheme.utils.checkpoint_io import load_matching, use_safe_checkpoints
-from tests.conftest import REPOSITORY, run
-from tests.test_checkpoint import RunsCode
+from tests.utils import REPOSITORY, RunsCode, run
 
 UPERNET = 'configs/upernet_scheme_s_demo.py'
 

@@ -1,92 +1,18 @@
 """A run that was interrupted ends as the one that was not."""
-import itertools
 
 import pytest
 import torch
 from mmengine import Config
 from mmengine.hooks import Hook
 
-from mmscheme.apis.config import load_config
 from mmscheme.apis.train import build_train_runner
-from mmscheme.utils.find_checkpoint import find_checkpoint
-from tests.conftest import REPOSITORY
-
-BACKBONE = dict(arch=dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 32)), groups=(2, 2),
-                drop_path_rate=0.3)
-WIDTHS = [8, 16, 32, 32]
-_names = itertools.count()
-
-
-class Interrupted(Exception):
-    """What ends a run here."""
-
-
-class InterruptHook(Hook):
-    """Ends a run in an iteration that nothing has saved yet, or saves it itself first."""
-
-    def __init__(self, iteration, save=False):
-        self.iteration, self.save = iteration, save
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration:
-            if self.save:
-                runner.save_checkpoint(runner.work_dir, 'own.pth', by_epoch=False,
-                                       meta=dict(epoch=runner.epoch, iter=runner.iter))
-            raise Interrupted
+from tests.models import Interrupted, new_name, tiny_run, train
 
 
 @pytest.fixture(autouse=True)
 def no_text(monkeypatch):
     """The config in checkpoints and logs, whose layout takes as long as the rest."""
     monkeypatch.setattr(Config, 'pretty_text', '')
-
-
-def small(task, scenes, work_dir, workers=0, **options):
-    """A demo config whose run takes a second."""
-    cfg = load_config(REPOSITORY / f'configs/{task}_scheme_s_demo.py', str(work_dir),
-                      data_root=str(scenes))
-    cfg.model.backbone.update(BACKBONE)
-    if task == 'upernet':
-        cfg.model.decode_head.update(in_channels=WIDTHS, channels=8)
-        cfg.model.auxiliary_head.update(in_channels=32, channels=8)
-        cfg.train_cfg.update(max_iters=8, val_interval=100)
-    elif task == 'cls':
-        cfg.model.head.in_channels = 32
-        # Mixing draws numbers in the process of training.
-        cfg.model.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)])
-        cfg.train_cfg.update(max_epochs=2, val_interval=100)
-    else:
-        cfg.model.neck.update(in_channels=WIDTHS, out_channels=8)
-        cfg.model.rpn_head.update(in_channels=8, feat_channels=8)
-        head = cfg.model.roi_head
-        for part in (head.bbox_roi_extractor, head.mask_roi_extractor):
-            part.out_channels = 8
-        head.bbox_head.update(in_channels=8, fc_out_channels=8)
-        head.mask_head.update(in_channels=8, conv_out_channels=8)
-        cfg.train_cfg.update(max_epochs=2, val_interval=100)
-    cfg.train_dataloader.update(batch_size=8 if task == 'cls' else 2, num_workers=workers,
-                                persistent_workers=workers > 0)
-    cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
-    cfg.default_hooks.checkpoint.update(interval=3, by_epoch=False, save_best=None)
-    cfg.default_hooks.mixing_schedule.update(decay=(0., 0.6))
-    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
-    cfg.randomness = dict(seed=1)
-    cfg.merge_from_dict(options)
-    return cfg
-
-
-def train(cfg, interrupt=None, save=False, **kwargs):
-    """Trains; returns the last checkpoint, or None where the run was interrupted."""
-    cfg = Config(cfg._cfg_dict.to_dict())
-    cfg.experiment_name = f'run {next(_names)}'
-    runner = build_train_runner(cfg, **kwargs)
-    if interrupt is not None:
-        runner.register_hook(InterruptHook(interrupt, save))
-        with pytest.raises(Interrupted):
-            runner.train()
-        return None
-    runner.train()
-    return torch.load(find_checkpoint(cfg.work_dir), weights_only=True)
 
 
 def differences(a, b, path=''):
@@ -106,10 +32,10 @@ def differences(a, b, path=''):
 @pytest.mark.parametrize('task, interrupts', [
     ('upernet', [(0, 7), (2, 5)]), ('cls', [(0, 11)]), ('mask_rcnn', [(1, 5)])])
 def test_interrupted_run_ends_with_the_same_bits(scenes, tmp_path, task, interrupts):
-    whole = train(small(task, scenes, tmp_path / 'whole'))
+    whole = train(tiny_run(task, scenes, tmp_path / 'whole'))
     keys = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
     for workers, interrupt in interrupts:
-        cfg = small(task, scenes, tmp_path / f'parts {workers}', workers)
+        cfg = tiny_run(task, scenes, tmp_path / f'parts {workers}', workers)
         own = task == 'cls'
         train(cfg, interrupt, own)
         resumed = train(cfg, resume=f'{cfg.work_dir}/own.pth' if own else 'auto')
@@ -123,7 +49,7 @@ def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(s
                'default_hooks.checkpoint.save_best': 'mIoU',
                'train_cfg.type': 'IterBasedTrainLoop',
                'default_hooks.checkpoint.type': 'CheckpointHook'}
-    cfg = small('upernet', scenes, tmp_path, **options)
+    cfg = tiny_run('upernet', scenes, tmp_path, **options)
     validated, orders = [], []
 
     class Watch(Hook):
@@ -146,7 +72,7 @@ def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(s
         run.work_dir = str(tmp_path / ('whole' if not (end or resume) else 'parts'))
         if not resume and end:
             run.randomness = dict(seed=orders[0][1])  # as drawn in the first run
-        run.experiment_name = f'run {next(_names)}'
+        run.experiment_name = new_name()
         runner = build_train_runner(run, resume)
         runner.register_hook(Watch(end))
         if end:
@@ -161,7 +87,7 @@ def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(s
 
 
 def test_the_rest_of_an_epoch_in_batches_of_another_size(scenes, tmp_path):
-    cfg = small('mask_rcnn', scenes, tmp_path, **{'default_hooks.checkpoint.interval': 1})
+    cfg = tiny_run('mask_rcnn', scenes, tmp_path, **{'default_hooks.checkpoint.interval': 1})
     train(cfg, interrupt=4)  # 12 images in batches of 2
     cfg.train_dataloader.batch_size = 4
     cfg.experiment_name = 'other batches'

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from mmscheme.layers import BlockDiagonalLinear, BlockDiagonalMLP
-
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}
+from tests.test_layers.reference import TOLERANCE, as_map, four_layouts
 
 
 def dense_matrix(layer: BlockDiagonalLinear) -> torch.Tensor:
@@ -17,16 +16,6 @@ def dense_matrix(layer: BlockDiagonalLinear) -> torch.Tensor:
     for g in range(layer.groups):
         full[g * o:(g + 1) * o, g * i:(g + 1) * i] = layer.weight[g * o:(g + 1) * o]
     return full
-
-
-def four_layouts(x):
-    """A map as (B, C, H, W) contiguous and channels last, as tokens contiguous and as a view."""
-    tokens = x.flatten(2).transpose(1, 2)
-    return [x, x.contiguous(memory_format=torch.channels_last), tokens.contiguous(), tokens]
-
-
-def as_map(y, like):
-    return y if y.dim() == 4 else y.transpose(1, 2).reshape(like.shape[0], -1, *like.shape[2:])
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmscheme.layers import ChannelCovarianceAttention
-from tests.test_layers.test_scheme import cca_by_loop
+from tests.test_layers.reference import cca_by_loop
 
 
 @pytest.mark.parametrize('scaling', ['gram', 'covariance'])

@@ -5,21 +5,7 @@ import pytest
 import torch
 
 from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
-from tests.test_layers.test_block_diagonal import TOLERANCE, as_map, four_layouts
-
-
-def cca_by_loop(x, tau):
-    """softmax(tau X X^T) X in float64, one channel at a time."""
-    out = []
-    for sample in x.double().flatten(2):
-        rows = []
-        for c in range(len(sample)):
-            scores = torch.stack([tau * (sample[c] * other).sum() for other in sample])
-            weights = torch.exp(scores - scores.max())
-            weights = weights / weights.sum()
-            rows.append(sum(w * other for w, other in zip(weights, sample)))
-        out.append(torch.stack(rows))
-    return torch.stack(out).reshape(x.shape)
+from tests.test_layers.reference import TOLERANCE, as_map, cca_by_loop, four_layouts
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)

@@ -9,7 +9,8 @@ from mmscheme.models.backbones import scheme_wrapper
 from mmscheme.models.utils import ADAPTERS, Adapter, find_channel_mixers
 from mmscheme.models.utils.dense_mixers import find_dense_pairs
 from mmscheme.models.utils.trial import try_backbone
-from tests.test_models.test_scheme_wrapper import BACKBONES, build
+from tests.test_layers.changes import CHANGES
+from tests.test_models.stock_backbones import BACKBONES, build
 
 
 class Mlp(nn.Module):
@@ -164,7 +165,6 @@ def test_more_families_of_timm(name, arguments, number):
 
 def test_attention_calls_its_modules_when_they_are_changed():
     from mmscheme.layers import SelfAttention
-    from tests.test_layers.test_fusable import CHANGES
     x = torch.randn(1, 32, 3, 5)
     for name, change in CHANGES.items():
         torch.manual_seed(0)

@@ -17,7 +17,7 @@ from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
 from mmscheme.models import SCHEMEWrapper
 from mmscheme.models.backbones import scheme_wrapper
 from mmscheme.models.utils import ADAPTERS, Adapter, diagonal_blocks, find_channel_mixers
-from tests.test_models.test_scheme_wrapper import BACKBONES, build, mixers, run, wrap
+from tests.test_models.stock_backbones import BACKBONES, build, mixers, run, wrap
 
 SWIN = BACKBONES['mmseg Swin'][0]
 

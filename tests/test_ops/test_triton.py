@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, run
 from tests.test_ops.interpreted import CASES
+from tests.utils import REPOSITORY, run
 
 pytest.importorskip('triton')
 TOLERANCE = {'float32': 5e-6, 'bfloat16': 2e-2, 'float16': 4e-3}

@@ -69,13 +69,13 @@ def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
         raise ValueError(f'backbone: {kind} has SCHEME mixers already')
     found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
     if not found:
-        dense = ', '.join(dict.fromkeys(
+        classes = ', '.join(dict.fromkeys(
             f'{(m := type(backbone.get_submodule(name))).__module__}.{m.__qualname__}'
             for name in pairs.values())) or 'none'
         raise ValueError(
             f'backbone: {kind} has no channel mixer that SCHEME can replace: none of its modules '
             'belongs to a family of mmscheme.models.utils.ADAPTERS. Modules with two dense layers: '
-            f'{dense}; ADAPTERS[CLASS] = Adapter(CHAIN) adds a family')
+            f'{classes}; ADAPTERS[CLASS] = Adapter(CHAIN) adds a family')
     covered = tuple(f'{dense.name}.' for dense in found)
     trial = try_backbone(backbone, [*(dense.entry for dense in found), *pairs])
     left = [holder for first, holder in pairs.items() if not first.startswith(covered)

@@ -1,4 +1,4 @@
-"""Where the stock backbones have their channel mixers: one table, one entry a family.
+"""Find the channel mixers of stock backbones: one table, one entry a family.
 
 Classes are named by where they are defined, so that nothing is imported that a user
 does not have. A family of one's own is one more entry in :data:`ADAPTERS`.
@@ -12,7 +12,7 @@ __all__ = ['ADAPTERS', 'Adapter', 'DenseMixer', 'find_channel_mixers', 'find_den
 
 
 class Adapter(NamedTuple):
-    """How a family's channel mixer is made.
+    """Describe the channel mixer of a family.
 
     Attributes:
         chain: The submodules from the first to the last, in the order of their use; a
@@ -109,7 +109,7 @@ class DenseMixer(NamedTuple):
 
 
 def _names(module: nn.Module) -> List[str]:
-    """The full names of a module's class and its bases."""
+    """Return the full names of a module's class and its bases."""
     return [f'{base.__module__}.{base.__qualname__}' for base in type(module).__mro__]
 
 

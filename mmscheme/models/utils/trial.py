@@ -27,7 +27,7 @@ class Stream(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What a trial found.
+    """Results of a trial.
 
     Attributes:
         streams: By the names of the mixers that were called.
