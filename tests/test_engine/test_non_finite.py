@@ -223,12 +223,14 @@ class ScaledWrapper(OptimWrapper):
         self.scaler.update()
 
 
-def scaled(model, scale):
-    return ScaledWrapper(scale, optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+def scaled(model, scale, fused=False):
+    return ScaledWrapper(scale, optimizer=torch.optim.SGD(model.parameters(), lr=0.01, fused=fused))
 
 
-def test_steps_that_the_scaler_leaves_out_do_not_count(tmp_path, monkeypatch):
+@pytest.mark.parametrize('fused', [False, True])
+def test_steps_that_the_scaler_leaves_out_do_not_count(fused, tmp_path, monkeypatch):
     monkeypatch.setattr(non_finite, 'AmpOptimWrapper', ScaledWrapper)
+
     class Large(Net):
 
         def forward(self, *args, **kwargs):
@@ -237,22 +239,25 @@ def test_steps_that_the_scaler_leaves_out_do_not_count(tmp_path, monkeypatch):
     model = Large()
     before = copy.deepcopy(model.state_dict())
     # So large that the first steps overflow.
-    runner = train(samples(count=16), tmp_path / 'a', 2, model, scaled(model, 2.**127))
+    runner = train(samples(count=16), tmp_path / 'a', 2, model,
+                   scaled(model, 2.**127, fused))
     assert runner.optim_wrapper.scaler.get_scale() < 2.**124
     assert not torch.equal(before['fc.weight'], runner.model.fc.weight)
     assert 'not finite' not in next((tmp_path / 'a').glob('*/*.log')).read_text()
     model = Net()
     with pytest.raises(NonFiniteError, match='loss not finite: loss_a=nan'):
-        train(samples(bad=(3, 4)), tmp_path / 'b', 2, model, scaled(model, 1.))
+        train(samples(bad=(3, 4)), tmp_path / 'b', 2, model, scaled(model, 1., fused))
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
 
 
-def test_a_scaler_that_never_steps_stops_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_scaler_that_never_steps_stops_the_run(fused, tmp_path, monkeypatch):
     monkeypatch.setattr(non_finite, 'AmpOptimWrapper', ScaledWrapper)
     model = FiniteLoss()
     with pytest.raises(NonFiniteError, match='no step in 20 iterations'):
         train(samples(bad=range(30), count=30, value=1000.), tmp_path, 1, model,
-              scaled(model, 1.))
+              scaled(model, 1., fused))
+    assert all(torch.isfinite(v).all() for v in model.state_dict().values())
 
 
 def test_limit():

@@ -62,6 +62,7 @@ class NonFiniteLossHook(Hook):
         self.limit = limit
         self._row = self._idle = 0
         self._stepped = False
+        self._asked: Any = None  # the optimizer that is asked to leave out a spoilt step
         self._gradients: Dict[str, Tensor] = {}
         self._iterations: List[_Iteration] = []
         self._names: Dict[Tensor, str] = {}
@@ -86,7 +87,7 @@ class NonFiniteLossHook(Hook):
         self._remove()
         for optimizer in (w.optimizer for w in wrappers if hasattr(w, 'optimizer')):
             self._handles += [optimizer.register_step_pre_hook(self._before_step),
-                              optimizer.register_step_post_hook(_forget)]
+                              optimizer.register_step_post_hook(self._after_step)]
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
@@ -107,10 +108,16 @@ class NonFiniteLossHook(Hook):
         if _is_fused(optimizer):
             if not hasattr(optimizer, 'found_inf'):  # else the GradScaler has set it
                 optimizer.found_inf = spoilt.float()
+                self._asked = optimizer
         else:
             for p in parameters:
                 p.grad.masked_fill_(spoilt, 0)
         self._gradients.update((self._names.get(p, '?'), v) for p, v in zip(parameters, largest))
+
+    def _after_step(self, optimizer: Any, *args: Any) -> None:
+        if optimizer is self._asked:
+            del optimizer.found_inf
+            self._asked = None
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                          outputs: Optional[Dict[str, Any]] = None) -> None:
@@ -137,7 +144,9 @@ class NonFiniteLossHook(Hook):
     def _judge(self, runner: Any, iteration: _Iteration, terms: List[str],
                gradients: List[str]) -> None:
         mixed = isinstance(runner.optim_wrapper, AmpOptimWrapper)
-        self._idle = 0 if iteration.stepped or not mixed else self._idle + 1
+        # A fused optimizer is called for steps that the GradScaler leaves out, too.
+        stepped = iteration.stepped and not gradients
+        self._idle = 0 if stepped or not mixed else self._idle + 1
         if not terms and (mixed or not gradients):
             self._row = 0
             counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
@@ -187,10 +196,6 @@ def _is_fused(optimizer: Any) -> bool:
     """Return True if an optimizer leaves out steps on the device, as a GradScaler asks it to."""
     return (getattr(optimizer, '_step_supports_amp_scaling', False)
             and all(group.get('fused') for group in optimizer.param_groups))
-
-
-def _forget(optimizer: Any, *args: Any) -> None:
-    vars(optimizer).pop('found_inf', None)
 
 
 def _largest(values: Sequence[Tensor]) -> List[Tensor]:
