@@ -44,7 +44,7 @@ class ShuffledGELU(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activate a map ``(B, C, H, W)`` or tokens ``(..., C)``; the groups must divide ``C``."""
+        """Shuffle a map ``(B, C, H, W)`` or tokens ``(..., C)`` whose channels divide."""
         dim = 1 if x.dim() == 4 else -1
         if x.shape[dim] % self.groups:
             raise ValueError(f'{x.shape[dim]} channels do not divide into groups={self.groups}')
@@ -56,7 +56,7 @@ class ShuffledGELU(nn.Module):
 
 
 def fused_name(act: nn.Module) -> Optional[str]:
-    """Return the name of an activation in :data:`mmscheme.ops.ACTIVATIONS`, or None."""
+    """Return the name of an activation in :data:`mmscheme.ops.ACTIVATIONS`; None if not there."""
     if type(act) is nn.GELU and act.approximate != 'none':
         return None
     # A subclass may compute something else.
@@ -64,7 +64,7 @@ def fused_name(act: nn.Module) -> Optional[str]:
 
 
 def apply_activation(act: nn.Module, x: Tensor) -> Tensor:
-    """Apply an activation to a map or tokens, to channels-last maps in the order of their memory.
+    """Apply an activation to a map or tokens, in the memory order of a channels-last map.
 
     torch 2.12's GELU of a channels-last map is twenty times slower than that of the same
     memory seen as ``(B, H, W, C)``.

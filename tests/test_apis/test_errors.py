@@ -66,7 +66,7 @@ def traceback_of(line):
     (['model.backbone.groups=(3,4)'],
      "error: stage 0 of arch 's12': embed_dims=64 does not divide into groups=3; "
      '64 divides by [1, 2, 4, 8, 16, 32, 64]'),
-    (['model.backbone.expantion=8'], "unexpected keyword argument 'expantion'"),
+    (['model.backbone.expantion=8'], "expantion: unknown argument of SCHEMEformer"),
     (['model.decode_head.chanels=8'], "unexpected keyword argument 'chanels'"),
     (['model.backbone.type=mmscheme.Schemeformer'], 'mmscheme.Schemeformer is not in'),
     (['default_hooks.mixing_schedule.decay=(0.9,0.1)'],

@@ -104,5 +104,5 @@ def test_a_killed_process_takes_the_others_along_and_the_run_resumes(scenes, tmp
     _, _, config, *arguments = train(scenes, work, '--resume', iterations=saved + 1)
     log = run(sys.executable, 'tools/train.py', config, *arguments, **ONE_CORE)
     assert ('resumed with 1 process of 2 images an iteration, the checkpoint has 2 processes of '
-            '2: the order of the images goes on where it was, 0 of them are seen again' in log)
+            '2: the order of the images continues where it was, 0 of them are seen again' in log)
     assert f'[{saved + 1}/{saved + 1}]' in log

@@ -4,14 +4,17 @@ import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.models.utils.dense_mixers import find_dense_pairs
 from mmscheme.models.utils.mixer_options import takes_options_of
+from mmscheme.models.utils.trial import Stream, try_backbone
 from mmscheme.registry import MODELS
-from mmscheme.utils.check_args import check_flags, check_number, read_indices
+from mmscheme.utils.check_args import check_count, check_flags, check_number, read_indices
 
 __all__ = ['SCHEMEWrapper']
 
@@ -56,6 +59,48 @@ class _StockWeights:
                   level=logging.INFO if self.seed else logging.WARNING)
 
 
+def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
+          ) -> Tuple[List[DenseMixer], List[str]]:
+    """Return the mixers to replace, with what is known of their tokens, and those left dense."""
+    if isinstance(backbone, BaseModel):
+        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap what '
+                         'its own backbone= is, its heads keep their layers')
+    if any(isinstance(module, SCHEMEMixer) for module in backbone.modules()):
+        raise ValueError(f'backbone: {kind} has SCHEME mixers already')
+    found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
+    if not found:
+        classes = ', '.join(dict.fromkeys(
+            f'{(m := type(backbone.get_submodule(name))).__module__}.{m.__qualname__}'
+            for name in pairs.values())) or 'none'
+        raise ValueError(
+            f'backbone: {kind} has no channel mixer that SCHEME can replace: none of its modules '
+            'belongs to a family of mmscheme.models.utils.ADAPTERS. Modules with two dense layers: '
+            f'{classes}; ADAPTERS[CLASS] = Adapter(CHAIN) adds a family')
+    covered = tuple(f'{dense.name}.' for dense in found)
+    trial = try_backbone(backbone, [*(dense.entry for dense in found), *pairs])
+    left = [holder for first, holder in pairs.items() if not first.startswith(covered)
+            and (trial.problem or trial.follows_image(first))]
+    kept = []
+    for dense in found:
+        stream = trial.streams.get(dense.entry, Stream(True, None, trial.problem))
+        if not stream.follows_image:
+            continue  # a table of positions goes through it, for example
+        extra, problem = dense.adapter.extra_tokens, ''
+        if extra is None:
+            extra, problem = stream.extra_tokens, stream.problem
+        if problem and extra_tokens is not None:
+            extra, problem = extra_tokens, ''
+        if problem and cca and not isinstance(dense.layers[0], nn.Conv2d):
+            raise ValueError(
+                f'extra_tokens: {dense.name} of {kind}: cannot tell class tokens, which CCA leaves '
+                f'out, from positions: {problem}. Give their number as extra_tokens=, to the '
+                'wrapper or in the Adapter, or cca=False')
+        kept.append(dense._replace(extra_tokens=0 if problem else extra))
+    if not kept:
+        raise ValueError(f'backbone: no channel mixer of {kind} sees the image')
+    return kept, left
+
+
 def _check_groups(dense: DenseMixer, groups: Tuple[int, int], hidden_dims: int,
                   all_widths: Sequence[Tuple[int, int]]) -> None:
     channels = dense.widths[0]
@@ -78,7 +123,8 @@ def _divisors(number: int) -> List[int]:
 def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   groups: Union[int, Sequence[int], str] = (4, 4), *,
                   expansion: Optional[float] = 8, stages: Union[int, Sequence[int], None] = None,
-                  seed_from_dense: bool = False, **mixer: Any) -> nn.Module:
+                  seed_from_dense: bool = False, extra_tokens: Optional[int] = None,
+                  strict: bool = False, **mixer: Any) -> nn.Module:
     """Replace the channel mixers of a stock backbone by SCHEME mixers.
 
     This is a function: what it returns is the backbone itself.
@@ -93,10 +139,13 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     Weights of the stock backbone load in every way that they did before; the log then lists
     what is missing.
 
-    CCA's Gram matrix is a sum over the positions of the whole map, also where attention has
-    windows. Class, distillation and register tokens have no part in it; the channels of
-    these tokens are mixed by the same attention matrix. A mixer that gets only a class token
-    has no CCA.
+    CCA's Gram matrix is a sum over the positions that a mixer gets: those of the whole map,
+    also where attention has windows; in MobileViT and the inner blocks of TNT those of one
+    sequence. Class, distillation and register tokens have no part in it; the channels of
+    these tokens are mixed by the same attention matrix. A copy of the backbone is run on two
+    small images to tell them from positions, and to leave modules alone that the image does
+    not reach. Where that fails the wrapper asks for ``extra_tokens``. A mixer that gets only
+    a class token has no CCA.
 
     Args:
         backbone: Config of the stock backbone, or the module, which is changed.
@@ -109,6 +158,9 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
         seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
             times the root of ``groups``, and take the same from stock checkpoints. Wants the
             hidden width of the stock backbone.
+        extra_tokens: How many leading tokens of each mixer's input are no positions, where
+            neither its adapter nor a trial tells.
+        strict: Raise where a channel mixer stays dense, instead of a warning.
         mixer: Options of the mixers, ``cca``, ``keep_cca`` and so on:
             :class:`mmscheme.layers.SCHEMEMixer` documents them.
 
@@ -117,10 +169,10 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
 
     Raises:
         TypeError: ``backbone`` is neither.
-        ValueError: Nothing to replace; widths that do not divide into ``groups``; no such
-            stage; a seed of another width.
+        ValueError: Nothing to replace; a whole model; tokens that cannot be told; widths that do
+            not divide into ``groups``; no such stage; a seed of another width.
     """
-    check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense)
+    check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
     if isinstance(backbone, dict) and 'type' in backbone:
         try:
             backbone = MODELS.build(backbone)
@@ -129,11 +181,16 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     if not isinstance(backbone, nn.Module):
         raise TypeError('backbone: expected a config with a type or a module, found '
                         f'{type(backbone).__name__}')
+    if extra_tokens is not None:
+        check_count('extra_tokens', extra_tokens, 0)
     kind = type(backbone).__name__
-    found = find_channel_mixers(backbone)
-    if not found:
-        raise ValueError(f'{kind} has no channel mixer that SCHEME can replace: none of its '
-                         'modules belongs to a family of mmscheme.models.utils.ADAPTERS')
+    found, left = _find(backbone, kind, mixer.get('cca', True), extra_tokens)
+    if left:
+        text = (f'{kind}: {len(left)} channel mixers stay dense, no adapter of '
+                f'mmscheme.models.utils.ADAPTERS knows them: {", ".join(left)}')
+        if strict:
+            raise ValueError(f'strict: {text}')
+        print_log(f'SCHEMEWrapper: {text}', logger='current', level=logging.WARNING)
     widths = list(dict.fromkeys(dense.widths[0] for dense in found))
     if stages is not None:
         stages = read_indices('stages', stages, len(widths),

@@ -177,7 +177,7 @@ class PlugInMixer(SCHEMEMixer):
         return self.ffn.fc2
 
     def __getitem__(self, index: int) -> nn.Module:
-        """The two layers, as ``ffn.layers[1]`` in mmsegmentation."""
+        """Return one of the two layers, as ``ffn.layers[1]`` in mmsegmentation."""
         return (self.ffn.fc1, self.ffn.fc2)[index]
 
     def forward(self, x: Tensor) -> Tensor:
