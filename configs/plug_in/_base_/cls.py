@@ -6,7 +6,8 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        _delete_=True, type='mmscheme.SCHEMEWrapper', groups=(4, 4), expansion=8, strict=True, cca=True),
+        _delete_=True, type='mmscheme.SCHEMEWrapper', groups=(4, 4), expansion=8, cca=True,
+        strict=True),
     # As in the stock configs; the layers of SCHEME have their own.
     init_cfg=[
         dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.),
