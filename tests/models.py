@@ -151,6 +151,12 @@ def stock(package, name):
     return Path(package.__file__).parent / '.mim' / 'configs' / name
 
 
+def slow_but(paths, part):
+    """Return the configs as parameters; those without a part in their name are slow."""
+    return [path if part in path.stem else pytest.param(path, marks=pytest.mark.slow)
+            for path in paths]
+
+
 def shrink(cfg):
     """Leave one block a stage in larger networks but classifiers, few regions in detectors."""
     backbone = cfg.model.backbone

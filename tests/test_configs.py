@@ -5,13 +5,13 @@ from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from tests.models import build, check_step_and_prediction, shrink
+from tests.models import build, check_step_and_prediction, shrink, slow_but
 from tests.utils import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', slow_but(CONFIGS, '_s_'), ids=lambda p: p.stem)
 def test_config_trains_a_step_and_predicts(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / 'dumped.py')

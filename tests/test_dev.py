@@ -115,6 +115,7 @@ def test_progress_comes_from_the_counts_of_ninja(dev, tmp_path, capsys):
     assert (tmp_path / 'log').read_text().count('\n') == 4
 
 
+@pytest.mark.slow
 def test_environment_is_made_once_and_again_when_it_is_broken_or_of_another_stack(
         dev, tmp_path, monkeypatch):
     made, run = [], subprocess.run

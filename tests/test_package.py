@@ -53,6 +53,7 @@ def test_wheel_has_configs_and_tools(installed):
     assert f'mmscheme-{mmscheme.__version__}.dist-info' in {p.name for p in installed.iterdir()}
 
 
+@pytest.mark.slow
 def test_editable_install_links_configs_tools_and_index(tmp_path):
     source = shutil.copytree(REPOSITORY, tmp_path / 'source', ignore=shutil.ignore_patterns(
         '.*', 'work_dirs', 'data', 'build', '*.egg-info', '__pycache__', 'tests'))
@@ -63,6 +64,7 @@ def test_editable_install_links_configs_tools_and_index(tmp_path):
         assert (source / 'mmscheme' / '.mim' / name).resolve() == source / name
 
 
+@pytest.mark.slow
 def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
     config = readme_code('own project config')
     code = [line for line in config.splitlines() if line.strip() and not line.startswith('#')]
@@ -85,6 +87,7 @@ def test_readme_project_outside_the_clone(installed, ade20k, tmp_path):
     assert state['decode_head.conv_seg.weight'].shape[0] == 3
 
 
+@pytest.mark.slow
 def test_readme_commands(ade20k, tmp_path):
     work_dir = tmp_path / 'w'
     for words in readme_commands('segmentation'):
@@ -102,6 +105,7 @@ def test_readme_commands(ade20k, tmp_path):
     assert len(list((tmp_path / 'pictures').iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_readme_detection_commands(tmp_path):
     """As written, in a folder of its own that has the clone's configs and tools."""
     for name in ('configs', 'tools'):
@@ -127,6 +131,7 @@ def test_readme_detection_commands(tmp_path):
         'test_dataloader.num_workers=0', cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_readme_converter_commands(scenes, tmp_path):
     """As written but for the data: a small network, and the objects of the scenes."""
     from mmpretrain.models import PoolFormer
@@ -164,6 +169,7 @@ def test_readme_converter_commands(scenes, tmp_path):
     assert 'Load checkpoint from scheme.pth' in log and 'accuracy/top1' in log
 
 
+@pytest.mark.slow
 def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     """As written, on a smaller network, in one process and a folder of its own."""
     for name in ('analysis_tools', 'deploy'):

@@ -32,11 +32,13 @@ def camvid(real_data, tmp_path_factory):
     return root, work_dir, short_run(root, work_dir)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(camvid):
     losses = [float(v) for v in re.findall(r' loss: ([\d.]+)', camvid[2])]
     assert len(losses) == 24 and np.mean(losses[-4:]) < 0.95 * np.mean(losses[:4])
 
 
+@pytest.mark.slow
 def test_resume_goes_on(camvid):
     root, work_dir, _ = camvid
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_16.pth'))
@@ -46,6 +48,7 @@ def test_resume_goes_on(camvid):
         range(17, 25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, images', [('camvid_as_ade20k', 101), ('ade20k_sample', 3)])
 def test_testing_real_images(camvid, real_data, tmp_path, name, images):
     _, work_dir, _ = camvid
@@ -62,6 +65,7 @@ def test_testing_real_images(camvid, real_data, tmp_path, name, images):
     assert shape[1] == 3 * image.shape[1] * max(1, -(-256 // image.shape[0]))
 
 
+@pytest.mark.slow
 def test_detection_on_coco(real_data, tmp_path):
     """Real annotations, crowds among them, with the shipped recipe at a small scale."""
     options = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',

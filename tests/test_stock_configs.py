@@ -49,6 +49,7 @@ def test_mmdet(name, unused):
     check(cfg, unused)
 
 
+@pytest.mark.slow
 def test_mmdets_own_tools_train_and_test(scenes, tmp_path):
     """The stock command lines with a stock config: model and safe loading are ours."""
     config = tmp_path / 'faster.py'

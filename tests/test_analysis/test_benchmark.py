@@ -84,6 +84,7 @@ def test_command(work, names, tmp_path, capsys, monkeypatch):
     assert 'threads' in out and (tmp_path / 'b' / 'times.png').stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_readme_command():
     command, = readme_commands('benchmark')
     assert 'PoolFormer' in run(sys.executable, *command[1:], '--rounds', '2')

@@ -107,6 +107,7 @@ def test_seeds_differ_and_a_run_starts_from_another(results, study):
     assert str(source) in log.split('Epoch(train)')[0]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_bits(results, study, scenes):
     """All its processes at once, in the middle of the second of its runs."""
     work_dir, path = study / 'killed', study / 'killed.jsonl'

@@ -15,6 +15,7 @@ SMALL = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
          'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
 
 
+@pytest.mark.slow
 def test_train_and_test_report_accuracy(scenes, tmp_path):
     log = run(sys.executable, 'tools/train.py', DEMO, '--data-root', scenes, '--work-dir',
               tmp_path, '--cfg-options', *SMALL)

@@ -65,6 +65,7 @@ def test_crowds_are_read_as_crowds(objects):
     assert coco_mask.toBbox(coco.annToRLE(crowd)).tolist() == [8, 8, 52, 32]
 
 
+@pytest.mark.slow
 def test_test_reports_draws_and_stores(trained, objects, tmp_path):
     log = run(sys.executable, 'tools/test.py', DEMO, trained / 'epoch_1.pth', '--data-root',
               objects, '--work-dir', tmp_path / 'w', '--show-dir', tmp_path / 'pictures', '--out',
@@ -100,6 +101,7 @@ def test_test_reports_draws_and_stores(trained, objects, tmp_path):
         assert metrics[f'coco/{kind}_mAP'] == pytest.approx(evaluation.stats[0], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_augmentation_where_mmdet_has_it(trained, objects, tmp_path):
     message = run(sys.executable, 'tools/test.py', DEMO, trained / 'epoch_1.pth', '--data-root',
                   objects, '--tta', '--work-dir', tmp_path, fails=True)
@@ -125,12 +127,14 @@ def test_augmentation_where_mmdet_has_it(trained, objects, tmp_path):
     assert re.search(r'coco/bbox_mAP: -?[\d.]+', log)
 
 
+@pytest.mark.slow
 def test_out_must_be_a_pickle(trained, objects, tmp_path):
     message = run(sys.executable, 'tools/test.py', DEMO, trained / 'epoch_1.pth', '--data-root',
                   objects, '--out', tmp_path / 'masks', '--work-dir', tmp_path, fails=True)
     assert 'error: --out: expected a file *.pkl' in message
 
 
+@pytest.mark.slow
 def test_readme_inferencer(trained, objects, tmp_path):
     config, image = tmp_path / 'mine.py', objects / 'val2017' / 'scene_00002.jpg'
     config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\n"

@@ -25,6 +25,7 @@ def distance(a, b):
                  / sum(a[n].square().sum() for n in a).sqrt())
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(scenes, tmp_path):
     run(sys.executable, 'tools/launch.py', '--nproc_per_node=2',
         f'--master_port={free_port()}', '-m', 'tests.gradients', tmp_path, scenes, 'small', 'cls',
@@ -67,6 +68,7 @@ def ranks(work):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available() or not sys.platform.startswith('linux'),
                     reason='tests two processes on the CPU, found in /proc')
 def test_a_killed_process_takes_the_others_along_and_the_run_resumes(scenes, tmp_path):

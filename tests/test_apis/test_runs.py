@@ -69,6 +69,7 @@ def test_test_reports_miou_and_draws_and_stores(trained, scenes, tmp_path):
     assert np.abs(panel - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_readme_inferencer(trained, scenes, tmp_path):
     config, image = tmp_path / 'mine.py', scenes / 'images' / 'validation' / 'scene_00001.jpg'
     config.write_text(f"_base_ = '{REPOSITORY / DEMO}'\nmodel = dict(\n"
@@ -89,12 +90,14 @@ def test_readme_inferencer(trained, scenes, tmp_path):
     assert (stored - 1 == labels).mean() > 0.999  # ids from 1, as ADE20K's server wants them
 
 
+@pytest.mark.slow
 def test_test_time_augmentation(trained, scenes, tmp_path):
     log = run(sys.executable, 'tools/test.py', DEMO, trained / 'iter_4.pth', '--data-root', scenes,
               '--work-dir', tmp_path, '--tta', '--cfg-options', *SMALL)
     assert 'mIoU' in log
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_where_it_was(scenes, tmp_path):
     command = train_command(scenes, tmp_path, iterations=10,
                     options=['default_hooks.checkpoint.interval=3',
@@ -125,6 +128,7 @@ def test_killed_run_resumes_where_it_was(scenes, tmp_path):
     assert 'resumed epoch: 0, iter: 10' in log and '[11/11]' in log
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='tests two processes on the CPU')
 def test_two_processes(trained, scenes, tmp_path):
     with socket.socket() as s:
@@ -173,6 +177,7 @@ def test_constant_miou_equals_a_loop():
     assert demo.constant_miou(train_masks, test_masks, 4) == pytest.approx(np.mean(ious))
 
 
+@pytest.mark.slow
 def test_demo_command(scenes, tmp_path, monkeypatch, capsys):
 
     def call(command):

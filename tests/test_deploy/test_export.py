@@ -65,6 +65,7 @@ def test_segmenter_draws_the_picture_of_the_checkpoint(scenes, tmp_path, capsys,
         assert 'alpha' not in names and 'layer_scale' not in names
 
 
+@pytest.mark.slow
 def test_dynamic_sizes_where_pooling_allows(tmp_path):
     _, checkpoint, cfg = tiny_checkpoint('semantic_fpn', tmp_path)
     target = tmp_path / 'model.onnx'
@@ -87,6 +88,7 @@ def test_dynamic_sizes_where_pooling_allows(tmp_path):
         export(cfg, checkpoint, tmp_path / 'x.onnx', (64, 64), dynamic=True)
 
 
+@pytest.mark.slow
 def test_detector_with_decoding_and_nms(scenes, tmp_path):
     config, checkpoint, cfg = tiny_checkpoint('retinanet', tmp_path)
     target = tmp_path / 'model.onnx'
@@ -114,6 +116,7 @@ def test_detector_with_decoding_and_nms(scenes, tmp_path):
     assert len(list((tmp_path / 'p').iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
     _, checkpoint, cfg = tiny_checkpoint('cls', tmp_path)
     checks, _ = export(cfg, checkpoint, tmp_path / 'cls.onnx')

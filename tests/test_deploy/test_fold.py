@@ -14,7 +14,7 @@ from mmscheme.layers import SCHEMEMixer
 from mmscheme.models import SCHEMEFFN
 from mmscheme.models.loading import build_model, load_weights
 from tests.commands import load_tool
-from tests.models import TINY, randomise, shrink
+from tests.models import TINY, randomise, shrink, slow_but
 from tests.utils import REPOSITORY, run
 
 main = load_tool('deploy/fold').main
@@ -22,7 +22,7 @@ main = load_tool('deploy/fold').main
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', slow_but(CONFIGS, '_s_'), ids=lambda p: p.stem)
 def test_every_config_has_the_same_outputs_with_less(path):
     cfg = shrink(Config.fromfile(path))
     torch.manual_seed(0)
@@ -99,6 +99,7 @@ def checkpoint(tmp_path):
     return config, tmp_path / 'model.pth'
 
 
+@pytest.mark.slow
 def test_command_writes_what_the_test_command_reads(checkpoint, scenes, tmp_path, capsys):
     config, path = checkpoint
     main([str(config), str(path), str(tmp_path / 'out' / 'deployed.pth')])

@@ -47,6 +47,7 @@ def reference(model, predictor, path):
                                     data_samples=[data['data_samples']]))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['upernet_scheme_s_ade20k.py', 'semantic_fpn_scheme_s_ade20k.py'])
 def test_segmenters_agree_on_camvid(real_data, tmp_path, name):
     cfg, model, checkpoint = prepare(name, tmp_path)
@@ -62,6 +63,7 @@ def test_segmenters_agree_on_camvid(real_data, tmp_path, name):
     assert same / total >= 0.9999
 
 
+@pytest.mark.slow
 def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
     cfg, model, checkpoint = prepare('retinanet_scheme_s_coco.py', tmp_path, 0.005, (192, 256))
     shape = (192, 256)
@@ -83,6 +85,7 @@ def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
     assert number >= 400
 
 
+@pytest.mark.slow
 def test_classifier_agrees_on_imagenette(real_data, tmp_path):
     cfg, model, checkpoint = prepare('cls_scheme_s_in1k.py', tmp_path)
     export(cfg, checkpoint, tmp_path / 'model.onnx')

@@ -62,6 +62,7 @@ def scheduled(config, scenes, tmp_path_factory):
     return work_dir, train(config, scenes, work_dir, '(0.5,0.9)')
 
 
+@pytest.mark.slow
 def test_every_backend_gets_alpha_of_every_block(free):
     work_dir, log = free
     weights = torch.load(work_dir / f'iter_{ITERATIONS}.pth', weights_only=True)['state_dict']
@@ -85,11 +86,13 @@ def test_every_backend_gets_alpha_of_every_block(free):
     assert len(shown) == 3 and shown[-1] == pytest.approx(mean, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_end_of_training_says_whether_the_branch_has_decayed(free, scheduled):
     assert re.search(r'CCA has NOT decayed in 5 of 5 blocks .*: 0.0 0.\d{4}, 1.0 0.\d{4}', free[1])
     assert 'CCA has decayed: 1 - alpha is 0 in all 5 blocks' in scheduled[1]
 
 
+@pytest.mark.slow
 def test_plot_of_two_runs(free, scheduled, tmp_path, capsys):
     main([str(free[0]), str(scheduled[0]), '--out', str(tmp_path / 'plots' / 'w.png')])
     shown = capsys.readouterr().out
@@ -133,6 +136,7 @@ def keep_cca(config, checkpoint, scenes, work_dir, **kwargs):
         r'^(aAcc|mIoU|mAcc) +([\d.]+) +([\d.]+) +([+-][\d.]+)$', log, re.M)}
 
 
+@pytest.mark.slow
 def test_keeping_cca_shows_a_difference_on_a_barely_trained_model(config, free, scenes, tmp_path):
     log, metrics = keep_cca(config, free[0] / f'iter_{ITERATIONS}.pth', scenes, tmp_path)
     assert set(metrics) == {'aAcc', 'mIoU', 'mAcc'}
@@ -146,6 +150,7 @@ def test_keeping_cca_shows_a_difference_on_a_barely_trained_model(config, free, 
     assert f'aAcc: {kept:.4f}' in alone and f'aAcc: {dropped:.4f}' in log
 
 
+@pytest.mark.slow
 def test_keeping_cca_shows_none_where_alpha_is_1(config, scheduled, scenes, tmp_path):
     log, metrics = keep_cca(config, scheduled[0] / f'iter_{ITERATIONS}.pth', scenes, tmp_path)
     assert set(metrics) == {'aAcc', 'mIoU', 'mAcc'}

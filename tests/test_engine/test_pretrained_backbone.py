@@ -127,6 +127,7 @@ def test_a_backbone_alone_and_a_wrapped_model(classifier, tmp_path):
         assert torch.equal(backbone.downsamples[0].weight, source.downsamples[0].weight)
 
 
+@pytest.mark.slow
 def test_command_line(classifier, scenes, tmp_path):
 
     def train(checkpoint, fails=False):

@@ -11,6 +11,7 @@ pytest.importorskip('triton')
 TOLERANCE = {'float32': 5e-6, 'bfloat16': 2e-2, 'float16': 4e-3}
 
 
+@pytest.mark.slow
 def test_output_and_gradients_in_the_interpreter():
     out = run(sys.executable, '-m', 'tests.test_ops.interpreted', TRITON_INTERPRET='1',
               PYTHONPATH=str(REPOSITORY))
