@@ -8,7 +8,7 @@ from pathlib import Path
 import mmcv.ops  # noqa: F401 - brings mmcv._ext
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.test_mmcv_ext import cases, reference  # noqa: E402
+from tests.test_mmcv_ext import cases, reference
 
 if __name__ == '__main__':
     if not getattr(sys.modules['mmcv._ext'], '__file__', '').endswith(('.so', '.pyd')):

@@ -264,6 +264,8 @@ def deform_roi_pool_backward(grad_output: Tensor, input: Tensor, rois: Tensor, o
         shifts = offset.to(maps).detach().requires_grad_()
         output = _deform_roi_pool(maps, rois.to(maps), shifts, (pooled_height, pooled_width),
                                   spatial_scale, sampling_ratio, gamma)
+        if not output.requires_grad:  # no RoI has a sample
+            return
         grads = torch.autograd.grad(output, (maps, shifts), grad_output.to(maps),
                                     allow_unused=True)
     for target, grad in zip((grad_input, grad_offset), grads):
