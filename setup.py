@@ -11,7 +11,7 @@ SHIPPED = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithConfigs(build_py):
-    """Puts what ``mim`` looks for into ``mmscheme/.mim``: copies, or links when editable."""
+    """Put what ``mim`` looks for into ``mmscheme/.mim``: copies, or links when editable."""
 
     def run(self):
         super().run()

@@ -1,38 +1,34 @@
 """The tools of an installed mmscheme: python -m mmscheme TOOL ..."""
-import importlib
+import runpy
 import sys
+from pathlib import Path
+from typing import Dict
 
-TOOLS = dict(
-    train='mmscheme.apis.train',
-    test='mmscheme.apis.test',
-    make_scenes='mmscheme.apis.make_scenes',
-    get_flops='mmscheme.analysis.complexity',
-    browse_dataset='mmscheme.analysis.browse_dataset',
-    predict='mmscheme.apis.inference',
-    fold='mmscheme.deploy.fold',
-    export='mmscheme.deploy.export',
-    predict_exported='mmscheme.deploy.predictor',
-    metaformer2mmscheme='mmscheme.apis.convert:metaformer_to_mmscheme',
-    mmscheme2timm='mmscheme.apis.convert:mmscheme_to_timm',
-    dense2block_diagonal='mmscheme.apis.convert:dense_to_block_diagonal',
-    publish_model='mmscheme.apis.publish',
-    check_config='mmscheme.apis.check_config',
-    plot_mixing_weights='mmscheme.analysis.cca_plot',
-    benchmark='mmscheme.analysis.benchmark',
-    pareto='mmscheme.analysis.pareto',
-    sweep='mmscheme.analysis.sweep')
+from mmscheme.utils.setup_env import shipped_dir
+
+# Because tools/predict.py has the same file name.
+_OTHER_NAMES = {'deploy/predict': 'predict_exported'}
+
+
+def find_tools() -> Dict[str, Path]:
+    """Return the files of ``tools/`` by name; ``dev.py`` sets up a clone, where it is run."""
+    folder = shipped_dir() / 'tools'
+    paths = {p.relative_to(folder).with_suffix('').as_posix(): p
+             for p in sorted(folder.rglob('*.py'), key=lambda p: (len(p.parts), p))}
+    return {_OTHER_NAMES.get(name, p.stem): p for name, p in paths.items() if name != 'dev'}
 
 
 def main() -> None:
-    """Hands the command line to the tool it names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in TOOLS:
-        print(f'usage: python -m mmscheme {{{",".join(TOOLS)}}} ...; each explains itself with '
+    """Hand the command line to the tool that it names."""
+    tools = find_tools()
+    if len(sys.argv) < 2 or sys.argv[1] not in tools:
+        print(f'usage: python -m mmscheme {{{",".join(tools)}}} ...; each explains itself with '
               '--help', file=sys.stderr)
         sys.exit(0 if sys.argv[1:] in (['-h'], ['--help']) else 2)
     tool = sys.argv.pop(1)
     sys.argv[0] = f'python -m mmscheme {tool}'
-    module, _, function = TOOLS[tool].partition(':')
-    getattr(importlib.import_module(module), function or 'main')()
+    # Not as __main__, because the usage would then show the path of the file.
+    runpy.run_path(str(tools[tool]))['main']()
 
 
 if __name__ == '__main__':

@@ -10,8 +10,6 @@ from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from mmscheme.utils.checkpoint_io import register_safe_loaders
-
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscheme',
                   locations=['mmscheme.models'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscheme',
@@ -20,6 +18,3 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmscheme',
                  locations=['mmscheme.engine.hooks'])
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmscheme',
                  locations=['mmscheme.engine.runners'])
-
-# Every use of mmscheme in OpenMMLab passes here before a checkpoint is read.
-register_safe_loaders()

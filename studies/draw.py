@@ -1,7 +1,7 @@
-"""Draws the figures of all studies and writes their tables into docs/evidence.md."""
+"""Draw the figures of all studies and write their tables into docs/evidence.md."""
 from pathlib import Path
 
-from mmscheme.analysis.study import draw_studies
+from study import draw_studies
 
 STUDIES = Path(__file__).resolve().parent
 

@@ -1,4 +1,7 @@
-"""Commands in processes of their own that need not import the frameworks again."""
+"""Tools in this process, and commands in processes that need not import the frameworks again."""
+import functools
+import importlib
+import importlib.util
 import multiprocessing
 import os
 import runpy
@@ -13,8 +16,28 @@ import torch
 FRAMEWORKS = ['torch.distributed.optim', 'mmcv', 'mmdet.apis', 'mmdet.models', 'mmseg.apis',
               'mmseg.models', 'mmpretrain.apis', 'mmpretrain.models', 'matplotlib.pyplot',
               'pytest']
+REPOSITORY = Path(__file__).resolve().parent.parent
 _server = multiprocessing.get_context('forkserver')
 _server.set_forkserver_preload(FRAMEWORKS)
+
+
+def load_script(path):
+    """Return the module of a script of the clone, such as ``studies/sweep.py``."""
+    path = REPOSITORY / path
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # as for a script that is run: they import each other
+    return importlib.import_module(path.stem)
+
+
+@functools.cache
+def load_tool(name):
+    """Return the module of a tool, such as ``analysis_tools/get_flops``."""
+    path = REPOSITORY / 'tools' / f'{name}.py'
+    # Not by its name alone, which others have too: predict, test.
+    spec = importlib.util.spec_from_file_location(f'tools.{name.replace("/", ".")}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def execute(words, cwd, **environment):

@@ -1,6 +1,6 @@
 """Gradients of a batch, whole or shared by processes; started by test_processes.py.
 
-With ``python -m mmscheme.apis.launch --nproc_per_node=2`` before it:
+With ``python tools/launch.py --nproc_per_node=2`` before it:
 ``-m tests.gradients OUT SCENES full|small TASK...``
 """
 import os

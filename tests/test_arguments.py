@@ -9,7 +9,7 @@ from torch import nn
 
 from mmscheme import layers
 from mmscheme.engine import hooks
-from mmscheme.models import SCHEMEFFN, BlockDiagonalFFN, SCHEMEformer, plug_in_scheme
+from mmscheme.models import SCHEMEFFN, BlockDiagonalFFN, SCHEMEformer, SCHEMEWrapper
 
 ODD = ['text', 'no', None, -1, 0, 1.5, 1e300, (1, ), (0, 4), [2, 2], [1.0], [True], [], {}, True,
        float('nan'), float('inf'), {'type': 'nothing'}, torch.ones(2), object()]
@@ -36,7 +36,7 @@ RIGHT = {
     BlockDiagonalFFN: dict(embed_dims=8),
     SCHEMEFFN: dict(embed_dims=8),
     SCHEMEformer: dict(arch=dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32))),
-    plug_in_scheme: dict(backbone=stock),
+    SCHEMEWrapper: dict(backbone=stock),
     hooks.MixingScheduleHook: {},
     hooks.MixingWeightsHook: {},
     hooks.NonFiniteLossHook: {},

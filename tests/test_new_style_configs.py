@@ -13,8 +13,6 @@ from mmengine.runner import IterBasedTrainLoop as StockIterBasedTrainLoop
 from mmseg.models import SegDataPreProcessor
 from torch import nn
 
-from mmscheme.analysis import complexity
-from mmscheme.apis import check_config, predict, test, train
 from mmscheme.apis.config import _replace_sync_bn, prepare_run
 from mmscheme.checks import Findings
 from mmscheme.checks.checkpoint import check_named_files
@@ -22,6 +20,7 @@ from mmscheme.checks.model import check_sizes
 from mmscheme.checks.resources import check_disk
 from mmscheme.datasets.scenes import THINGS
 from mmscheme.utils.config_query import scope_of
+from tests.commands import load_tool
 
 RUNTIME = '''
 from mmengine.hooks import CheckpointHook, LoggerHook
@@ -52,6 +51,8 @@ from mmdet.models.task_modules import (AnchorGenerator, DeltaXYWHBBoxCoder, MaxI
                                        PseudoSampler)
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from tests.commands import load_tool
+
 
 with read_base():
     from .runtime import *
@@ -102,25 +103,28 @@ def detector(scenes, tmp_path):
 
 def test_a_detector_through_the_tools(detector, scenes, tmp_path, capsys):
     work_dir = tmp_path / 'w'
-    check_config.main([str(detector), '--work-dir', str(work_dir)])
+    load_tool('misc/check_config').main([str(detector), '--work-dir', str(work_dir)])
     assert '0 errors' in capsys.readouterr().out
-    train.main([str(detector), '--work-dir', str(work_dir)])
+    load_tool('train').main([str(detector), '--work-dir', str(work_dir)])
     checkpoint = work_dir / 'iter_2.pth'
     # Ours: a plain checkpoint, with the position for an exact resume.
     assert 'train_position' in torch.load(checkpoint, weights_only=True)['message_hub'][
         'runtime_info']
-    test.main([str(detector), str(checkpoint), '--work-dir', str(tmp_path / 't'), '--out',
-               str(tmp_path / 'found.pkl'), '--report', str(tmp_path / 'r')])
+    load_tool('test').main([
+        str(detector), str(checkpoint), '--work-dir', str(tmp_path / 't'), '--out',
+        str(tmp_path / 'found.pkl'), '--report', str(tmp_path / 'r')])
     assert (tmp_path / 'found.pkl').exists() and (tmp_path / 'r' / 'report.html').exists()
     capsys.readouterr()
-    complexity.main([str(detector), '--json'])
+    load_tool('analysis_tools/get_flops').main([str(detector), '--json'])
     counts = json.loads(capsys.readouterr().out)
     assert (counts['height'], counts['width']) == (64, 96) and counts['parts']['total']['macs']
     image = next((scenes / 'val2017').iterdir())
-    predict.main([str(detector), str(checkpoint), str(image), '--out', str(tmp_path / 'p')])
+    load_tool('predict').main([str(detector), str(checkpoint), str(image), '--out',
+                               str(tmp_path / 'p')])
     assert len(list((tmp_path / 'p').iterdir())) == 1
     # The config that the training has left behind, its classes written as dotted names.
-    check_config.main([str(work_dir / 'detector.py'), '--work-dir', str(work_dir)])
+    load_tool('misc/check_config').main(
+        [str(work_dir / 'detector.py'), '--work-dir', str(work_dir)])
     assert '0 errors' in capsys.readouterr().out
 
 

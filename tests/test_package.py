@@ -1,4 +1,5 @@
 """The installed package: a wheel, a project outside the clone, the README."""
+import os
 import re
 import runpy
 import shlex
@@ -183,6 +184,7 @@ def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     for name in ('analysis_tools', 'deploy'):
         (tmp_path / 'tools').mkdir(exist_ok=True)
         (tmp_path / 'tools' / name).symlink_to(REPOSITORY / 'tools' / name)
+    (tmp_path / 'benchmarks').symlink_to(REPOSITORY / 'benchmarks')
     for path in (REPOSITORY / 'tools').glob('*.py'):
         (tmp_path / 'tools' / path.name).symlink_to(path)
     (tmp_path / 'configs').mkdir()
@@ -261,11 +263,20 @@ def test_register_all_modules():
     assert 'scope True' in run(*python, code.format('True'))
 
 
-def test_module_command():
-    result = subprocess.run([sys.executable, '-m', 'mmscheme', 'trian'], capture_output=True,
-                            text=True)
-    assert result.returncode == 2 and '{train,test,make_scenes,get_flops,' in result.stderr
-    for tool in ('train', 'mmscheme2timm'):
-        assert f'usage: python -m mmscheme {tool}' in run(
-            sys.executable, '-m', 'mmscheme', tool, '--help')
+def test_module_command_has_the_tools(installed):
+    folder = REPOSITORY / 'tools'
+    names = {p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.py')}
+    assert len({n.split('/')[-1] for n in names}) == len(names) - 1  # predict
+    expected = {n.split('/')[-1] for n in names} - {'dev'} | {'predict_exported'}
+    for place in (REPOSITORY, installed):  # a clone, and what a wheel installs
+        result = subprocess.run([sys.executable, '-m', 'mmscheme', 'trian'], capture_output=True,
+                                text=True, cwd='/', env={**os.environ, 'PYTHONPATH': str(place)})
+        assert result.returncode == 2
+        assert set(re.search('{(.*)}', result.stderr)[1].split(',')) == expected
 
+
+def test_module_command_runs_the_tools():
+    for tool in ('train', 'mmscheme2timm', 'predict_exported'):
+        out = run(sys.executable, '-m', 'mmscheme', tool, '--help')
+        assert f'usage: python -m mmscheme {tool}' in out
+    assert 'IMAGE' in out  # and not tools/predict.py

@@ -55,12 +55,13 @@ def test_mmdet(name, unused):
 
 
 def test_mmdets_own_tools_train_and_test(scenes, tmp_path):
-    """The stock command lines with a stock config: two lines of the model are ours."""
+    """The stock command lines with a stock config: model and safe loading are ours."""
     config = tmp_path / 'faster.py'
     config.write_text(f'''_base_ = '{stock(mmdet, 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')}'
 model = dict(
     backbone=dict(_delete_=True, type='mmscheme.SCHEMEformer', arch='s12'),
     neck=dict(in_channels={WIDTHS}))
+custom_imports = dict(imports=['mmscheme.safe_checkpoints'])
 ''')
     options = ['--cfg-options', 'train_cfg.max_epochs=1', 'test_evaluator.classwise=True',
                'model.test_cfg.rcnn.score_thr=0.0', 'model.roi_head.bbox_head.num_classes=6']

@@ -1,7 +1,11 @@
 """Names of files."""
+import logging
+
 import pytest
+from mmengine.logging import MMLogger
 
 from mmscheme.utils.output_files import check_not_read, replacing, tell_apart
+from mmscheme.utils.quiet import quiet
 
 
 @pytest.mark.parametrize('names, expected', [
@@ -50,3 +54,22 @@ def test_a_file_or_folder_is_there_whole_or_not_at_all(tmp_path, kind):
         assert not target.exists()
     assert list(target.parent.iterdir()) == [target]
     assert (target / 'inside' if kind == 'folder' else target).read_text() == 'whole'
+
+
+def test_quiet_silences_a_logger_that_has_spoken_and_lets_it_speak_again():
+    logger, records = MMLogger('a_test', log_level='INFO'), []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    MMLogger._instance_dict['a_test'] = logger  # as get_instance() does
+    try:
+        logger.info('before')
+        with quiet():
+            logger.info('inside')
+            with quiet():
+                pass
+            logger.warning('inside')
+        logger.info('after')
+    finally:
+        del MMLogger._instance_dict['a_test']
+    assert [r.getMessage() for r in records] == ['before', 'after']

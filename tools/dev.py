@@ -281,7 +281,7 @@ def main() -> None:
         test=[[python, '-m', 'pytest', *rest]],
         lint=[[python, '-m', 'ruff', 'check', '.'], [python, '-m', 'mypy'],
               [python, str(ROOT / '.dev_scripts' / 'check_house.py')],
-              [python, str(ROOT / 'tools' / 'analysis_tools' / 'config_table.py'), '--check']],
+              [python, str(ROOT / '.dev_scripts' / 'config_table.py'), '--check']],
         setup=[])
     for command in jobs[args.job]:
         code = subprocess.run(command, cwd=ROOT).returncode

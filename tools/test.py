@@ -1,5 +1,53 @@
-"""Tests a model: python tools/test.py --help."""
-from mmscheme.apis.test import main
+"""Test a checkpoint: python tools/test.py --help."""
+import argparse
+import warnings
+from typing import List, Optional
+
+from mmscheme.apis.config import load_config
+from mmscheme.apis.test import test
+from mmscheme.utils.cli import add_common_arguments, add_config_arguments
+from mmscheme.utils.processes import set_local_rank
+from mmscheme.utils.user_errors import user_errors
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description='Test a checkpoint.')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument('--out', help='segmentation: folder for the predicted masks; detection '
+                        'and classification: pickle file for the predictions')
+    parser.add_argument('--show-dir', metavar='DIR',
+                        help='folder for pictures: ground truth beside prediction')
+    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--report', metavar='DIR',
+                        help='folder for a page with all of it, report.html; segmentation and '
+                        'detection')
+    parser.add_argument('--keep-cca', action='store_true',
+                        help='test twice, with CCA dropped and kept, and print both metrics')
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Test, and print the metrics."""
+    args = parse_args(argv)
+    set_local_rank(args.local_rank)
+    warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
+    with user_errors(args.debug) as started:
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
+        started.work_dir = cfg.work_dir
+        outcome = test(cfg, args.checkpoint, args.report, args.keep_cca, hooks=[started],
+                       out=args.out, show_dir=args.show_dir, show=args.show,
+                       wait_time=args.wait_time, tta=args.tta, launcher=args.launcher,
+                       preflight=args.preflight, stock_runtime=args.stock_runtime)
+        if outcome.page is not None:
+            print(f'\nreport: {outcome.page.resolve()}')
+        if outcome.comparison is not None:
+            print(f'\n{outcome.comparison}')
+
 
 if __name__ == '__main__':
     main()

@@ -1,5 +1,7 @@
 # Runtime shared by all tasks; each task's base adds its scope and visualizer.
 default_hooks = dict(
+    # Reads the losses from the device when they are logged, not in every iteration.
+    runtime_info=dict(type='mmscheme.RuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='mmscheme.LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
@@ -8,13 +10,14 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Checkpoints that torch >= 2.6 reads with its safe default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
-    # Leaves out steps whose loss or gradients are not finite; so many in a row stop the run.
+    # Keeps losses and gradients that are not finite out of the weights; so many iterations in a
+    # row stop the run.
     non_finite=dict(type='mmscheme.NonFiniteLossHook', limit=5),
     # Weights for the backbone from this checkpoint (tools/train.py --pretrained), or None.
     pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
-    # 1 - alpha is multiplied by a factor that starts to fall and is zero at these
+    # The CCA weight is multiplied by a factor that starts to fall and is zero at these
     # fractions of training; `decay=None` leaves alpha to itself. `retire=0.001` stops computing
-    # the CCA of a block whose 1 - alpha has fallen below that.
+    # the CCA of a block whose CCA weight has fallen below that.
     mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9), retire=None),
     # alpha of each block in the logs, and at the end whether CCA has decayed.
     mixing_weights=dict(type='mmscheme.MixingWeightsHook'))

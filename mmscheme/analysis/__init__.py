@@ -1,1 +1,1 @@
-"""What a config costs and what its model sees."""
+"""Costs, times, reports and pictures of models, trainings and data."""

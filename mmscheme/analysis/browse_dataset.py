@@ -1,10 +1,9 @@
 """Pictures of what a data loader gives to the model."""
-import argparse
 import os.path as osp
 import re
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import mmcv
 import numpy as np
@@ -13,19 +12,16 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.runner import set_random_seed
 from mmengine.utils import track_iter_progress
 
-from mmscheme.apis.config import load_config
 from mmscheme.checks import check_data
-from mmscheme.utils.cli import add_config_arguments
-from mmscheme.utils.config_query import SPLITS, iter_datasets, scope_of, step_name
-from mmscheme.utils.user_errors import user_errors
+from mmscheme.utils.config_query import iter_datasets, scope_of, step_name
 from mmscheme.visualization.pictures import compose_label_maps
 
-__all__ = ['browse', 'main']
+__all__ = ['browse']
 
 
 def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
            seed: int = 0) -> List[Path]:
-    """Draws samples of a data set after its pipeline, with their labels where they have any.
+    """Draw samples of a data set after its pipeline, with their labels where they have any.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -73,7 +69,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
 
 
 def _load_annotations_first(dataset: Dict[str, Any]) -> None:
-    """Lets the labels of a test pipeline, loaded after the resize, follow the image."""
+    """Let the labels of a test pipeline, loaded after the resize, follow the image."""
     pipeline = dataset.get('pipeline') or []
     names = [step_name(step) for step in pipeline]
     annotations = [i for i, n in enumerate(names) if re.search(r'Load\w*Annotations$', n)]
@@ -105,29 +101,3 @@ def _draw_det(visualizer: Any, image: Any, sample: Any, path: str) -> None:
 def _draw_cls(visualizer: Any, image: Any, sample: Any, path: str) -> None:
     visualizer.visualize_cls(image[..., ::-1], sample, draw_pred=False, out_file=path,
                              classes=visualizer.dataset_meta.get('classes'))
-
-
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Reads the command line of ``tools/analysis_tools/browse_dataset.py``."""
-    parser = argparse.ArgumentParser(
-        description='Draw samples as the model will see them, after the whole pipeline.')
-    add_config_arguments(parser)
-    parser.add_argument('--out', metavar='DIR',
-                        help='folder of the pictures (work_dirs/browse/<name of the config>)')
-    parser.add_argument('--split', choices=SPLITS, default='train')
-    parser.add_argument('--number', type=int, default=16, help='samples, spread over the data set')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
-    args = parser.parse_args(argv)
-    if args.number < 1:
-        parser.error(f'--number: expected at least 1, found {args.number}')
-    return args
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line: writes the pictures and says where."""
-    args = parse_args(argv)
-    out_dir = args.out or osp.join('work_dirs', 'browse', Path(args.config).stem)
-    with user_errors(args.debug):
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        written = browse(cfg, out_dir, args.split, args.number, args.seed)
-    print(f'\n{len(written)} pictures: {Path(out_dir).resolve()}')

@@ -1,21 +1,21 @@
 """The weight of CCA in each block, drawn over training."""
-import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Dict, List, NamedTuple, Sequence, Union
+
+import numpy as np
 
 from mmscheme.engine.hooks.mixing_weights_hook import shorten
-from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.figures import new_figure
 
-__all__ = ['MixingLog', 'main', 'plot_mixing_weights', 'read_mixing_log']
+__all__ = ['MixingLog', 'plot_mixing_weights', 'read_mixing_log']
 
 _PREFIX = 'alpha/'
 _LEGEND_ENTRIES = 18
 
 
 class MixingLog(NamedTuple):
-    """What :class:`mmscheme.engine.hooks.MixingWeightsHook` logged in a run.
+    """A run's log of :class:`mmscheme.engine.hooks.MixingWeightsHook`.
 
     Attributes:
         name: Of the run.
@@ -28,7 +28,7 @@ class MixingLog(NamedTuple):
 
 
 def _find_logs(path: Path) -> List[Path]:
-    """The scalar logs below a work folder, oldest first, or the file itself."""
+    """Return the scalar logs below a work folder, oldest first, or the file itself."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -40,7 +40,7 @@ def _find_logs(path: Path) -> List[Path]:
 
 
 def read_mixing_log(path: Union[str, Path]) -> MixingLog:
-    """Reads the mixing weights that a training logged.
+    """Read the mixing weights that a training logged.
 
     Args:
         path: A work folder, the folder of one run in it, or a file ``scalars.json``. The
@@ -84,7 +84,7 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
 
 
 def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> None:
-    """Draws ``1 - alpha`` of every block over training, a panel for each run.
+    """Draw ``1 - alpha`` of every block over training, a panel for each run.
 
     Args:
         logs: Of :func:`read_mixing_log`.
@@ -105,43 +105,19 @@ def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> Non
         marker = 'o' if len(log.steps) < 3 else None
         for name, colour, values in zip(names, colours, log.weights.values()):
             ax.plot(log.steps, values, color=colour, label=name, linewidth=1.3, marker=marker)
-        mean = [sum(v) / len(v) for v in zip(*log.weights.values())]
-        ax.plot(log.steps, mean, color='black', linestyle='--', linewidth=1.6, label='mean',
-                marker=marker)
+        ax.plot(log.steps, np.mean([*log.weights.values()], 0), color='black', linestyle='--',
+                linewidth=1.6, label='mean', marker=marker)
         ax.set(title=log.name, xlabel='iteration')
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel('1 − alpha (weight of CCA)')
     axes[0].set_ylim(bottom=0)
     for ax in axes[::columns]:
         ax.set_ylabel('1 − alpha (weight of CCA)')
-    _legend(figure, axes[0], len(logs[0].weights))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-
-
-def _legend(figure, ax, blocks: int) -> None:  # type: ignore[no-untyped-def]
-    handles, labels = ax.get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
+    blocks = len(logs[0].weights)
     step = -(-blocks // _LEGEND_ENTRIES)
     chosen = [*range(0, blocks, step), blocks]
     title = 'block' if step == 1 else f'block (every {step}.)'
     figure.legend([handles[i] for i in chosen], [labels[i] for i in chosen], title=title,
                   loc='outside right upper', fontsize='small', frameon=False)
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/analysis_tools/plot_mixing_weights.py``."""
-    parser = argparse.ArgumentParser(
-        description='Draw 1 - alpha, the weight of CCA, over training, for each block.')
-    parser.add_argument('logs', nargs='+', metavar='LOG',
-                        help='work folder, folder of a run, or scalars.json; one panel each')
-    parser.add_argument('--out', default='mixing_weights.png', help='picture to write')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args(argv)
-    with user_errors(args.debug):
-        logs = [read_mixing_log(path) for path in args.logs]
-        plot_mixing_weights(logs, args.out)
-    for log in logs:
-        final = [values[-1] for values in log.weights.values()]
-        print(f'{log.name}: 1 - alpha of {len(final)} blocks at iteration {log.steps[-1]}: '
-              f'{min(final):.4f} to {max(final):.4f}')
-    print(Path(args.out).resolve())
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)

@@ -1,27 +1,21 @@
 """Parameters and multiply-adds of a config's model."""
-import argparse
-import json
 from copy import deepcopy
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmscheme.apis.config import load_config
-from mmscheme.utils.cli import add_config_arguments
-from mmscheme.utils.config_query import is_pretrained, scope_of
+from mmscheme.models.loading import build_model
+from mmscheme.utils.config_query import as_list, is_pretrained, scope_of, walk
 from mmscheme.utils.quiet import quiet
-from mmscheme.utils.user_errors import user_errors
 
-from .random_batch import input_shape, random_batch
+from .random_batch import find_preprocessor, input_shape, random_batch
 
 __all__ = [
     'CHANNEL_MIXERS', 'COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module',
-    'find_modules', 'main'
+    'find_modules'
 ]
 
 COUNTER = (
@@ -41,11 +35,11 @@ class Cost(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """What a model costs.
+    """Costs of a model.
 
     Attributes:
         shape: Height and width of the input.
-        training: Whether it was counted in training mode.
+        training: True if it was counted in training mode.
         parts: Costs by part: ``total``, ``backbone``, in it ``token mixers``, ``channel
             mixers`` and ``other``, then ``neck`` and ``heads``.
     """
@@ -56,19 +50,13 @@ class Complexity(NamedTuple):
 
 def _attention_on_cpu(query: Sequence[int], key: Sequence[int], value: Sequence[int],
                       *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """FLOPs of fused attention; shapes ``(B, heads, tokens, channels)``."""
+    """Return the FLOPs of fused attention; shapes are ``(B, heads, tokens, channels)``."""
     batch, heads, tokens, dims = query
     return 2 * batch * heads * tokens * key[2] * (dims + value[3])
 
 
-def _counter() -> FlopCounterMode:
-    # torch has formulas for the attention kernels of GPUs only.
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={fused: _attention_on_cpu})
-
-
 def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
-    """Multiply-adds of each part of a module during a call.
+    """Count the multiply-adds of each part of a module during a call.
 
     Args:
         module: The module.
@@ -78,7 +66,10 @@ def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
         Multiply-adds by the name of the submodule as in ``named_modules()``, each
         with its children; ``''`` is everything.
     """
-    with torch.no_grad(), _counter() as counter:
+    # torch has formulas for the attention kernels of GPUs only.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(
+            display=False, custom_mapping={fused: _attention_on_cpu}) as counter:
         run()
     root = type(module).__name__
     counts = {name[len(root) + 1:]: sum(flops.values()) // 2
@@ -89,7 +80,7 @@ def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
 
 def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
                  training: bool = False) -> Complexity:
-    """What the model of a config costs, on random input; no data set is needed.
+    """Count what the model of a config costs, on random input; no data set is needed.
 
     In evaluation mode a prediction is counted; of a two-stage detector with the most
     proposals and detections that its config allows. In training mode the forward pass is
@@ -111,10 +102,9 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     batch_size = 2 if training else 1
     shape = shape or input_shape(cfg)
     batch = random_batch(cfg, shape, batch_size)
-    init_default_scope(scope_of(cfg))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = revert_sync_batchnorm(MODELS.build(_for_counting(cfg, shape)))
+        model = build_model(_for_counting(cfg, shape))
         # Before that a parameter may be memory as it was found: Deformable DETR matched NaN.
         with quiet():  # mmengine lists every parameter
             model.init_weights()
@@ -127,12 +117,10 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
     return Complexity(shape, training, _split(model, counts, batch_size))
 
 
-def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
-    """The model's config, changed such that its input has that shape and NMS keeps all."""
-    model = deepcopy(cfg.model)
-    if cfg.get('data_preprocessor') and not model.get('data_preprocessor'):
-        model['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
-    preprocessor = model.get('data_preprocessor') or {}
+def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
+    """Return the config, changed such that its input has that shape and NMS keeps all."""
+    cfg = deepcopy(cfg)
+    model, preprocessor = cfg.model, find_preprocessor(cfg)
     if preprocessor.get('size'):
         preprocessor['size'] = shape  # mmseg pads to it
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images
@@ -147,21 +135,17 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Dict[str, Any]:
             if stage.get('nms'):
                 stage['nms']['iou_threshold'] = 1.
         rcnn['score_thr'] = 0.
-    return model
+    return cfg
 
 
-def _leave_out_pretrained(cfg: Any) -> None:
-    """Takes checkpoints out of the initialisation; nothing is read or downloaded."""
-    if isinstance(cfg, dict):
-        init = cfg.get('init_cfg')
-        if init:
-            several = [init] if isinstance(init, dict) else list(init)
-            cfg['init_cfg'] = [i for i in several if not is_pretrained(i)] or None
-        if isinstance(cfg.get('pretrained'), str):
-            cfg['pretrained'] = None
-    for value in cfg.values() if isinstance(cfg, dict) else cfg:
-        if isinstance(value, (dict, list, tuple)):
-            _leave_out_pretrained(value)
+def _leave_out_pretrained(model: Dict[str, Any]) -> None:
+    """Take checkpoints out of the initialisation; nothing is read or downloaded."""
+    for _, node in walk(model):
+        if node.get('init_cfg'):
+            node['init_cfg'] = [i for i in as_list(node['init_cfg'])
+                                if not is_pretrained(i)] or None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None
 
 
 def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[str, Cost]:
@@ -184,57 +168,10 @@ def _split(model: nn.Module, counts: Dict[str, int], batch_size: int) -> Dict[st
 
 
 def find_modules(model: nn.Module, names: Sequence[str]) -> List[str]:
-    """The outermost modules of the backbone that have one of these names."""
+    """Return the full names of the outermost modules of the backbone with these names."""
     found: List[str] = []
     for name, _ in model.named_modules():
         if name.startswith('backbone.') and name.rsplit('.', 1)[-1] in names:
             if not (found and name.startswith(found[-1] + '.')):
                 found.append(name)
     return found
-
-
-def _text(complexity: Complexity) -> str:
-    indented = ('token mixers', 'channel mixers', 'other')
-    lines = [f'{"":18}{"parameters":>14}{"multiply-adds":>16}']
-    for name, (params, macs) in complexity.parts.items():
-        label = f'  {name}' if name in indented else name
-        lines.append(f'{label:18}{params / 1e6:>12.3f} M{macs / 1e9:>14.3f} G')
-    return '\n'.join(lines)
-
-
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Reads the command line of ``tools/analysis_tools/get_flops.py``."""
-    parser = argparse.ArgumentParser(
-        description='Parameters and multiply-adds of a config\'s model, on random input.',
-        epilog=COUNTER)
-    add_config_arguments(parser)
-    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both (default: '
-                        'what the config trains or tests with)')
-    parser.add_argument('--training', action='store_true',
-                        help='count the forward pass of training, with CCA')
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    return parser.parse_args(argv)
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line: prints the table, or JSON."""
-    args = parse_args(argv)
-    # Without the notices of registries, which a result does not need.
-    with user_errors(args.debug), quiet():
-        shape = None
-        if args.shape:
-            if len(args.shape) > 2 or min(args.shape) < 1:
-                raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
-            shape = (args.shape[0], args.shape[-1])
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        complexity = count_config(cfg, shape, args.training)
-    height, width = complexity.shape
-    if args.json:
-        print(json.dumps(dict(
-            config=args.config, height=height, width=width, training=args.training,
-            parts={name: cost._asdict() for name, cost in complexity.parts.items()})))
-        return
-    mode = 'forward pass of training' if args.training else 'evaluation'
-    print(f'{args.config}: input {height}x{width} (height x width), {mode}\n\n'
-          f'{_text(complexity)}\n\n{COUNTER}')

@@ -6,15 +6,15 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.utils.config_query import iter_datasets, scope_of, step_name
+from mmscheme.utils.config_query import iter_datasets, scope_of, step_name, walk
 
-__all__ = ['input_shape', 'num_classes', 'random_batch']
+__all__ = ['find_preprocessor', 'input_shape', 'num_classes', 'random_batch']
 
 _OBJECTS = 3
 
 
 def input_shape(cfg: Config) -> Tuple[int, int]:
-    """Height and width of what a config's model usually gets.
+    """Return height and width of what a config's model usually gets.
 
     Args:
         cfg: A config of mmsegmentation (its crop), of mmdetection (the size that its
@@ -27,7 +27,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
     Raises:
         ValueError: The config does not say.
     """
-    preprocessor = _preprocessor(cfg)
+    preprocessor = find_preprocessor(cfg)
     if scope_of(cfg) == 'mmseg' and preprocessor.get('size'):
         height, width = preprocessor['size']
         return height, width
@@ -53,36 +53,32 @@ def _pair(size: Any) -> Tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _preprocessor(cfg: Config) -> Dict[str, Any]:
+def find_preprocessor(cfg: Config) -> Dict[str, Any]:
+    """Return the config's ``data_preprocessor``, which may stand beside its model."""
     return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
-    """The steps of the first data set of a split."""
+    """Return the steps of the first data set of a split."""
     for dataset in iter_datasets(cfg, (split, )):
         if dataset.get('pipeline'):
             return dataset['pipeline']
     return []
 
 
-def num_classes(node: Any) -> int:
-    """The smallest ``num_classes`` of all parts of a model's config; 0 when none says one.
+def num_classes(model: Dict[str, Any]) -> int:
+    """Return the smallest ``num_classes`` of all parts of a model's config, or 0.
 
     ``num_things_classes`` of mmdetection's panoptic heads counts as such.
     """
-    found: List[int] = []
-    if isinstance(node, dict):
-        found = [num_classes(child) for child in node.values()]
-        found += [node[k] for k in ('num_classes', 'num_things_classes')
-                  if isinstance(node.get(k), int)]
-    elif isinstance(node, (list, tuple)):
-        found = [num_classes(child) for child in node]
+    found = [node[k] for _, node in walk(model)
+             for k in ('num_classes', 'num_things_classes') if isinstance(node.get(k), int)]
     return min((n for n in found if n > 0), default=0)
 
 
 def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
                  seed: int = 0) -> Dict[str, Any]:
-    """Images of noise with labels of noise, as a data loader would give them.
+    """Return images and labels of noise, as a data loader would give them.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.

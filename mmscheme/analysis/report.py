@@ -13,13 +13,15 @@ from mmengine import Config
 from mmengine.utils.dl_utils import collect_env
 from numpy.typing import NDArray
 
-from mmscheme.apis.inference import make_visualizer
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
 from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
+from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
 from mmscheme.visualization.pictures import overlay_labels
+from mmscheme.visualization.predictions import make_visualizer
 
 from .complexity import COUNTER, count_config
+from .throughput import device_name
 
 __all__ = ['write_report']
 
@@ -31,7 +33,7 @@ _MAX_CONFUSED = 80
 
 def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: ReportHook,
                  model: torch.nn.Module, kept: Optional[Dict[str, Any]] = None) -> Path:
-    """Writes the report of a test.
+    """Write the report of a test.
 
     Args:
         out_dir: Folder; the page is ``report.html`` in it.
@@ -65,9 +67,7 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
     # Inside a script element the end of one must not occur.
     text = json.dumps(data, allow_nan=False).replace('<', '\\u003c')
     path = Path(out_dir) / 'report.html'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_TEMPLATE.read_text(encoding='utf-8').replace('__DATA__', text),
-                    encoding='utf-8')
+    write_bytes(path, _TEMPLATE.read_text(encoding='utf-8').replace('__DATA__', text).encode())
     return path
 
 
@@ -79,7 +79,7 @@ _IMAGE_NOTES = dict(
 
 
 def _plain(value: Any) -> Any:
-    """A number or text that JSON has; what is not finite is nothing."""
+    """Return a number or text that JSON has; None for what is not finite."""
     if isinstance(value, (int, float, np.number)):
         return round(float(value), 6) if np.isfinite(value) else None
     return str(value)
@@ -92,7 +92,7 @@ def _palette(palette: Any, number: int) -> List[List[int]]:
 
 
 def _cards(hook: ReportHook, metrics: Dict[str, Any]) -> List[Tuple[str, Any]]:
-    """The few numbers that people look for first."""
+    """Return the few numbers that people look for first."""
     wanted = [k for k in metrics if k.split('/')[-1] in (
         'mIoU', 'mAcc', 'aAcc', 'bbox_mAP', 'segm_mAP', 'bbox_mAP_50')]
     return [*((k.split('/')[-1], metrics[k]) for k in wanted or list(metrics)[:3]),
@@ -109,9 +109,7 @@ def _share(part: Any, whole: Any) -> Optional[float]:
 def _seg_table(hook: ReportHook, classes: List[str]) -> _Table:
     columns = ['class', 'IoU', 'accuracy', 'precision', 'share of pixels']
     note = 'In %, over all images.'
-    if hook.confusion is None:
-        return columns, [], note, []
-    c = hook.confusion
+    c = np.zeros((len(classes), ) * 2) if hook.confusion is None else hook.confusion
     right, truth, predicted = c.diagonal(), c.sum(1), c.sum(0)
     rows = [[name, _share(right[i], truth[i] + predicted[i] - right[i]),
              _share(right[i], truth[i]), _share(right[i], predicted[i]),
@@ -127,9 +125,7 @@ def _det_table(hook: ReportHook, classes: List[str]) -> _Table:
     columns = ['class', kind, 'objects', 'found', 'recall', 'precision']
     note = (f'{kind} as COCO has it; the rest with a score of at least {SCORE} and an IoU of at '
             f'least {OVERLAP}, recall and precision in %.')
-    if hook.confusion is None:
-        return columns, [], note, own
-    c = hook.confusion
+    c = np.zeros((len(classes) + 1, ) * 2) if hook.confusion is None else hook.confusion
     rows = []
     for i, name in enumerate(classes):
         truth, found, right = int(c[i].sum()), int(c[:, i].sum()), c[i, i]
@@ -160,13 +156,15 @@ def _images(hook: ReportHook, cfg: Config, palette: List[List[int]]) -> Iterator
         for result in results:
             image = mmcv.imread(result.path)
             draw = _draw_labels if hook.scope == 'mmseg' else _draw_boxes
-            predicted, truth = draw(image, result, hook, cfg, palette)
+            zoom = max(1, -(-_MIN_WIDTH // image.shape[1]))
+            predicted, truth = map(_data_uri, draw(image, result, zoom, hook, cfg, palette))
             yield dict(kind=kind, name=image_name(result.path), score=result.score,
-                       prediction=_data_uri(predicted),
-                       truth=None if truth is None else _data_uri(truth))
+                       prediction=predicted, truth=truth)
 
 
-def _data_uri(picture: NDArray[Any]) -> str:
+def _data_uri(picture: Optional[NDArray[Any]]) -> Optional[str]:
+    if picture is None:
+        return None
     if picture.shape[1] > _MAX_WIDTH:
         size = (_MAX_WIDTH, round(picture.shape[0] * _MAX_WIDTH / picture.shape[1]))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -174,26 +172,16 @@ def _data_uri(picture: NDArray[Any]) -> str:
     return 'data:image/jpeg;base64,' + base64.b64encode(data.tobytes()).decode()
 
 
-def _zoom(image: NDArray[Any]) -> int:
-    return max(1, -(-_MIN_WIDTH // image.shape[1]))
+def _draw_labels(image: NDArray[Any], result: ImageResult, zoom: int, hook: ReportHook,
+                 cfg: Config, palette: List[List[int]]) -> List[Optional[NDArray[Any]]]:
+    maps = (result.sample['predicted'], result.sample['truth'])
+    return [None if labels is None else
+            cv2.resize(overlay_labels(image, labels, palette), None, fx=zoom, fy=zoom,
+                       interpolation=cv2.INTER_NEAREST) for labels in maps]
 
 
-def _draw_labels(image: NDArray[Any], result: ImageResult, hook: ReportHook, cfg: Config,
-                 palette: List[List[int]]) -> Tuple[Any, Optional[Any]]:
-    zoom = _zoom(image)
-
-    def draw(labels: Optional[NDArray[Any]]) -> Optional[NDArray[Any]]:
-        if labels is None:
-            return None
-        return cv2.resize(overlay_labels(image, labels, palette), None, fx=zoom, fy=zoom,
-                          interpolation=cv2.INTER_NEAREST)
-
-    return draw(result.sample['predicted']), draw(result.sample['truth'])
-
-
-def _draw_boxes(image: NDArray[Any], result: ImageResult, hook: ReportHook, cfg: Config,
-                palette: List[List[int]]) -> Tuple[Any, Optional[Any]]:
-    zoom = _zoom(image)
+def _draw_boxes(image: NDArray[Any], result: ImageResult, zoom: int, hook: ReportHook,
+                cfg: Config, palette: List[List[int]]) -> List[Optional[NDArray[Any]]]:
     large = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     rgb = np.ascontiguousarray(large[..., ::-1])
     settings = {k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'line_width'}
@@ -215,7 +203,7 @@ def _draw_boxes(image: NDArray[Any], result: ImageResult, hook: ReportHook, cfg:
             instances.masks = masks.astype(bool).repeat(zoom, 1).repeat(zoom, 2)
         visualizer.add_datasample('report', rgb, sample, pred_score_thr=SCORE, **flags)
         drawn.append(np.ascontiguousarray(visualizer.get_image()[..., ::-1]))
-    return drawn[0], drawn[1]
+    return drawn
 
 
 def _mixing(model: torch.nn.Module) -> Dict[str, Any]:
@@ -238,8 +226,8 @@ def _cost(cfg: Config) -> Tuple[List[Tuple[str, int, int]], str]:
 
 
 def _speed(hook: ReportHook, cfg: Config) -> str:
-    device = (torch.cuda.get_device_name() if torch.cuda.is_available() else
-              f'CPU, {torch.get_num_threads()} threads')
+    device = device_name(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
+    device += '' if torch.cuda.is_available() else f', {torch.get_num_threads()} threads'
     if not hook.speed.get('time'):
         return f'Not measured ({device}).'
     batch = cfg.test_dataloader.get('batch_size', 1)

@@ -11,7 +11,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 import torch
 import torch.nn.functional as F
 
-__all__ = ['Ceilings', 'Timing', 'ceilings', 'environment', 'peak_memory', 'take_turns']
+__all__ = ['OURS', 'Ceilings', 'Contest', 'Timing', 'ceilings', 'device_name', 'environment',
+           'peak_memory', 'take_turns']
+
+#: The name of ours in every contest.
+OURS = 'ours'
 
 
 class Timing(NamedTuple):
@@ -31,13 +35,28 @@ class Timing(NamedTuple):
 
 
 class Ceilings(NamedTuple):
-    """What the machine can do: FLOPs a second in matrix products, bytes a second in copies."""
+    """FLOPs a second in matrix products, bytes a second in copies."""
     flops: float
     bandwidth: float
 
     def floor(self, macs: float, bytes_: float) -> float:
-        """Seconds that so many multiply-adds and bytes take at least."""
+        """Return the seconds that so many multiply-adds and bytes take at least."""
         return max(2 * macs / self.flops, bytes_ / self.bandwidth)
+
+
+class Contest(NamedTuple):
+    """Alternatives for the same work.
+
+    Attributes:
+        name: Of the work.
+        runs: The alternatives by name; one is :data:`OURS`.
+        macs, bytes_: Multiply-adds and bytes to and from memory that ours needs at least;
+            None where they are not counted.
+    """
+    name: str
+    runs: Dict[str, Callable[[], Any]]
+    macs: Optional[float] = None
+    bytes_: Optional[float] = None
 
 
 def _synchronize(device: torch.device) -> None:
@@ -61,7 +80,7 @@ def _resident(field: str) -> int:
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> Optional[int]:
-    """Bytes that a call needs beyond what is there before it, at its highest point."""
+    """Return the bytes that a call needs at its highest point beyond those in use before it."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
@@ -71,7 +90,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> Optional[int]:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # What the allocator keeps for later would count as there before.
+        # Because memory that the allocator keeps for later would count as in use before.
         ctypes.CDLL('libc.so.6').malloc_trim(0)
         Path('/proc/self/clear_refs').write_text('5')
         before = _resident('VmRSS')
@@ -83,13 +102,13 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> Optional[int]:
 
 def take_turns(runs: Dict[str, Callable[[], Any]], device: torch.device, rounds: int = 7,
                seconds: float = 0.) -> Dict[str, Timing]:
-    """Times alternatives in one process, one call of each a round.
+    """Time alternatives in one process, one call of each a round.
 
     Args:
         runs: Alternatives by name.
         device: Where they run.
         rounds: Rounds after one that is not counted; each starts with another one.
-        seconds: Goes on until so much time has passed.
+        seconds: Adds rounds until so much time has passed.
 
     Returns:
         Times by name, in the order of ``runs``.
@@ -114,7 +133,7 @@ def take_turns(runs: Dict[str, Callable[[], Any]], device: torch.device, rounds:
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Measures the machine: its fastest of several large matrix products and copies."""
+    """Measure the machine: its fastest of several large matrix products and copies."""
     size = 8192 if device.type == 'cuda' else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     maps = a.view(16, -1, 1, size).permute(0, 3, 1, 2)
@@ -132,16 +151,20 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     return Ceilings(2 * size**3 / fastest, 2 * source.numel() / copy)
 
 
-def environment(device: torch.device) -> Dict[str, Any]:
-    """What a result depends on: processor, threads, torch, load and allocator."""
-    name = platform.processor() or platform.machine()
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
     if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-    elif Path('/proc/cpuinfo').is_file():
-        models = [line.split(':')[1].strip() for line in
-                  Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
-        name = models[0] if models else name
-    return dict(device=name, threads=torch.get_num_threads(), torch=torch.__version__,
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')),
+                platform.processor() or platform.machine())
+
+
+def environment(device: torch.device) -> Dict[str, Any]:
+    """Return all that a time depends on: processor, threads, torch, load and allocator."""
+    return dict(device=device_name(device), threads=torch.get_num_threads(),
+                torch=torch.__version__,
                 load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
                 allocator={k: v for k, v in os.environ.items()
                            if k.startswith('MALLOC_') or k == 'LD_PRELOAD'} or 'default')

@@ -1,10 +1,10 @@
-"""Reading a config and fitting it to the command line and the machine."""
+"""Read a config, and fit it to the command line and the machine."""
 import inspect
 import logging
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 from mmengine import Config
@@ -16,19 +16,21 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmscheme.checks import check_run, is_count
 from mmscheme.datasets.guarded import POLICIES
-from mmscheme.utils.checkpoint_io import register_safe_loaders
+from mmscheme.utils.checkpoint_io import use_safe_checkpoints
 from mmscheme.utils.config_query import (
     SPLITS,
+    as_list,
     dataset_class,
     find_class,
     iter_datasets,
     scope_of,
     step_name,
+    walk,
 )
 
 __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 
-# What the tools and frameworks look up in a config beside the runner's arguments.
+# Keys that the tools and frameworks look up in a config beside the runner's arguments.
 _KNOWN_KEYS = ('runner_type', 'work_dir', 'auto_scale_lr', 'tta_model', 'tta_pipeline',
                'find_unused_parameters', 'model_wrapper_cfg', 'compile', 'custom_imports',
                'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data')
@@ -40,14 +42,14 @@ _STOCK_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_schedu
 def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
                 cfg_options: Optional[Dict[str, Any]] = None,
                 data_root: Optional[str] = None) -> Config:
-    """Reads a config.
+    """Read a config; from then on checkpoints of this process are read without running code.
 
     Args:
-        path: Of the config file.
-        work_dir: Replaces the config's; ``work_dirs/<name of the config>`` where
-            neither says one.
-        cfg_options: Values by dotted key, merged into the config. Where they change
-            the length of training and not the schedulers, these are scaled with it.
+        path: Path of the config file.
+        work_dir: Folder that replaces the config's; ``work_dirs/<name of the config>`` if
+            neither names one.
+        cfg_options: Values by dotted key, merged into the config. If they change the length
+            of training and not the schedulers, these are scaled with it.
         data_root: See :func:`set_data_root`.
 
     Returns:
@@ -58,6 +60,7 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
         ValueError: It cannot be read, or has no ``model``, so it is not the config of a run; or
             an option is for a key that nobody looks up.
     """
+    use_safe_checkpoints()
     path = Path(path)
     if not path.is_file():
         found = ' (that is a folder)' if path.is_dir() else ''
@@ -86,7 +89,7 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
 
 
 def _check_keys(cfg: Config, options: Dict[str, Any]) -> None:
-    """Refuses options whose first word is no key of the config nor of a runner."""
+    """Refuse options whose first word is a key neither of the config nor of a runner."""
     known = {*cfg, *inspect.signature(Runner.__init__).parameters, *_KNOWN_KEYS}
     for key in options:
         word = key.split('.')[0]
@@ -97,23 +100,22 @@ def _check_keys(cfg: Config, options: Dict[str, Any]) -> None:
 
 
 def _length(cfg: Config) -> Dict[str, float]:
-    """How long a config trains: ``max_iters`` or ``max_epochs``."""
+    """Return the length of training: ``max_iters`` or ``max_epochs``."""
     train_cfg = cfg.get('train_cfg') or {}
     return {k: train_cfg[k] for k in ('max_iters', 'max_epochs') if is_count(train_cfg.get(k))}
 
 
 def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
-    """Scales warm-up and decay to a length that the command line changed.
+    """Scale warm-up and decay to a length that the command line changed.
 
     A warm-up of 1500 iterations in a run of 240 would never end.
     """
     after = _length(cfg)
-    schedulers = cfg.get('param_scheduler') or []
     for key in before:
         if after.get(key, before[key]) == before[key]:
             continue
         ratio = after[key] / before[key]
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        for scheduler in as_list(cfg.get('param_scheduler')):
             # A warm-up counted in iterations stays as it is when the epochs change.
             if scheduler.get('by_epoch', True) != (key == 'max_epochs'):
                 continue
@@ -132,7 +134,7 @@ def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
-    """Replaces the root of every data set in a config.
+    """Replace the root of every data set in a config.
 
     Files that evaluators read below the old root (COCO's annotations) follow.
 
@@ -145,8 +147,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
         dataset['data_root'] = data_root
     cfg.data_root = data_root
     for split in SPLITS:
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for evaluator in as_list(cfg.get(f'{split}_evaluator')):
             for key, value in evaluator.items():
                 for old in old_roots:
                     prefix = old.rstrip('/') + '/'
@@ -154,77 +155,97 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                         evaluator[key] = os.path.join(data_root, value[len(prefix):])
 
 
-def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True) -> None:
-    """What training and testing share before a runner is built.
+def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True,
+                stock_runtime: bool = False) -> None:
+    """Prepare a config for training or testing.
 
-    Checkpoints are read safely and written plainly and durably, and runs resume exactly, also
-    with a config that is not ours; the run is checked; what would fail on this machine is
-    changed, and the log says so.
+    mmengine's training loops, checkpoint and logger hooks are replaced by ours, so that runs
+    resume exactly; data sets name the files that cannot be read; settings that this machine
+    does not support are changed. The log has a line for each replacement. The run is checked,
+    and checkpoints of this process are read without running code from them.
 
     Args:
         cfg: Changed in place.
         splits: The data that will be used, of ``'train'``, ``'val'`` and ``'test'``.
-        preflight: Whether the run is checked, in the first process; see
+        preflight: Check the run, in the first process; see
             :func:`mmscheme.checks.check_run`.
+        stock_runtime: Replace nothing.
 
     Raises:
-        UserErrors: What the checks have found.
+        UserErrors: The checks found errors.
     """
-    register_safe_loaders()
+    use_safe_checkpoints()
     init_default_scope(scope_of(cfg))
-    _use_own_parts(cfg)
+    if not stock_runtime:
+        _use_own_parts(cfg)
     rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
     if preflight and rank == '0':
         check_run(cfg, splits).finish()
-    _guard_data(cfg, splits)
-    _fit_to_machine(cfg)
+    if not stock_runtime:
+        _guard_data(cfg, splits)
+        _fit_to_machine(cfg)
+
+
+def _log_change(place: str, change: str, why: str) -> None:
+    print_log(f'{place}: {change}, {why}; --stock-runtime (stock_runtime=True) leaves it as it is',
+              logger='current')
 
 
 def _use_own_parts(cfg: Config) -> None:
-    """Puts our loops and hooks in the place of mmengine's, however a config names these.
+    """Replace mmengine's loops and hooks by ours, however a config names them.
 
     A class that a user has derived from one stays.
     """
     loop = cfg.get('train_cfg') or {}
     if 'type' not in loop and 'by_epoch' in loop:
         loop['type'] = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
-    _replace(LOOPS, loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+    _replace(LOOPS, loop, 'train_cfg.type', {
+        EpochBasedTrainLoop: 'which resumes exactly', IterBasedTrainLoop: 'which resumes exactly'})
     if cfg.get('default_hooks') is None:
         cfg.default_hooks = {}
     hooks = cfg.default_hooks
-    # What mmengine adds itself where a config has none.
+    # mmengine itself adds these two where a config has none.
     for name, stock in (('checkpoint', dict(type='CheckpointHook', interval=1)),
                         ('logger', dict(type='LoggerHook'))):
         if hooks.setdefault(name, stock) is not None:
             hooks[name].setdefault('type', stock['type'])
-    hooks.setdefault('plain_checkpoint', dict(type='mmscheme.PlainCheckpointHook'))
+    if 'plain_checkpoint' not in hooks:
+        hooks['plain_checkpoint'] = dict(type='mmscheme.PlainCheckpointHook')
+        _log_change('default_hooks.plain_checkpoint', 'added mmscheme.PlainCheckpointHook',
+                    "whose checkpoints torch's safe default can load")
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:
         hooks.pop(name)
-    for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ())):
-        _replace(HOOKS, hook, (CheckpointHook, LoggerHook))
+    places = {f'default_hooks.{name}': hook for name, hook in hooks.items()}
+    places.update((f'custom_hooks.{i}', h) for i, h in enumerate(cfg.get('custom_hooks') or ()))
+    for place, hook in places.items():
+        _replace(HOOKS, hook, f'{place}.type', {
+            CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
+            LoggerHook: 'which writes the metrics of a test in one process'})
 
 
-def _replace(registry: Registry, node: Any, stock: Sequence[type]) -> None:
+def _replace(registry: Registry, node: Any, place: str, stock: Dict[type, str]) -> None:
     cls = find_class(registry, node.get('type')) if isinstance(node, dict) else None
     if cls is not None and cls in stock:
         node['type'] = f'mmscheme.{cls.__name__}'
+        _log_change(place, f'{cls.__name__} is replaced by {node["type"]}', stock[cls])
 
 
 def bad_data_log(cfg: Config) -> str:
-    """The file of the samples that a training has skipped."""
+    """Return the path of the file that lists the samples which a training has skipped."""
     return os.path.join(cfg.work_dir, 'bad_data.jsonl')
 
 
 def _guard_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Makes the data sets of a run name the files that cannot be used.
+    """Make the data sets of a run name the files that cannot be used.
 
-    Those of validation and testing always stop there: a metric is of all data.
+    Those of validation and testing always stop there, because a metric is of all data.
     """
     policy = cfg.get('on_bad_data') or 'stop'
     limit = cfg.get('max_bad_data', 100)
     if policy not in POLICIES:
         raise ValueError(f'on_bad_data: expected one of {list(POLICIES)}, found {policy!r}')
     for split in splits:
+        guarded = []
         for dataset in iter_datasets(cfg, (split, )):
             cls = dataset_class(dataset)
             if 'of' in dataset or not isinstance(cls, type) or not issubclass(cls, BaseDataset):
@@ -236,36 +257,38 @@ def _guard_data(cfg: Config, splits: Sequence[str]) -> None:
             if split == 'train':
                 dataset.update(on_bad_data=policy, max_bad_data=limit,
                                bad_data_log=bad_data_log(cfg))
+            guarded.append(dataset['of'])
+        if guarded:
+            _log_change(f'{split}_dataloader.dataset', f'{", ".join(guarded)} is wrapped in '
+                        'mmscheme.GuardedDataset', 'which names files that cannot be read')
 
 
 def _fit_to_machine(cfg: Config) -> None:
-    """Changes what torch or mmengine refuse here."""
+    """Change what torch or mmengine refuse on this machine."""
     for split in SPLITS:
         loader = cfg.get(f'{split}_dataloader')
-        if loader and not loader.get('num_workers'):
-            loader['persistent_workers'] = False  # torch refuses it without workers
-    if not torch.cuda.is_available() and cfg.get('launcher', 'none') == 'pytorch':
-        # Several processes on a CPU. mmengine's own start would choose a GPU first, and
-        # SyncBN has no CPU form; in one process mmengine replaces it itself.
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group('gloo')
-        cfg.setdefault('model_wrapper_cfg', dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
-        if _replace_sync_bn(cfg.model):
-            print_log('no GPU: SyncBN is built as BN, statistics are those of each process',
-                      logger='current')
+        if loader and not loader.get('num_workers') and loader.get('persistent_workers'):
+            loader['persistent_workers'] = False
+            _log_change(f'{split}_dataloader.persistent_workers', 'True is replaced by False',
+                        'because torch refuses it without workers')
+    if torch.cuda.is_available() or cfg.get('launcher', 'none') != 'pytorch':
+        return
+    # Several processes on a CPU. mmengine's own start would choose a GPU first, and
+    # SyncBN has no CPU form; in one process mmengine replaces it itself.
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    if 'model_wrapper_cfg' not in cfg:
+        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
+                                     broadcast_buffers=False)
+        _log_change('model_wrapper_cfg', 'MMDistributedDataParallel gets no devices',
+                    'because there is no GPU')
+    if _replace_sync_bn(cfg.model):
+        _log_change('model', 'SyncBN is replaced by BN', 'because there is no GPU: statistics '
+                    'are those of each process')
 
 
-def _replace_sync_bn(node: Any) -> bool:
-    found = False
-    children: List[Any] = []
-    if isinstance(node, dict):
-        if step_name(node) in ('SyncBN', 'SyncBatchNorm'):
-            node['type'] = 'BN'
-            found = True
-        children = list(node.values())
-    elif isinstance(node, (list, tuple)):
-        children = list(node)
-    for child in children:
-        found |= _replace_sync_bn(child)
-    return found
+def _replace_sync_bn(model: Any) -> bool:
+    layers = [node for _, node in walk(model) if step_name(node) in ('SyncBN', 'SyncBatchNorm')]
+    for layer in layers:
+        layer['type'] = 'BN'
+    return bool(layers)

@@ -1,67 +1,46 @@
-"""Testing a checkpoint of any model."""
-import argparse
+"""Test a checkpoint of any model."""
 import os.path as osp
-import warnings
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine import Config, ConfigDict
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmscheme.analysis.report import write_report
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers
 from mmscheme.engine.hooks.report_hook import ReportHook
-from mmscheme.utils.cli import add_common_arguments, add_config_arguments
-from mmscheme.utils.config_query import scope_of, step_name
-from mmscheme.utils.processes import leave_process_group, set_local_rank
-from mmscheme.utils.user_errors import user_errors
+from mmscheme.utils.config_query import as_list, scope_of, step_name
+from mmscheme.utils.processes import leave_process_group
 
-from .config import load_config, prepare_run
+from .config import prepare_run
 
-__all__ = ['build_cca_runners', 'build_test_runner', 'compare_metrics', 'main']
-
-
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Reads the command line of ``tools/test.py``."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint.')
-    add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
-    parser.add_argument('--out', help='segmentation: folder for the predicted masks; detection '
-                        'and classification: pickle file for the predictions')
-    parser.add_argument('--show-dir', metavar='DIR',
-                        help='folder for pictures: ground truth beside prediction')
-    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--report', metavar='DIR',
-                        help='folder for a page with all of it, report.html; segmentation and '
-                        'detection')
-    parser.add_argument('--keep-cca', action='store_true',
-                        help='test twice, with CCA dropped and kept, and print both metrics')
-    add_common_arguments(parser)
-    return parser.parse_args(argv)
+__all__ = ['Outcome', 'build_cca_runners', 'build_test_runner', 'compare_metrics', 'test']
 
 
 def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
                       show_dir: Optional[str] = None, show: bool = False, wait_time: float = 2,
-                      tta: bool = False, launcher: str = 'none', preflight: bool = True
-                      ) -> Runner:
-    """Checks a test and builds its runner.
+                      tta: bool = False, launcher: str = 'none', preflight: bool = True,
+                      stock_runtime: bool = False) -> Runner:
+    """Check a test and build its runner.
 
     Args:
         cfg: The config; changed in place.
         checkpoint: Path or URL.
-        out: Where predictions are stored: a folder of masks for segmentation, a
-            pickle file for other tasks.
+        out: Folder for the predicted masks of segmentation, or pickle file for the
+            predictions of other tasks.
         show_dir: Folder for a picture of every image.
-        show, wait_time: Shows each picture in a window for so many seconds.
+        show, wait_time: Show each picture in a window for so many seconds.
         tta: Test-time augmentation by the config's ``tta_pipeline`` and ``tta_model``.
         launcher: As in mmengine.
-        preflight: Checks data, model and checkpoint first; see
+        preflight: Check data, model and checkpoint first; see
             :func:`mmscheme.checks.check_run`.
+        stock_runtime: Keep the loops, hooks and data sets of the config; see
+            :func:`mmscheme.apis.config.prepare_run`.
 
     Returns:
         The runner, nothing tested yet.
@@ -79,14 +58,13 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         _augment(cfg)
     if out:
         _store_predictions(cfg, out)
-    prepare_run(cfg, ('test', ), preflight)
+    prepare_run(cfg, ('test', ), preflight, stock_runtime)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _by_class(cfg: Config) -> None:
-    """Asks COCO's metric for the AP of each class."""
-    evaluators = cfg.get('test_evaluator') or []
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+    """Ask COCO's metric for the AP of each class."""
+    for evaluator in as_list(cfg.get('test_evaluator')):
         if step_name(evaluator) == 'CocoMetric':
             evaluator.setdefault('classwise', True)
 
@@ -122,8 +100,7 @@ def _augment(cfg: Config) -> None:
 
 
 def _store_predictions(cfg: Config, out: str) -> None:
-    evaluators: List[Dict[str, Any]] = cfg.test_evaluator if isinstance(
-        cfg.test_evaluator, list) else [cfg.test_evaluator]
+    evaluators: List[Dict[str, Any]] = as_list(cfg.test_evaluator)
     if scope_of(cfg) == 'mmseg':
         evaluators[0].update(output_dir=out, keep_results=True)
         return
@@ -134,7 +111,7 @@ def _store_predictions(cfg: Config, out: str) -> None:
 
 
 def build_cca_runners(cfg: Config, checkpoint: str, **kwargs: Any) -> Tuple[Runner, Runner]:
-    """Builds the runners of two tests of one checkpoint, with CCA dropped and kept.
+    """Build the runners of two tests of one checkpoint, with CCA dropped and kept.
 
     Args:
         cfg: The config; its own ``keep_cca`` does not count.
@@ -151,7 +128,7 @@ def build_cca_runners(cfg: Config, checkpoint: str, **kwargs: Any) -> Tuple[Runn
     """
     other = deepcopy(cfg)
     other.work_dir = osp.join(cfg.work_dir, 'keep_cca')
-    quiet = {k: kwargs[k] for k in ('tta', 'launcher') if k in kwargs}
+    quiet = {k: kwargs[k] for k in ('tta', 'launcher', 'stock_runtime') if k in kwargs}
     runners = (build_test_runner(cfg, checkpoint, **kwargs),
                build_test_runner(other, checkpoint, **quiet, preflight=False))
     for runner, keep in zip(runners, (False, True)):
@@ -165,7 +142,7 @@ def build_cca_runners(cfg: Config, checkpoint: str, **kwargs: Any) -> Tuple[Runn
 
 
 def compare_metrics(dropped: Dict[str, Any], kept: Dict[str, Any]) -> str:
-    """A table of two tests' metrics and their differences."""
+    """Return a table of two tests' metrics and their differences."""
     names = [k for k, v in dropped.items() if isinstance(v, (int, float, np.number)) and k in kept]
     width = max([len(name) for name in names] + [6])
     lines = [f'{"metric":{width}}{"CCA dropped":>14}{"CCA kept":>14}{"difference":>14}']
@@ -174,37 +151,57 @@ def compare_metrics(dropped: Dict[str, Any], kept: Dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line: prints the metrics."""
-    args = parse_args(argv)
-    set_local_rank(args)
-    warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
-    with user_errors(args.debug) as started:
-        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
-        options = dict(out=args.out, show_dir=args.show_dir, show=args.show,
-                       wait_time=args.wait_time, tta=args.tta, launcher=args.launcher,
-                       preflight=args.preflight)
-        kept: Optional[Runner] = None
-        report: Optional[ReportHook] = None
-        tested = deepcopy(cfg)
-        if args.report:
-            report = ReportHook(scope_of(cfg))
-            _by_class(cfg)
-        if args.keep_cca:
-            runner, kept = build_cca_runners(cfg, args.checkpoint, **options)
-            kept.register_hook(started)
-        else:
-            runner = build_test_runner(cfg, args.checkpoint, **options)
-        runner.register_hook(started)
-        if report is not None:
-            runner.register_hook(report)
-        metrics = runner.test()
-        metrics_kept = None if kept is None else kept.test()
-        if report is not None and is_main_process():
-            page = write_report(args.report, tested, args.checkpoint, report, runner.model,
-                                metrics_kept)
-            print(f'\nreport: {page.resolve()}')
-        if metrics_kept is not None and is_main_process():
-            print(f'\n{compare_metrics(metrics, metrics_kept)}\n'
-                  f'{describe_cca_weights(find_mixers(runner.model))}')
-        leave_process_group()
+class Outcome(NamedTuple):
+    """The outcome of a test.
+
+    Attributes:
+        metrics: Metrics by name.
+        comparison: Table of the metrics with CCA dropped and kept, if both were tested.
+        page: File of the report, if one was written.
+    """
+    metrics: Dict[str, Any]
+    comparison: Optional[str] = None
+    page: Optional[Path] = None
+
+
+def test(cfg: Config, checkpoint: str, report: Optional[str] = None, keep_cca: bool = False,
+         hooks: Sequence[Hook] = (), **options: Any) -> Outcome:
+    """Test a checkpoint.
+
+    Args:
+        cfg: The config; changed in place.
+        checkpoint: Path or URL.
+        report: Folder for a page with metrics, pictures and costs; segmentation and detection.
+        keep_cca: Test twice, with CCA dropped and kept.
+        hooks: Further hooks for the runners.
+        **options: See :func:`build_test_runner`.
+
+    Returns:
+        The metrics; comparison and page in the first process alone.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: As in :func:`build_test_runner`; the model
+            has no CCA to keep.
+    """
+    tested = deepcopy(cfg)
+    gathered = ReportHook(scope_of(cfg)) if report else None
+    if gathered is not None:
+        _by_class(cfg)
+    runners = build_cca_runners(cfg, checkpoint, **options) if keep_cca else (
+        build_test_runner(cfg, checkpoint, **options), )
+    for runner in runners:
+        for hook in hooks:
+            runner.register_hook(hook)
+    if gathered is not None:
+        runners[0].register_hook(gathered)
+    metrics, *others = [runner.test() for runner in runners]
+    comparison = page = None
+    if is_main_process():
+        if report and gathered is not None:
+            page = write_report(report, tested, checkpoint, gathered, runners[0].model,
+                                others[0] if others else None)
+        if others:
+            comparison = (f'{compare_metrics(metrics, others[0])}\n'
+                          f'{describe_cca_weights(find_mixers(runners[0].model))}')
+    leave_process_group()
+    return Outcome(metrics, comparison, page)

@@ -1,19 +1,19 @@
 """Checks of the checkpoints that a run will read."""
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine import Config
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import load_checkpoint, load_matching
-from mmscheme.utils.config_query import is_pretrained
+from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, load_matching
+from mmscheme.utils.config_query import is_pretrained, walk
 
 from .findings import Findings
 
 __all__ = ['check_checkpoint', 'check_named_files']
 
-# What mmengine's Runner.resume looks up.
+# Keys that mmengine's Runner.resume looks up.
 _STATE = ('meta', 'message_hub', 'optimizer')
 
 # Share of a model's values below which a checkpoint is of something else.
@@ -21,14 +21,10 @@ _LEAST = 0.01
 
 
 def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: Findings) -> None:
-    """Reads a checkpoint as the run will, and compares it with the model.
+    """Read a checkpoint as the run will, and compare it with the model, whose weights it replaces.
 
-    Args:
-        path: Of the file; an address is left to the run.
-        model: The model, or None where it cannot be built. Its weights are replaced.
-        use: ``'test'`` or ``'resume'``, where all weights must fit, or ``'load_from'``, where
-            some must.
-        findings: Where faults and doubts are added.
+    For ``use='test'`` and ``'resume'`` all weights must fit, for ``'load_from'`` some must. A URL
+    is left to the run.
     """
     if '://' in path:
         return
@@ -44,8 +40,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
     if odd:
         findings.error(f'{path}: expected tensors by name under state_dict, found {odd}')
         return
-    entries = content.get('state_dict', content)
-    weights = {k.removeprefix('module.'): v for k, v in entries.items() if isinstance(v, Tensor)}
+    weights = find_weights(dict(state_dict=content.get('state_dict', content)))
     bad = [k for k, v in weights.items() if v.is_floating_point() and not _finite(v)]
     if bad:
         findings.error(f'{path}: {len(bad)} weights are not finite, the first: {bad[0]}; use an '
@@ -57,7 +52,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
 
 
 def _odd_entries(content: Dict[Any, Any], model: Optional[nn.Module]) -> str:
-    """The first entry that mmengine, which takes all there is, cannot load."""
+    """Describe the first entry that mmengine, which takes all there is, cannot load."""
     inside = isinstance(content, dict) and 'state_dict' in content
     entries = content['state_dict'] if inside else content
     if not isinstance(entries, dict):
@@ -112,24 +107,12 @@ def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
 
 
 def check_named_files(cfg: Config, findings: Findings) -> None:
-    """Looks for the files that ``init_cfg`` and the hook for pretrained backbones name."""
-    named: List[Any] = []
-
-    def walk(node: Any, place: str) -> None:
-        if isinstance(node, dict):
-            init = node.get('init_cfg')
-            if init and is_pretrained(init):
-                named.append((f'{place}.init_cfg.checkpoint', init.get('checkpoint')))
-            for key, child in node.items():
-                walk(child, f'{place}.{key}')
-        elif isinstance(node, (list, tuple)):
-            for child in node:
-                walk(child, place)
-
-    walk(cfg.model, 'model')
+    """Check that the files which ``init_cfg`` and the pretrained backbone name are there."""
+    named = {f'{place}.init_cfg.checkpoint': node['init_cfg'].get('checkpoint')
+             for place, node in walk(cfg.model, 'model') if is_pretrained(node.get('init_cfg'))}
     hook = (cfg.get('default_hooks') or {}).get('pretrained_backbone') or {}
-    named.append(('pretrained_backbone.checkpoint', hook.get('checkpoint')))
-    for place, path in named:
+    named['pretrained_backbone.checkpoint'] = hook.get('checkpoint')
+    for place, path in named.items():
         if isinstance(path, str) and '://' not in path and \
                 not os.path.isfile(os.path.expanduser(path)):
             findings.error(f'checkpoint not found: {path} ({place})')

@@ -2,9 +2,8 @@
 import inspect
 import logging
 import os.path as osp
-import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine import Config
@@ -13,6 +12,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.utils import ProgressBar, scandir
 from PIL import Image
 
+from mmscheme.engine.runners.randomness import keep_random_numbers
 from mmscheme.utils.config_query import dataset_class, iter_datasets, iter_heads, step_name
 from mmscheme.utils.image_files import ImageCheck, inspect_image
 
@@ -21,128 +21,124 @@ from .findings import Findings
 
 __all__ = ['check_data']
 
-# Reading an image takes milliseconds, and a data set may have a million.
+# Files that are read of each data set, which may have a million: reading takes milliseconds.
 _SAMPLE = 200
 
-# A file's problems: the kind, and the line.
+# The problems of a file: for each its kind, and the line.
 Problems = List[Tuple[str, str]]
 
 
 def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
                findings: Optional[Findings] = None, labels: bool = True) -> Findings:
-    """Checks the files of a config's data sets.
+    """Check the files of a config's data sets.
 
-    That is roots, folders and annotation files, images and masks (truncated ones too, which
-    OpenCV takes), the class ids in masks, what COCO's files hold, and class lists against the
-    ``num_classes`` of all heads.
+    These are roots, folders and annotation files, images and masks (also truncated ones, which
+    OpenCV accepts), the class ids in masks, the content of COCO's files, and class lists against
+    the ``num_classes`` of all heads.
 
     Args:
         cfg: A config, its default scope initialised.
-        splits: Which of ``'train'``, ``'val'`` and ``'test'`` will be used.
-        every: Reads all images and masks, not 200 of each data set.
-        findings: Where to add to.
-        labels: Whether labels will be used, so that class lists matter.
+        splits: The data that will be used, of ``'train'``, ``'val'`` and ``'test'``.
+        every: Read all images and masks, not 200 of each data set.
+        findings: Findings to add to.
+        labels: Check the class lists too.
 
     Returns:
         The findings; nothing is raised.
     """
     findings = Findings() if findings is None else findings
     seen: Set[str] = set()
-    classes: List[Tuple[str, Optional[Sequence[str]]]] = []
+    classes: List[Tuple[str, Sequence[str]]] = []
     for dataset in iter_datasets(cfg, splits):
         fingerprint = repr(sorted((k, str(v)) for k, v in dataset.items()))
         if fingerprint in seen:
             continue
         seen.add(fingerprint)
-        before = len(findings.errors)
-        remote = '://' in str(dataset.get('data_root')) or _downloads(dataset)
-        if remote or not _check_files(dataset, findings):
+        if '://' in str(dataset.get('data_root')) or _downloads(dataset):
             continue
-        names = _check_content(cfg, dataset, every, findings)
-        if labels and (len(findings.errors) == before or names):
-            _check_classes(cfg, dataset, names, classes, findings)
+        missing = list(_missing_files(dataset))
+        for line in missing:
+            findings.error(line)
+        if not missing:
+            names = _check_content(cfg, dataset, every, findings)
+            if labels and names and not isinstance(names, str):
+                _check_classes(cfg, dataset, names, classes, findings)
     return findings
 
 
-def _join(root: str, path: str) -> str:
-    return path if not root or osp.isabs(path) else osp.join(root, path)
-
-
-def _check_files(dataset: Dict[str, Any], findings: Findings) -> bool:
-    """Whether root, folders and annotation file are there."""
-    root = str(dataset.get('data_root') or '')
-    if root and not osp.isdir(root):
-        hint = (f'`python tools/make_scenes.py {root}` writes it'
-                if str(dataset.get('of', dataset['type'])).startswith('mmscheme.Scenes') else
-                'set it with --data-root DIR or data_root in the config')
-        findings.error(f'data root not found: {root} ({hint})')
-        return False
-    before = len(findings.errors)
-    ann_file = dataset.get('ann_file')
-    if ann_file and not osp.isfile(_join(root, ann_file)):
-        findings.error(f'annotation file not found: {_join(root, ann_file)}')
-    prefix = dataset.get('data_prefix') or {}
-    for key, folder in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
-        if folder is not None and not osp.isdir(_join(root, folder)):
-            findings.error(f'folder not found: {_join(root, folder)} (data_prefix {key} of '
-                           f'{dataset.get("of", dataset["type"])})')
-    return len(findings.errors) == before
-
-
 def _downloads(dataset: Dict[str, Any]) -> bool:
-    """Whether a data set fetches itself, as CIFAR does in mmpretrain."""
+    """Return True if a data set downloads itself, as CIFAR does in mmpretrain."""
     cls = dataset_class(dataset)
     return cls is not None and 'download' in inspect.signature(cls).parameters
 
 
+def _type(dataset: Dict[str, Any]) -> str:
+    return str(dataset.get('of', dataset['type']))
+
+
+def _place(dataset: Dict[str, Any]) -> str:
+    """Return the words that tell a data set from others."""
+    return str(dataset.get('ann_file') or dataset.get('data_prefix') or dataset['type'])
+
+
+def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
+    """Name root, folders and annotation file that are not there."""
+    root = str(dataset.get('data_root') or '')
+    if root and not osp.isdir(root):
+        hint = (f'`python tools/make_scenes.py {root}` writes it'
+                if _type(dataset).startswith('mmscheme.Scenes') else
+                'set it with --data-root DIR or data_root in the config')
+        yield f'data root not found: {root} ({hint})'
+        return
+    ann_file = osp.join(root, dataset.get('ann_file') or '')
+    if dataset.get('ann_file') and not osp.isfile(ann_file):
+        yield f'annotation file not found: {ann_file}'
+    prefix = dataset.get('data_prefix') or {}
+    for key, folder in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
+        if folder is not None and not osp.isdir(osp.join(root, folder)):
+            yield (f'folder not found: {osp.join(root, folder)} (data_prefix {key} of '
+                   f'{_type(dataset)})')
+
+
 def _check_content(cfg: Config, dataset: Dict[str, Any], every: bool, findings: Findings
                    ) -> Optional[Sequence[str]]:
-    """Checks what a data set holds; gives its classes where they are known."""
+    """Check the images and labels of a data set; return its classes if they are known."""
     cls = dataset_class(dataset)
     if cls is None:
         findings.error(f'data set type {dataset["type"]!r} is in no registry')
         return None
-    state = random.getstate(), np.random.get_state()
     try:
-        built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+        with keep_random_numbers():
+            built = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
     except Exception as e:
-        findings.error(f'data set {dataset["type"]}: {e}')
+        findings.error(f'data set {dataset["type"]}: {e}', cause=e)
         return None
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
     names = (getattr(built, 'metainfo', None) or {}).get('classes')
     if 'seg_map_path' in (dataset.get('data_prefix') or {}) and hasattr(built, 'seg_map_suffix') \
             and hasattr(built, 'img_suffix'):
-        limit = len(names) if names else _num_classes(cfg.model)
+        # The classes that all heads have an output for, or 0.
+        limit = len(names) if names else min(
+            (head['num_classes'] for _, head in iter_heads(cfg.model)
+             if isinstance(head.get('num_classes'), int)), default=0)
         _check_masks(dataset, built, limit, every, findings)
     elif is_coco(cls):
-        images = check_coco(dataset, built, findings)
-        _read_images([path for path, _ in images], every, findings, _image_loader(dataset),
-                     dict(images))
+        sizes = check_coco(dataset, built, findings)
+        _read_images(list(sizes), every, findings, _image_loader(dataset), sizes)
     else:
         names = _check_listed(dataset, built, names, every, findings)
     return names
 
 
-def _num_classes(model: Dict[str, Any]) -> int:
-    """Classes that all heads have an output for, or 0 where it is not said."""
-    return min((head['num_classes'] for _, head in iter_heads(model)
-                if isinstance(head.get('num_classes'), int)), default=0)
-
-
-def _check_classes(cfg: Config, dataset: Dict[str, Any], names: Optional[Sequence[str]],
-                   before: List[Tuple[str, Optional[Sequence[str]]]], findings: Findings) -> None:
-    """Compares a data set's class list with the heads and with the other data sets."""
-    if not names or isinstance(names, str):
-        return
-    where = str(dataset.get('ann_file') or dataset.get('data_prefix') or dataset['type'])
-    first = next((other for _, other in before if other), None)
+def _check_classes(cfg: Config, dataset: Dict[str, Any], names: Sequence[str],
+                   before: List[Tuple[str, Sequence[str]]], findings: Findings) -> None:
+    """Compare a data set's class list with those of the heads and of the other data sets."""
+    where = _place(dataset)
     before.append((where, names))
-    if first is not None:
+    first_where, first = before[0]
+    if len(before) > 1:
         if list(first) != list(names):
             differ = sorted(set(map(str, first)) ^ set(map(str, names)))[:3]
-            findings.error(f'class lists differ: {before[0][0]} has {len(first)} classes, {where} '
+            findings.error(f'class lists differ: {first_where} has {len(first)} classes, {where} '
                            f'{len(names)} ({", ".join(differ) or "in another order"}): labels '
                            'would mean different things')
         return
@@ -156,18 +152,18 @@ def _check_classes(cfg: Config, dataset: Dict[str, Any], names: Optional[Sequenc
                            f'model.{place}.num_classes={len(names)} or metainfo.classes')
 
 
-def _choose(items: Sequence[Any], every: bool, what: str) -> List[Any]:
-    """All, or some spread over the whole."""
-    if every or len(items) <= _SAMPLE:
-        return list(items)
-    print_log(f'{_SAMPLE} of {len(items)} {what} are read; tools/misc/check_config.py CONFIG --all '
+def _choose(count: int, every: bool, kind: str) -> List[int]:
+    """Return the indices of all items, or of some that are spread over the whole."""
+    if every or count <= _SAMPLE:
+        return list(range(count))
+    print_log(f'{_SAMPLE} of {count} {kind} are read; tools/misc/check_config.py CONFIG --all '
               'reads all', logger='current', level=logging.INFO)
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, _SAMPLE, dtype=int))]
+    return np.unique(np.linspace(0, count - 1, _SAMPLE, dtype=int)).tolist()
 
 
 def _examine(items: Sequence[Any], examine: Callable[[Any], Problems], every: bool,
              findings: Findings) -> None:
-    """Reads files, several at a time; with progress where it takes long."""
+    """Read files, several at a time; with progress if it takes long."""
     bar = ProgressBar(len(items)) if every and len(items) > _SAMPLE else None
     with ThreadPoolExecutor(4) as pool:
         for problems in pool.map(examine, items):
@@ -179,15 +175,13 @@ def _examine(items: Sequence[Any], examine: Callable[[Any], Problems], every: bo
         print()
 
 
-def _unreadable(kind: str, path: str, check: ImageCheck) -> Problems:
-    if not check.problem:
-        return []
-    return [(f'unreadable {kind}', f'unreadable {kind}: {path} ({check.problem}); replace it, or '
-             "remove it from the data set")]
+def _unreadable(kind: str, path: str, problem: Any) -> Problems:
+    return [(f'unreadable {kind}', f'unreadable {kind}: {path} ({problem}); replace it, or remove '
+             'it from the data set')] if problem else []
 
 
 def _image_loader(dataset: Dict[str, Any]) -> Any:
-    """The step of a pipeline that reads the image, or None."""
+    """Build the step of a pipeline that reads the image; return None if there is none."""
     for step in dataset.get('pipeline') or []:
         if step_name(step).endswith('LoadImageFromFile'):
             try:
@@ -198,7 +192,7 @@ def _image_loader(dataset: Dict[str, Any]) -> Any:
 
 
 def _inspect(path: str, read: Any, sample: Dict[str, Any]) -> ImageCheck:
-    """Looks at an image, and reads it as training will: decoders differ."""
+    """Inspect an image, and read it as training will, because decoders differ."""
     check = inspect_image(path)
     if check.problem or read is None:
         return check
@@ -206,40 +200,38 @@ def _inspect(path: str, read: Any, sample: Dict[str, Any]) -> ImageCheck:
         return check if read(dict(sample)) is not None else ImageCheck('the decoder gave nothing')
     except Exception as e:
         text = ' '.join(str(e).split()) or type(e).__name__
-        return ImageCheck(f'its decoder fails: {text}' if path not in text else
-                          'its decoder fails')
+        return ImageCheck('its decoder fails' + (f': {text}' if path not in text else ''))
 
 
 def _read_images(paths: Sequence[str], every: bool, findings: Findings, read: Any,
-                 sizes: Optional[Dict[str, Optional[Tuple[int, int]]]] = None) -> None:
-    """Reads images, and compares their sizes with those that annotations give."""
+                 sizes: Dict[str, Tuple[int, int]]) -> None:
+    """Read images, and compare their sizes with those that annotations give."""
 
     def examine(path: str) -> Problems:
         if not osp.exists(path):
             return [('image not found', f'image not found: {path} (named by the annotations)')]
         check = _inspect(path, read, dict(img_path=path))
-        expected = (sizes or {}).get(path)
+        expected = sizes.get(path)
         if check.size and expected and check.size != expected:
             return [('image of another size',
                      f'image of another size: {path} has {check.size[0]}x{check.size[1]} pixels, '
                      f'its annotations are for {expected[0]}x{expected[1]} (width x height)')]
-        return _unreadable('image', path, check)
+        return _unreadable('image', path, check.problem)
 
-    _examine(_choose(paths, every, 'images'), examine, every, findings)
+    _examine([paths[i] for i in _choose(len(paths), every, 'images')], examine, every, findings)
 
 
 def _check_listed(dataset: Dict[str, Any], built: Any, names: Optional[Sequence[str]],
                   every: bool, findings: Findings) -> Optional[Sequence[str]]:
-    """Any other data set that lists its images: of classification, for instance."""
-    where = str(dataset.get('ann_file') or dataset.get('data_prefix') or dataset['type'])
-    where = _join(str(dataset.get('data_root') or ''), where)
+    """Check any other data set that lists its images, for example of classification."""
+    where = osp.join(str(dataset.get('data_root') or ''), _place(dataset))
     if not hasattr(built, 'full_init') or not hasattr(built, 'get_data_info'):
         return names
     try:
         built.full_init()
-        samples = [built.get_data_info(i) for i in _spread(len(built), every)]
+        samples = [built.get_data_info(i) for i in _choose(len(built), every, 'images')]
     except Exception as e:
-        findings.error(f'data set {dataset["type"]}: {where}: {e or repr(e)}')
+        findings.error(f'data set {dataset["type"]}: {where}: {e or repr(e)}', cause=e)
         return names
     if not len(built):
         findings.error(f'no images in {where} ({dataset["type"]})')
@@ -251,32 +243,26 @@ def _check_listed(dataset: Dict[str, Any], built: Any, names: Optional[Sequence[
             findings.error(f'label {label} of {sample.get("img_path")}: expected 0 to '
                            f'{len(names) - 1}', 'label')
     paths = [s['img_path'] for s in samples if isinstance(s.get('img_path'), str)]
-    _read_images(paths, True, findings, _image_loader(dataset))
+    _read_images(paths, True, findings, _image_loader(dataset), {})
     return names
-
-
-def _spread(length: int, every: bool) -> Iterable[int]:
-    if every or length <= _SAMPLE:
-        return range(length)
-    return map(int, np.unique(np.linspace(0, length - 1, _SAMPLE, dtype=int)))
 
 
 def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: bool,
                  findings: Findings) -> None:
-    """Pairs of image and mask, and what is in them."""
+    """Check the pairs of image and mask, and the labels in the masks."""
     try:
         samples = dataset.load_data_list()
     except Exception as e:
-        findings.error(f'data set {cfg["type"]}: {e}')
+        findings.error(f'data set {cfg["type"]}: {e}', cause=e)
         return
-    image_dir = dataset.data_prefix['img_path']
-    mask_dir = dataset.data_prefix['seg_map_path']
+    image_dir, mask_dir = (dataset.data_prefix[k] for k in ('img_path', 'seg_map_path'))
     if not samples:
         findings.error(f'no images *{dataset.img_suffix} in {image_dir}')
         return
-    expected = {osp.normpath(s['seg_map_path']): s['img_path'] for s in samples}
+    samples = [dict(s, seg_map_path=osp.normpath(s['seg_map_path'])) for s in samples]
     # With a list of files the folder may well hold more than the list.
     if not cfg.get('ann_file'):
+        expected = {s['seg_map_path'] for s in samples}
         for name in sorted(scandir(mask_dir, dataset.seg_map_suffix, recursive=True)):
             mask = osp.normpath(osp.join(mask_dir, name))
             if mask not in expected:
@@ -284,7 +270,7 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
                                f'*{dataset.img_suffix}, in {image_dir})', 'mask without image')
     whole = []
     for sample in samples:
-        mask, image = osp.normpath(sample['seg_map_path']), sample['img_path']
+        mask, image = sample['seg_map_path'], sample['img_path']
         if not osp.exists(mask):
             findings.error(f'image without mask: {image} (expected {mask})', 'image without mask')
         elif not osp.exists(image):
@@ -295,7 +281,7 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
     try:
         load = TRANSFORMS.build(loaders[0]) if loaders else None
     except Exception as e:
-        findings.error(f'{step_name(loaders[0])}: {e}')
+        findings.error(f'{step_name(loaders[0])}: {e}', cause=e)
         return
     told = getattr(load, 'reduce_zero_label', None)
     if told is not None and bool(told) != bool(dataset.reduce_zero_label):
@@ -303,22 +289,22 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
                        f'reduce_zero_label={bool(dataset.reduce_zero_label)}: set it in the data '
                        'set alone')
         return
-    chosen = _choose(whole, every, f'images and masks of {mask_dir}')
     read = _image_loader(cfg)
-    _examine(chosen, lambda s: _pair_problems(s, load, read, num_classes, dataset), every,
-             findings)
+    chosen = _choose(len(whole), every, f'images and masks of {mask_dir}')
+    _examine([whole[i] for i in chosen],
+             lambda s: _pair_problems(s, load, read, num_classes, dataset), every, findings)
 
 
 def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: int, dataset: Any
                    ) -> Problems:
-    image, mask = sample['img_path'], osp.normpath(sample['seg_map_path'])
+    image, mask = sample['img_path'], sample['seg_map_path']
     seen = _inspect(image, read, sample)
-    problems = _unreadable('image', image, seen)
+    problems = _unreadable('image', image, seen.problem)
     if load is None:
         return problems
     check = inspect_image(mask)
     if check.problem:
-        return problems + _unreadable('mask', mask, check)
+        return problems + _unreadable('mask', mask, check.problem)
     try:
         labels = load(dict(sample))['gt_seg_map']
     except Exception as e:
@@ -332,31 +318,22 @@ def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: in
         problems.append(('mask of another size',
                          f'unusable mask: {mask}: {size[0]}x{size[1]} pixels, its image has '
                          f'{seen.size[0]}x{seen.size[1]} (width x height)'))
-    if num_classes:
-        problems += _id_problems(mask, labels, num_classes, dataset)
-    return problems
+    return problems + (_id_problems(mask, labels, num_classes, dataset) if num_classes else [])
 
 
 def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any) -> Problems:
     shift = int(bool(dataset.reduce_zero_label))
-    highest = _highest_id(mask)
     ids = np.unique(labels)
     wrong = [int(i) + shift for i in ids[(ids >= num_classes) & (ids != dataset.ignore_index)]]
-    if highest is not None and highest > 255:
-        wrong = [highest]  # the frameworks cut it to 8 bits
+    try:
+        with Image.open(mask) as image:  # the frameworks cut its ids to 8 bits
+            highest = int(np.asarray(image).max()) if image.mode[0] in 'IF' else 0
+    except Exception:  # a format that Pillow does not know
+        highest = 0
+    if highest > 255:
+        wrong = [highest]
     if not wrong:
         return []
     return [('class id', f'class id {wrong[0]} in {mask}: the model has num_classes={num_classes}, '
              f'so ids from {shift} to {num_classes - 1 + shift} are expected '
              f'(reduce_zero_label={bool(shift)}, ignored: {dataset.ignore_index})')]
-
-
-def _highest_id(mask: str) -> Optional[int]:
-    """The highest id of a mask that has more than 8 bits."""
-    try:
-        with Image.open(mask) as image:
-            return int(np.asarray(image).max()) if image.mode[0] in 'IF' else None
-    except Exception:
-        return None
-
-

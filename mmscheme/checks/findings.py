@@ -1,17 +1,17 @@
-"""What checks find: faults that stop a run, and doubts."""
+"""The findings of checks: errors, which stop a run, and warnings."""
 import logging
 from collections import Counter
-from typing import List, Set
+from typing import List, Optional
 
 from mmengine.logging import print_log
 
-from mmscheme.utils.user_errors import UserErrors
+from mmscheme.utils.user_errors import UserErrors, unexpected_traceback
 
 __all__ = ['Findings']
 
 
 class Findings:
-    """Collects what checks find.
+    """Collect the findings of checks.
 
     Args:
         most: Lines of one kind that are kept; the others are counted.
@@ -19,44 +19,58 @@ class Findings:
     Attributes:
         errors: One line each, with what to do about it.
         warnings: The same.
+        tracebacks: Those of the causes that may be bugs.
     """
 
     def __init__(self, most: int = 10) -> None:
         self.most = most
         self.errors: List[str] = []
         self.warnings: List[str] = []
+        self.tracebacks: List[str] = []
         self._kinds: Counter = Counter()
-        self._seen: Set[str] = set()
+        self._seen: Counter = Counter()
 
-    def error(self, line: str, kind: str = '') -> None:
-        """Notes a fault; of those that share a ``kind`` only so many."""
+    def error(self, line: str, kind: str = '', cause: Optional[BaseException] = None) -> None:
+        """Add an error.
+
+        Args:
+            line: The line.
+            kind: Errors of one kind are kept up to ``most``.
+            cause: The exception that was caught; kept unless it was raised for the user.
+        """
         line = ' '.join(line.split())
-        if line in self._seen:
+        self._seen[line] += 1
+        if self._seen[line] > 1:
             return
-        self._seen.add(line)
         self._kinds[kind] += 1
         if not kind or self._kinds[kind] <= self.most:
             self.errors.append(line)
+            details = unexpected_traceback(cause) if cause is not None else ''
+            self.tracebacks += [details] if details else []
 
     def warn(self, line: str) -> None:
-        """Notes a doubt."""
+        """Add a warning."""
         line = ' '.join(line.split())
         if line not in self.warnings:
             self.warnings.append(line)
 
     def error_lines(self) -> List[str]:
-        """The faults, and how many were only counted."""
+        """Return the errors, and how many were only counted."""
         more = [f'{count - self.most} more: {kind} (tools/misc/check_config.py CONFIG --all lists '
                 'them)' for kind, count in self._kinds.items() if kind and count > self.most]
         return self.errors + more
 
+    def as_error(self) -> UserErrors:
+        """Return the errors as one exception."""
+        return UserErrors(self.error_lines(), '\n'.join(self.tracebacks))
+
     def finish(self) -> None:
-        """Logs the doubts.
+        """Log the warnings.
 
         Raises:
-            UserErrors: There are faults.
+            UserErrors: There are errors.
         """
         for line in self.warnings:
             print_log(line, logger='current', level=logging.WARNING)
         if self.errors:
-            raise UserErrors(self.error_lines())
+            raise self.as_error()

@@ -1,83 +1,89 @@
-"""Checks of what a run needs besides data and model: numbers, disk space, batch size."""
+"""Checks of what a run needs besides data and model: numbers, hooks, disk space, batch size."""
 import math
 import os
 import shutil
 import tempfile
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine import Config
 from mmengine.dist import get_world_size
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import HOOKS, OPTIMIZERS
 from torch import nn
 
 from mmscheme.utils.config_query import as_list, find_class, step_name
 
 from .findings import Findings
 
-__all__ = ['check_batch_size', 'check_disk', 'check_numbers', 'check_work_dir', 'is_count']
+__all__ = ['check_batch_size', 'check_disk', 'check_hooks', 'check_numbers', 'check_work_dir',
+           'is_count']
 
 _MIB = 2**20
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number above 0; 16e4, a float, is one too, as for mmengine."""
+    """Return True for a whole number above 0; 16e4, a float, is one too, as for mmengine."""
     return isinstance(value, (int, float)) and value >= 1 and value % 1 == 0
 
 
-def check_numbers(cfg: Config, splits: Any, findings: Findings) -> None:
-    """Lengths, batch sizes, learning rates and the seed, and which optimizer there is."""
-    loop = cfg.get('train_cfg') or {}
+def check_numbers(cfg: Config, splits: Sequence[str], findings: Findings) -> None:
+    """Check lengths, batch sizes, learning rates, the seed and the name of the optimizer."""
+
+    def expect(right: bool, key: str, expected: str, found: Any, hint: str = '') -> None:
+        if not right:
+            findings.error(f'{key}: expected {expected}, found {found!r}{hint}')
+
+    count = 'a positive whole number'
     if 'train' in splits:
+        loop = cfg.get('train_cfg') or {}
         for key in ('max_iters', 'max_epochs', 'val_interval'):
-            value = loop.get(key)
-            if value is not None and not is_count(value):
-                findings.error(f'train_cfg.{key}: expected a positive whole number, found '
-                               f'{value!r}')
-        _check_optimizers(cfg, findings)
+            if loop.get(key) is not None:
+                expect(is_count(loop[key]), f'train_cfg.{key}', count, loop[key])
+        for optimizer in _optimizers(cfg):
+            kind, rate = optimizer.get('type'), optimizer.get('lr', 0)
+            close = get_close_matches(str(kind), OPTIMIZERS.module_dict, 1)
+            expect(callable(find_class(OPTIMIZERS, kind)), 'optim_wrapper.optimizer.type',
+                   'the name of an optimizer', kind, f'; did you mean {close[0]}?' if close else '')
+            expect(rate is None or isinstance(rate, (int, float)) and 0 <= rate < math.inf,
+                   'optim_wrapper.optimizer.lr', 'a learning rate of 0 or more', rate)
         base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', 1)
-        if not is_count(base):
-            findings.error('auto_scale_lr.base_batch_size: expected a positive whole number, '
-                           f'found {base!r}')
+        expect(is_count(base), 'auto_scale_lr.base_batch_size', count, base)
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         size = loader.get('batch_size', 1)
-        if loader and not loader.get('batch_sampler') and (not isinstance(size, int) or size < 1):
-            findings.error(f'{split}_dataloader.batch_size: expected a positive whole number, '
-                           f'found {size!r}')
+        expect(bool(loader.get('batch_sampler')) or isinstance(size, int) and size >= 1,
+               f'{split}_dataloader.batch_size', count, size)
     seed = (cfg.get('randomness') or {}).get('seed')
-    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
-        findings.error(f'randomness.seed: expected a whole number from 0 to {2**32 - 1} or None, '
-                       f'found {seed!r}')
+    expect(seed is None or isinstance(seed, int) and 0 <= seed < 2**32, 'randomness.seed',
+           f'a whole number from 0 to {2**32 - 1} or None', seed)
 
 
-def _check_optimizers(cfg: Config, findings: Findings) -> None:
-    for optimizer in _optimizers(cfg):
-        kind, rate = optimizer.get('type'), optimizer.get('lr')
-        if not callable(find_class(OPTIMIZERS, kind)):
-            close = get_close_matches(str(kind), OPTIMIZERS.module_dict, 1)
-            hint = f'; did you mean {close[0]}?' if close else ''
-            findings.error('optim_wrapper.optimizer.type: expected the name of an optimizer, '
-                           f'found {kind!r}{hint}')
-        if rate is not None and (
-                not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0):
-            findings.error('optim_wrapper.optimizer.lr: expected a learning rate of 0 or more, '
-                           f'found {rate!r}')
+def check_hooks(cfg: Config, findings: Findings) -> None:
+    """Build our hooks, which only keep their arguments; others may need a runner."""
+    places = {f'default_hooks.{k}': v for k, v in (cfg.get('default_hooks') or {}).items()}
+    places.update((f'custom_hooks.{i}', v) for i, v in enumerate(cfg.get('custom_hooks') or ()))
+    for place, hook in places.items():
+        cls = find_class(HOOKS, hook.get('type')) if isinstance(hook, dict) else None
+        if str(getattr(cls, '__module__', '')).startswith('mmscheme.'):
+            try:
+                HOOKS.build(hook)
+            except (TypeError, ValueError) as e:
+                findings.error(f'{place}: {e}', cause=e)
 
 
-def _optimizers(cfg: Config) -> list:
+def _optimizers(cfg: Config) -> List[Dict[str, Any]]:
     wrapper = cfg.get('optim_wrapper') or {}
     return [o for o in as_list(wrapper.get('optimizer')) if isinstance(o, dict)]
 
 
 def check_batch_size(cfg: Config, findings: Findings) -> None:
-    """Compares the images of an iteration with those of the recipe."""
+    """Compare the images of an iteration with those of the recipe."""
     recipe = cfg.get('auto_scale_lr') or {}
     size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(size, int):
         return
-    # The launcher's word, for the processes have not met yet.
+    # From the launcher too, because the processes are not connected yet.
     here = size * max(get_world_size(), int(os.environ.get('WORLD_SIZE', '1')))
     if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
         findings.warn(
@@ -86,52 +92,47 @@ def check_batch_size(cfg: Config, findings: Findings) -> None:
 
 
 def _existing(path: str) -> Path:
-    """The folder itself or the first above it that is there."""
+    """Return the folder itself, or the first above it that exists."""
     folder = Path(path).absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
+    return next(f for f in (folder, *folder.parents) if f.exists())
 
 
 def check_work_dir(cfg: Config, findings: Findings) -> bool:
-    """Whether the folder for logs and checkpoints can be made and written."""
-    work_dir = cfg.get('work_dir')
-    if not work_dir:
+    """Return True if the folder for logs and checkpoints can be made and written."""
+    if not cfg.get('work_dir'):
         return True
-    folder = _existing(work_dir)
+    folder = _existing(cfg.work_dir)
     try:
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return True
     except OSError as e:
-        findings.error(f'work folder cannot be written: {work_dir} ({folder}: {e.strerror}); '
+        findings.error(f'work folder cannot be written: {cfg.work_dir} ({folder}: {e.strerror}); '
                        'choose another with --work-dir')
         return False
-    return True
 
 
 def check_disk(cfg: Config, model: Optional[nn.Module], findings: Findings) -> None:
-    """Compares the checkpoints that a run will keep with the space that is free."""
+    """Compare the checkpoints that a run will keep with the space that is free."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     if model is None or not isinstance(hook, dict) or not cfg.get('work_dir'):
         return
-    size = _checkpoint_size(cfg, model, hook)
-    count = _kept(cfg, hook)
+    size, count = _checkpoint_size(cfg, model, hook), _kept(cfg, hook)
     folder = _existing(str(hook.get('out_dir') or cfg.work_dir))
-    # Those of a run before will be replaced by as many.
+    # Those of an earlier run will be replaced by as many.
     there = sum(p.stat().st_size for p in folder.glob('*.pth')) if folder.is_dir() else 0
     free = shutil.disk_usage(folder).free
     needed = count * size - min(there, (count - 1) * size)
-    told = (f'{count} checkpoints of about {size / _MIB:.0f} MiB need {needed / _MIB:.0f} MiB in '
-            f'{folder}, {free / _MIB:.0f} MiB are free')
+    line = (f'disk space: {count} checkpoints of about {size / _MIB:.0f} MiB need '
+            f'{needed / _MIB:.0f} MiB in {folder}, {free / _MIB:.0f} MiB are free')
     limit = _largest_file()
     if limit is not None and size > limit:
         findings.error(f'a checkpoint needs about {size / _MIB:.2f} MiB of disk space, this '
                        f'process may write files of {limit / _MIB:.2f} MiB (ulimit -f)')
     elif needed > free:
-        findings.error(f'disk space: {told}: make room, choose another --work-dir, or set '
+        findings.error(f'{line}: make room, choose another --work-dir, or set '
                        'default_hooks.checkpoint.max_keep_ckpts')
     elif needed > 0.8 * free:
-        findings.warn(f'disk space: {told}')
+        findings.warn(line)
 
 
 def _largest_file() -> Optional[int]:
@@ -144,30 +145,24 @@ def _largest_file() -> Optional[int]:
 
 
 def _checkpoint_size(cfg: Config, model: nn.Module, hook: Dict[str, Any]) -> int:
-    """Bytes of a training checkpoint: weights, moments of the optimizer, averaged weights."""
+    """Return the bytes of a training checkpoint: weights, averages, moments of the optimizer."""
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     moments = 0
-    if hook.get('save_optimizer', True):
-        for optimizer in _optimizers(cfg):
-            plain = step_name(optimizer) == 'SGD'
-            moments = trained * (1 if plain and optimizer.get('momentum') else 0 if plain else 2)
+    for optimizer in _optimizers(cfg) if hook.get('save_optimizer', True) else ():
+        plain = step_name(optimizer) == 'SGD'
+        moments = trained * (1 if plain and optimizer.get('momentum') else 0 if plain else 2)
     averaged = any(isinstance(h, dict) and 'EMA' in step_name(h)
                    for h in as_list(cfg.get('custom_hooks')))
     return weights * (2 if averaged else 1) + moments
 
 
 def _kept(cfg: Config, hook: Dict[str, Any]) -> int:
-    """How many files there are at most at a time; a new one comes before an old one goes."""
+    """Return the largest number of files at a time; a new one comes before an old one goes."""
     loop = cfg.get('train_cfg') or {}
-    by_epoch = hook.get('by_epoch', True)
-    length = loop.get('max_epochs' if by_epoch else 'max_iters') or 1
-    interval = hook.get('interval', 1)
-    saved = 1
-    if is_count(length) and is_count(interval):
-        saved = int(-(-length // interval))
-    most = hook.get('max_keep_ckpts', -1)
+    length = loop.get('max_epochs' if hook.get('by_epoch', True) else 'max_iters') or 1
+    interval, most = hook.get('interval', 1), hook.get('max_keep_ckpts', -1)
+    saved = int(-(-length // interval)) if is_count(length) and is_count(interval) else 1
     if isinstance(most, int) and most > 0:
         saved = min(saved, most + 1)
-    best = len(as_list(hook.get('save_best')))
-    return saved + best
+    return saved + len(as_list(hook.get('save_best')))

@@ -1,32 +1,30 @@
 """All checks of a run."""
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from mmengine import Config
 
 from .checkpoint import check_checkpoint, check_named_files
 from .data import check_data
 from .findings import Findings
-from .hooks import check_hooks
 from .model import build_for_checks, check_channels, check_sizes
-from .resources import check_batch_size, check_disk, check_numbers, check_work_dir
+from .resources import check_batch_size, check_disk, check_hooks, check_numbers, check_work_dir
 
 __all__ = ['check_run']
 
 
 def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
               findings: Optional[Findings] = None) -> Findings:
-    """Checks a run before its first iteration; takes seconds and changes nothing.
+    """Check a run before its first iteration; takes seconds and changes nothing.
 
-    Numbers, the arguments of hooks, data (see :func:`check_data`), the channels that backbone and
-    neck give against those that neck and heads expect, the crop against the data preprocessor,
-    checkpoints against the model, disk space for the checkpoints that will be written, and the
-    batch size against the recipe's.
+    Numbers, the arguments of hooks, data (see :func:`check_data`), the channels of backbone, neck
+    and heads, the crop against the data preprocessor, checkpoints against the model, disk space
+    for the checkpoints that will be written, and the batch size against the recipe's.
 
     Args:
         cfg: The config as it will be run, its default scope initialised.
         splits: The data that will be used; ``'train'`` among them means training.
-        every: Reads all images and masks.
-        findings: Where to add to.
+        every: Read all images and masks.
+        findings: Findings to add to.
 
     Returns:
         The findings; nothing is raised.
@@ -49,15 +47,8 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
         if writable:
             check_disk(cfg, model, findings)
         check_batch_size(cfg, findings)
-    path, use = _checkpoint(cfg, training)
-    if path:
-        check_checkpoint(path, model, use, findings)
+    # Not the last one in the work folder, which is read before it is chosen.
+    if cfg.get('load_from'):
+        use = 'test' if not training else 'resume' if cfg.get('resume') else 'load_from'
+        check_checkpoint(cfg.load_from, model, use, findings)
     return findings
-
-
-def _checkpoint(cfg: Config, training: bool) -> Tuple[Optional[str], str]:
-    """The file that is named to start from, and how; the last one in the work folder is not."""
-    path = cfg.get('load_from')
-    if not training:
-        return path, 'test'
-    return path, 'resume' if cfg.get('resume') else 'load_from'

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmscheme.layers import BlockDiagonalMLP
 from mmscheme.models import SCHEMEformer
+from mmscheme.utils.checkpoint_io import compare_state_dicts
 
 from .channel_order import LinearStatistics, cluster_channels, permute_stage
 
@@ -20,7 +21,7 @@ _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1., 10.)
 
 
 class LayerFit(NamedTuple):
-    """How much of a dense FFN's output its block-diagonal successor keeps.
+    """The share of a dense FFN's output that its block-diagonal successor keeps.
 
     Attributes:
         name: Name of the FFN in the backbone.
@@ -44,7 +45,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
                      max_tokens: int = 24576, seed: int = 0,
                      progress: Callable[[LayerFit], None] = lambda fit: None
                      ) -> Tuple[List[LayerFit], Dict[int, Tensor]]:
-    """Fills a block-diagonal backbone with what a trained dense one has learned.
+    """Fill a block-diagonal backbone with what a trained dense one has learned.
 
     1. The channels of each stage are ordered so that those that work together in its FFNs
        share a block. That changes no output of the dense backbone.
@@ -101,14 +102,13 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
 
 
 def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
-    """The two differ in their FFNs alone, and the one to convert is dense."""
-    shapes = [{k: v.shape for k, v in b.state_dict().items() if 'channel_mixer' not in k}
-              for b in (dense, student)]
-    if shapes[0] != shapes[1]:
-        differ = sorted(k for k in set(shapes[0]) | set(shapes[1])
-                        if shapes[0].get(k) != shapes[1].get(k))
-        raise ValueError('expected two backbones that differ in their FFNs alone, found other '
-                         f'shapes of {", ".join(differ[:3])}')
+    """Check that the two differ in their FFNs alone, and that the one to convert is dense."""
+    own, other = ({k: v for k, v in b.state_dict().items() if 'channel_mixer' not in k}
+                  for b in (student, dense))
+    problems = compare_state_dicts(own, other).problems()
+    if problems:
+        raise ValueError('expected two backbones that differ in their FFNs alone, found in the '
+                         f'dense one: {"; ".join(problems)}')
     for name, block in _blocks(dense).items():
         mixer = block.channel_mixer
         if mixer.cca is not None or (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups) != (1, 1):
@@ -124,7 +124,7 @@ def _blocks(backbone: SCHEMEformer) -> Dict[str, nn.Module]:
 def _collect(backbone: SCHEMEformer, targets: Dict[str, BlockDiagonalMLP],
              images: Sequence[Tensor], max_tokens: int, generator: torch.Generator
              ) -> Dict[str, _Tokens]:
-    """What reaches the named blocks' FFNs, in the order of the images, and its targets."""
+    """Collect the inputs of the named blocks' FFNs, in the order of the images, and targets."""
     total = sum(len(batch) for batch in images)
     seen: Dict[str, List[Tensor]] = {name: [] for name in targets}
 
@@ -153,7 +153,7 @@ def _collect(backbone: SCHEMEformer, targets: Dict[str, BlockDiagonalMLP],
 def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[Tensor],
                    permutation: str, movable: Sequence[int], max_tokens: int,
                    generator: torch.Generator) -> Dict[int, Tensor]:
-    """The order of the channels of each stage that is to change."""
+    """Choose the order of the channels of each stage that is to change."""
     orders: Dict[int, Tensor] = {}
     if permutation == 'none':
         return orders
@@ -176,7 +176,7 @@ def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[
 
 def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: _Tokens,
              images: int) -> LayerFit:
-    """Fits one FFN; see :func:`convert_backbone`. Tokens are in the order of the images."""
+    """Fit one FFN; see :func:`convert_backbone`. Tokens are in the order of the images."""
     # At images, each with as many tokens: none is on both sides of a cut.
     cuts = [int(share * images) * (len(tokens.x) // images) for share in (0, 0.7, 0.85, 1)]
     train, check, report = (_Tokens(tokens.x[a:b], tokens.y[a:b])
@@ -189,13 +189,13 @@ def _fit_ffn(name: str, new: BlockDiagonalMLP, dense: BlockDiagonalMLP, tokens: 
 
 @torch.no_grad()
 def _kept(ffn: BlockDiagonalMLP, tokens: _Tokens) -> float:
-    """Explained share of the variance of the targets."""
+    """Return the explained share of the variance of the targets."""
     left = (ffn(tokens.x) - tokens.y).square().sum()
     return 1 - float(left / (tokens.y - tokens.y.mean(0)).square().sum().clamp_min(1e-20))
 
 
 def _cells(new: BlockDiagonalMLP) -> List[Tuple[int, int, slice]]:
-    """Runs of hidden units that read one group ``a`` and feed one group ``b``."""
+    """Return the runs of hidden units that read one group ``a`` and feed one group ``b``."""
     hidden = new.fc1.out_features
     reads = torch.arange(hidden) * new.fc1.groups // hidden
     feeds = torch.arange(hidden) * new.fc2.groups // hidden
@@ -209,13 +209,13 @@ def _cells(new: BlockDiagonalMLP) -> List[Tuple[int, int, slice]]:
 
 
 def _group(values: Tensor, index: int, groups: int, dim: int = -1) -> Tensor:
-    """A group of equal slices along a dimension."""
+    """Return one of some equal slices along a dimension."""
     return values.chunk(groups, dim)[index]
 
 
 @torch.no_grad()
 def _cut_out(new: BlockDiagonalMLP, dense: BlockDiagonalMLP) -> None:
-    """The blocks of the dense weights: the units that weigh most for each block."""
+    """Copy the blocks of the dense weights: the units that weigh most for each block."""
     hidden = new.fc1.out_features
     new.act.load_state_dict(dense.act.state_dict())     # some have parameters
     new.fc1.reset_parameters()
@@ -235,7 +235,7 @@ def _cut_out(new: BlockDiagonalMLP, dense: BlockDiagonalMLP) -> None:
 
 def _solve(features: Tensor, targets: Tensor, ridge: float, prior: Optional[Tensor] = None
            ) -> Tuple[Tensor, Tensor]:
-    """Ridge regression with intercept, ``targets ~ features @ w.T + b``, towards ``prior``."""
+    """Solve ``targets ~ features @ w.T + b`` by ridge regression towards ``prior``."""
     mean_f, mean_t = features.mean(0), targets.mean(0)
     f, t = features - mean_f, targets - mean_t
     start = torch.zeros(t.shape[1], f.shape[1]) if prior is None else prior
@@ -258,7 +258,7 @@ class _Units(NamedTuple):
 @torch.no_grad()
 def _least_squares(new: BlockDiagonalMLP, dense: BlockDiagonalMLP, train: _Tokens,
                    check: _Tokens) -> None:
-    """Input weights by prediction, units by their part in the output, output weights by fit."""
+    """Predict input weights, choose units by their part in the output, fit output weights."""
     g1, g2 = new.fc1.groups, new.fc2.groups
 
     def hidden(x: Tensor, parts: Sequence[_Units]) -> Tensor:
@@ -290,7 +290,7 @@ def _least_squares(new: BlockDiagonalMLP, dense: BlockDiagonalMLP, train: _Token
 
 
 def _choose(units: _Units, part: Tensor, drawn: Tensor) -> _Units:
-    """As many units as the cell has; where these are more, the rest stay as drawn."""
+    """Choose as many units as the cell has; where it has more, the rest stay as drawn."""
     slots = units.cell.stop - units.cell.start
     best = part.argsort(descending=True)[:slots]
     rest = drawn[units.cell][len(best):]

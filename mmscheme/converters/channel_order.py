@@ -15,7 +15,7 @@ _CANDIDATES = 32
 
 
 def permute_stage(backbone: SCHEMEformer, stage: int, order: Tensor) -> None:
-    """Reorders the channels of a stage's residual stream, in place.
+    """Reorder the channels of a stage's residual stream, in place.
 
     Channel ``c`` becomes what channel ``order[c]`` was, in every layer that writes to the
     stream or reads from it, so the backbone computes the same function. Only the channels
@@ -78,7 +78,7 @@ class LinearStatistics(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> 'LinearStatistics':
-        """From tokens ``(N, C)``."""
+        """Compute them from tokens ``(N, C)``."""
         x, y = (x - x.mean(0)).double(), (y - y.mean(0)).double()
         xx = x.T @ x / len(x)
         xx.diagonal().add_(1e-4 * xx.diagonal().mean() + 1e-12)
@@ -86,7 +86,7 @@ class LinearStatistics(NamedTuple):
 
 
 class _Group:
-    """What the channels of a group explain, and what each channel would add or take away."""
+    """Channels of a group, with what they explain and each channel would add or take away."""
 
     def __init__(self, members: Tensor, ffns: Sequence[LinearStatistics]) -> None:
         self.members = members
@@ -112,7 +112,7 @@ class _Group:
 
 def cluster_channels(ffns: Sequence[LinearStatistics], groups: int, restarts: int = 3,
                      generator: Optional[torch.Generator] = None) -> Tensor:
-    """Orders channels so that groups of equal size explain their own outputs best.
+    """Order channels so that groups of equal size explain their own outputs best.
 
     What counts is the share of each group's outputs that the best linear predictor finds
     in the group's inputs, over all FFNs of a stage. Pairs of channels are exchanged while
@@ -144,7 +144,7 @@ def cluster_channels(ffns: Sequence[LinearStatistics], groups: int, restarts: in
 
 
 def _exchange(parts: List[_Group], ffns: Sequence[LinearStatistics]) -> List[_Group]:
-    """Exchanges channels between the groups until no candidate gains."""
+    """Exchange channels between the groups until no candidate gains."""
     channels = len(ffns[0].xx)
     label = torch.empty(channels, dtype=torch.long)
     for index, part in enumerate(parts):

@@ -6,13 +6,14 @@ of stages, of convolutions ``proj`` between them and, in some classifiers, of a 
 embedding before a stage.
 """
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from mmscheme.models import ARCHS, SCHEMEformer
 from mmscheme.models.backbones.schemeformer import POS_EMBED_STAGE
+from mmscheme.utils.checkpoint_io import compare_state_dicts
 
 __all__ = ['NORMS', 'Converted', 'from_metaformer', 'to_timm']
 
@@ -22,20 +23,21 @@ NORMS: Dict[str, Dict[str, Any]] = dict(
     # Over the channels of each position, as sail-sg's metaformer_ppaa_s12_224 has it.
     layer=dict(type='mmpretrain.LN2d', eps=1e-5))
 
-# Of a block: name there, name here.
-_BLOCK_KEYS = {
-    'norm1.weight': 'norm1.weight', 'norm1.bias': 'norm1.bias',
-    'norm2.weight': 'norm2.weight', 'norm2.bias': 'norm2.bias',
-    'layer_scale_1': 'layer_scale1', 'layer_scale_2': 'layer_scale2',
-    'token_mixer.qkv.weight': 'token_mixer.qkv.weight',
-    'token_mixer.proj.weight': 'token_mixer.proj.weight',
-    'token_mixer.proj.bias': 'token_mixer.proj.bias',
-    'mlp.fc1.weight': 'channel_mixer.ffn.fc1.weight',
-    'mlp.fc1.bias': 'channel_mixer.ffn.fc1.bias',
-    'mlp.fc2.weight': 'channel_mixer.ffn.fc2.weight',
-    'mlp.fc2.bias': 'channel_mixer.ffn.fc2.bias',
-}
+# The weights of a block in the sources.
+_BLOCK_KEYS = re.compile(
+    r'norm[12]\.(weight|bias)|layer_scale_[12]|token_mixer\.(qkv\.weight|proj\.(weight|bias))'
+    r'|mlp\.fc[12]\.(weight|bias)')
 _MIXING = 'mlp.weight_soft'
+
+# The start of our names, and of timm's; what timm has no name for keeps ours.
+_TIMM_NAMES = (
+    (r'downsamples\.0\.', 'stem.conv.'),
+    (r'downsamples\.(\d+)\.', r'stages.\1.downsample.conv.'),
+    (r'stages\.(\d+)\.(\d+)\.(layer_scale\d)$', r'stages.\1.blocks.\2.\3.scale'),
+    (r'stages\.(\d+)\.(\d+)\.channel_mixer\.ffn\.', r'stages.\1.blocks.\2.mlp.'),
+    (r'stages\.(\d+)\.(\d+)\.(norm|token_mixer\.)', r'stages.\1.blocks.\2.\3'),
+    (r'norm3\.', 'head.norm.'),
+    (r'(norm[0-2]\.|pos_embed$|head\.fc\.)', r'\1'))
 
 
 class Converted(NamedTuple):
@@ -54,7 +56,7 @@ class Converted(NamedTuple):
 
 def from_metaformer(weights: Dict[str, Tensor], norm: Optional[str] = None,
                     keep_alpha: bool = False) -> Converted:
-    """Converts PoolFormer, MetaFormer-PPAA and the authors' SCHEMEformer.
+    """Convert PoolFormer, MetaFormer-PPAA and the authors' SCHEMEformer.
 
     Architecture, groups and expansion are read off the weights. The converted model
     computes in evaluation what the source computes, with one exception: the authors'
@@ -110,7 +112,7 @@ def from_metaformer(weights: Dict[str, Tensor], norm: Optional[str] = None,
 
 
 def _number_stages(weights: Dict[str, Tensor]) -> Dict[int, Tuple[str, int]]:
-    """What each entry of ``network`` is: blocks, a step down or an embedding; its stage."""
+    """Find out which entry of ``network`` is blocks, a step down or an embedding; its stage."""
     kinds: Dict[int, str] = {}
     for key in weights:
         found = re.match(r'network\.(\d+)\.(\d+\.|proj\.|pos_embed$)', key)
@@ -131,7 +133,7 @@ def _number_stages(weights: Dict[str, Tensor]) -> Dict[int, Tuple[str, int]]:
 
 
 def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
-    """Our name of one of their weights; errors name the key."""
+    """Return our name of one of their weights; errors name the key."""
     parts = key.split('.')
     if parts[0] == 'patch_embed' and parts[1] == 'proj':
         return f'downsamples.0.{parts[2]}'
@@ -149,8 +151,9 @@ def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
     leaf = '.'.join(parts[3:])
     if kind == 'blocks' and leaf == _MIXING:
         return f'stages.{stage}.{parts[2]}.channel_mixer.mixing'
-    if kind == 'blocks' and leaf in _BLOCK_KEYS:
-        return f'stages.{stage}.{parts[2]}.{_BLOCK_KEYS[leaf]}'
+    if kind == 'blocks' and _BLOCK_KEYS.fullmatch(leaf):
+        leaf = leaf.replace('mlp.', 'channel_mixer.ffn.').replace('layer_scale_', 'layer_scale')
+        return f'stages.{stage}.{parts[2]}.{leaf}'
     raise ValueError(f'{key}: no such weight in a SCHEMEformer; of the token mixers pooling and '
                      'attention are known, of the channel mixers the block-diagonal FFN with and '
                      'without CCA')
@@ -158,7 +161,7 @@ def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
 
 def _settings(state: Dict[str, Tensor], norm: Optional[str], cca: bool, keep_cca: bool
               ) -> Dict[str, Any]:
-    """The config of the backbone, read off the shapes."""
+    """Read the config of the backbone off the shapes."""
     dims = tuple(len(state[f'downsamples.{i}.weight']) for i in range(4))
     blocks = [{int(k.split('.')[2]) for k in state if k.startswith(f'stages.{i}.')}
               for i in range(4)]
@@ -186,21 +189,18 @@ def _settings(state: Dict[str, Tensor], norm: Optional[str], cca: bool, keep_cca
 
 
 def _check(state: Dict[str, Tensor], settings: Dict[str, Any]) -> None:
-    """Every weight has its place in the backbone, and every place its weight."""
+    """Check that every weight has its place in the backbone, and every place its weight."""
     with torch.device('meta'):
         backbone = SCHEMEformer(**{k: v for k, v in settings.items() if k != 'type'})
-    wanted = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items() if not k.startswith('head.')}
-    differ: List[str] = [
-        f'{k} {found.get(k, "missing")}, expected {wanted.get(k, "nothing")}'
-        for k in sorted(set(wanted) | set(found)) if wanted.get(k) != found.get(k)]
-    if differ:
-        raise ValueError(f'{len(differ)} weights do not fit a SCHEMEformer like the first block; '
-                         f'the first: {differ[0]}')
+    problems = compare_state_dicts(backbone.state_dict(), {
+        k: v for k, v in state.items() if not k.startswith('head.')}).problems(most=1)
+    if problems:
+        raise ValueError('the weights do not fit a SCHEMEformer like the first block: '
+                         + '; '.join(problems))
 
 
 def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Converts a SCHEMEformer to the names of timm's ``MetaFormer``, flat and plain.
+    """Convert a SCHEMEformer to the names of timm's ``MetaFormer``, flat and plain.
 
     Alpha is folded into the second layer, so the FFN alone is what evaluation computes.
     ``mlp.fc1`` and ``mlp.fc2`` are the weights of grouped 1x1 convolutions ``(out, in /
@@ -227,39 +227,25 @@ def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
                          f'found {sorted(weights)[:3]}')
     state = {}
     for key, value in weights.items():
-        parts = key.split('.')
-        if parts[0] == 'downsamples':
-            name = 'stem' if parts[1] == '0' else f'stages.{parts[1]}.downsample'
-            state[f'{name}.conv.{parts[2]}'] = value
-        elif parts[0] == 'norm3':
-            state[f'head.norm.{parts[1]}'] = value
-        elif key in ('pos_embed', 'head.fc.weight', 'head.fc.bias') or re.match(r'norm[0-2]\.',
-                                                                                key):
-            state[key] = value
-        elif parts[0] == 'stages':
-            block, leaf = '.'.join(parts[:3]), '.'.join(parts[3:])
-            new = f'stages.{parts[1]}.blocks.{parts[2]}'
-            if leaf.startswith('layer_scale'):
-                state[f'{new}.{leaf}.scale'] = value
-            elif leaf.startswith(('norm', 'token_mixer.')):
-                state[f'{new}.{leaf}'] = value
-            elif leaf.startswith('channel_mixer.ffn.'):
-                state[f'{new}.mlp.{leaf.removeprefix("channel_mixer.ffn.")}'] = _as_timm(
-                    value, leaf, block, weights)
-            elif leaf not in ('channel_mixer.alpha_logit', 'channel_mixer.cca_factor'):
-                raise ValueError(f'{key}: not a weight of a SCHEMEformer')
-        else:
+        if key.endswith(('.channel_mixer.alpha_logit', '.channel_mixer.cca_factor')):
+            continue
+        names = (re.sub(f'^{ours}', theirs, key) for ours, theirs in _TIMM_NAMES
+                 if re.match(ours, key))
+        name = next(names, None)
+        if name is None:
             raise ValueError(f'{key}: not a weight of a SCHEMEformer')
+        state[name] = _as_timm(key, value, weights) if '.channel_mixer.ffn.' in key else value
     return state
 
 
-def _as_timm(value: Tensor, leaf: str, block: str, weights: Dict[str, Tensor]) -> Tensor:
-    """A weight or bias of an FFN, with alpha in the second layer."""
+def _as_timm(key: str, value: Tensor, weights: Dict[str, Tensor]) -> Tensor:
+    """Return a weight or bias of an FFN, with alpha in the second layer."""
+    block = key.partition('.channel_mixer.')[0]
     logit = weights.get(f'{block}.channel_mixer.alpha_logit')
-    if '.fc2.' in leaf and logit is not None:
+    if '.fc2.' in key and logit is not None:
         value = value * (1 - weights[f'{block}.channel_mixer.cca_factor']
                          * torch.sigmoid(-logit))
-    if not leaf.endswith(('fc1.weight', 'fc2.weight')):
+    if not key.endswith(('fc1.weight', 'fc2.weight')):
         return value
     fc1 = weights[f'{block}.channel_mixer.ffn.fc1.weight']
     fc2 = weights[f'{block}.channel_mixer.ffn.fc2.weight']

@@ -1,7 +1,8 @@
-"""Data sets that name the file when a sample cannot be used, and may go on without it."""
+"""Data sets that name the file when a sample cannot be used, and may continue without it."""
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
@@ -12,13 +13,13 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmscheme.registry import DATASETS
 from mmscheme.utils.check_args import check_choice, check_count
 from mmscheme.utils.image_files import lost_part
-from mmscheme.utils.run_errors import BadDataError
+from mmscheme.utils.user_errors import BadDataError, is_deliberate
 
 __all__ = ['POLICIES', 'Guard', 'GuardedDataset', 'describe_bad_data']
 
 POLICIES = ('stop', 'skip')
 
-# What data sets call the files of a sample.
+# Keys under which data sets keep the files of a sample.
 _PATHS = ('img_path', 'seg_map_path')
 
 
@@ -32,7 +33,7 @@ class Guard(Compose):
         limit: Different files after which it stops anyway.
         log: File to which each skipped sample is added, a line of JSON. All processes of a run
             share it.
-        training: Whether image and label map must have one size in the end.
+        training: Check that image and label map have one size in the end.
     """
 
     def __init__(self, pipeline: Compose, policy: str = 'stop', limit: int = 100,
@@ -43,13 +44,7 @@ class Guard(Compose):
         self._told: Set[str] = set()
 
     def __call__(self, data: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Transforms a sample.
-
-        Args:
-            data: What the data set knows of it.
-
-        Returns:
-            The sample; None where it cannot be used.
+        """Transform a sample; return None for one that cannot be used.
 
         Raises:
             BadDataError: It cannot be used and the policy is to stop, or too many cannot.
@@ -78,9 +73,11 @@ class Guard(Compose):
             reason = f'{type(error).__name__}: {reason}'
         others = [p for k, p in paths.items() if k != 'img_path' and p not in reason]
         line = f'bad data: {name} ({", ".join([reason[:400], *others])})'
+        # A damaged file needs no traceback, an error in the code of a transform does.
+        cause = None if is_deliberate(error) else error
         if self.policy == 'stop':
             hint = "; on_bad_data='skip' goes on without it" if self.training else ''
-            raise BadDataError(line + hint) from error
+            raise BadDataError(line + hint) from cause
         if name not in self._told:
             self._told.add(name)
             print_log(f'{line}; another sample takes its place', logger='current', level=30)
@@ -89,7 +86,7 @@ class Guard(Compose):
         bad = _count(self._entries()) if self.log is not None else dict.fromkeys(self._told, 1)
         if len(bad) > self.limit:
             raise BadDataError(f'{len(bad)} files are bad data, max_bad_data={self.limit}: '
-                               f'{", ".join(list(bad)[:3])}, ...; the last: {line}') from error
+                               f'{", ".join(list(bad)[:3])}, ...; the last: {line}') from cause
 
     def _note(self, name: str, reason: str) -> None:
         path = Path(str(self.log))
@@ -105,16 +102,16 @@ class Guard(Compose):
 def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
                    bad_data_log: Optional[str] = None, training: bool = True, **kwargs: Any
                    ) -> Any:
-    """A data set of any type whose pipeline is guarded.
+    """Build a data set of any type whose pipeline is guarded.
 
-    Samples, their order and all random numbers stay as they are where no data are bad.
+    Without bad data, samples, their order and all random numbers stay as they are.
 
     Args:
         of: Type of the data set.
         on_bad_data: ``'stop'``, or ``'skip'`` to take another sample at random and count.
         max_bad_data: Different files after which a run stops anyway.
         bad_data_log: File to which skipped samples are added.
-        training: Whether it is trained on; data that are measured are never skipped.
+        training: The data are trained on; data that are measured are never skipped.
         **kwargs: Arguments of the data set.
 
     Returns:
@@ -142,7 +139,7 @@ DATASETS.register_module(module=GuardedDataset)
 
 
 def _compare_sizes(sample: Any) -> None:
-    """The frameworks see in a batch, or never, that image and label map differ."""
+    """Check that image and label map have one size, which the frameworks find late or never."""
     if not isinstance(sample, dict):
         return
     image = getattr(sample.get('inputs'), 'shape', None)
@@ -166,22 +163,11 @@ def _read(path: str, since: float) -> Iterator[Dict[str, Any]]:
 
 
 def _count(entries: List[Dict[str, Any]]) -> Dict[str, int]:
-    counts: Dict[str, int] = {}
-    for entry in entries:
-        counts[entry['file']] = counts.get(entry['file'], 0) + 1
-    return counts
+    return Counter(entry['file'] for entry in entries)
 
 
 def describe_bad_data(path: str, since: float = 0.) -> List[str]:
-    """What was skipped, a line for each file after a first one.
-
-    Args:
-        path: The log of skipped samples.
-        since: Time in seconds from which entries count.
-
-    Returns:
-        The lines; none where nothing was skipped.
-    """
+    """Describe the samples skipped since a time: a headline, then a line for each file."""
     entries = list(_read(path, since))
     reasons = {e['file']: e.get('reason', '') for e in entries}
     lines = [f'{name}: {n} times ({reasons[name]})' for name, n in _count(entries).items()]

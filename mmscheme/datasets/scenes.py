@@ -7,7 +7,6 @@ field and a boat on the water. The same scenes are written in the layouts of ADE
 and of COCO.
 """
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -16,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from mmscheme.utils.output_files import replacing
 
 __all__ = ['CLASSES', 'PALETTE', 'THINGS', 'Scene', 'draw_scene', 'write_scenes']
 
@@ -64,7 +65,7 @@ class Scene(NamedTuple):
 
 
 def _smooth_noise(rng: Generator, height: int, width: int, cells: int) -> Array:
-    """Noise in [-1, 1] that changes over about ``size / cells`` pixels."""
+    """Draw noise in [-1, 1] that changes over about ``size / cells`` pixels."""
     coarse = rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -86,7 +87,7 @@ class _Canvas:
         self.y, self.x = np.mgrid[:height, :width].astype(np.float32)
 
     def paint(self, mask: Array, colour: Array, label: int, thing: bool) -> None:
-        """Lays ``colour``, ``(H, W, 3)`` or ``(3,)``, over the mask."""
+        """Lay ``colour``, ``(H, W, 3)`` or ``(3,)``, over the mask."""
         self.image[mask] = np.broadcast_to(colour, self.image.shape)[mask]
         self.labels[mask] = label
         if thing:
@@ -103,7 +104,7 @@ class _Canvas:
 
 
 def _paint_ground(canvas: _Canvas) -> Tuple[float, Array]:
-    """Sky, field and water; returns the horizon's row and the mask of the water."""
+    """Paint sky, field and water; return the horizon's row and the mask of the water."""
     rng, height, width = canvas.rng, canvas.height, canvas.width
     horizon = rng.uniform(0.3, 0.5) * height
     # One tone for sky and water: what tells them apart is the place and the ripples.
@@ -157,7 +158,7 @@ def _paint_tree(canvas: _Canvas, cx: float, base: float, size: float) -> None:
 
 
 def _paint_round(canvas: _Canvas, name: str, cx: float, base: float, size: float) -> None:
-    """A rock (speckled) or a ball (striped): same outline, same two colours."""
+    """Paint a rock (speckled) or a ball (striped): same outline, same two colours."""
     rng = canvas.rng
     radius = size * rng.uniform(0.35, 0.5)
     mask = canvas.ellipse(cx, base - radius, radius * rng.uniform(0.95, 1.2), radius)
@@ -173,7 +174,7 @@ def _paint_round(canvas: _Canvas, name: str, cx: float, base: float, size: float
 
 
 def _paint_vehicle(canvas: _Canvas, name: str, cx: float, base: float, size: float) -> None:
-    """A body with a cabin; only what it stands on makes it a car or a boat."""
+    """Paint a body with a cabin; only what it stands on makes it a car or a boat."""
     rng = canvas.rng
     half = size * rng.uniform(0.55, 0.75)
     body = canvas.polygon([(cx - half, base - 0.4 * size), (cx + half, base - 0.4 * size),
@@ -188,22 +189,14 @@ def _paint_vehicle(canvas: _Canvas, name: str, cx: float, base: float, size: flo
 
 
 def _paint_unlabelled(canvas: _Canvas, cx: float, base: float, size: float) -> None:
-    """A mast that belongs to no class."""
+    """Paint a mast that belongs to no class."""
     mask = (np.abs(canvas.x - cx) < 0.08 * size + 1) & (canvas.y <= base) & (canvas.y >
                                                                             base - 2 * size)
     canvas.paint(mask, _colour(canvas.rng, (30, 30, 30), 20), 0, False)
 
 
 def draw_scene(rng: Generator, height: int = 128, width: int = 160) -> Scene:
-    """Draws one scene.
-
-    Args:
-        rng: Source of all its randomness.
-        height, width: Size in pixels, at least 32.
-
-    Returns:
-        The scene.
-    """
+    """Draw one scene of at least 32 pixels a side; ``rng`` is the source of all its randomness."""
     if min(height, width) < 32:
         raise ValueError(f'a scene is at least 32 pixels a side, found {height}x{width}')
     canvas = _Canvas(rng, height, width)
@@ -239,7 +232,7 @@ def draw_scene(rng: Generator, height: int = 128, width: int = 160) -> Scene:
 
 
 def _segmentation(mask: Array, box: List[int]) -> Union[List[List[int]], Dict[str, Any]]:
-    """COCO's form of a mask: a polygon where that is exact, otherwise uncompressed RLE."""
+    """Return COCO's form of a mask: a polygon where that is exact, else uncompressed RLE."""
     x, y, w, h = box
     if mask.sum() == w * h:
         return [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -263,7 +256,7 @@ def _coco_entries(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, 
 
 def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80,
                  size: Tuple[int, int] = (128, 160), seed: int = 0, ids: str = 'own') -> Path:
-    """Writes a data set of scenes, complete or not at all.
+    """Write a data set of scenes, complete or not at all.
 
     The files are those of ADE20K (``images/{training,validation}``,
     ``annotations/{training,validation}``) and of COCO (``{train,val}2017``,
@@ -295,20 +288,15 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
     table = np.arange(256, dtype=np.uint8)
     if ids == 'ade20k':
         table[1:len(_TABLE) + 1] = [c.ade20k_id for c in _TABLE]
-    part = root.with_name(f'{root.name}.part{os.getpid()}')
-    try:
+    with replacing(root) as part:
         for k, (ade, short, count) in enumerate((('training', 'train', num_train),
                                                  ('validation', 'val', num_val))):
             _write_split(part, ade, short, count, size, (seed, k), table)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return root
 
 
 def _surroundings(image: Array, box: List[int]) -> Array:
-    """A square around a box, twice its longer side where the image is large enough."""
+    """Cut out a square around a box, twice its longer side where the image is large enough."""
     x, y, w, h = box
     side = max(w, h)
     left, top = max(0, x + w // 2 - side), max(0, y + h // 2 - side)
@@ -329,7 +317,7 @@ def _write_split(root: Path, ade: str, short: str, count: int, size: Tuple[int, 
         name = f'scene_{i:05d}'
         _write_image(images / f'{name}.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         _write_image(masks / f'{name}.png', table[scene.labels])
-        _link_or_copy(images / f'{name}.jpg', coco_images / f'{name}.jpg')
+        shutil.copyfile(images / f'{name}.jpg', coco_images / f'{name}.jpg')
         records.append(dict(id=i + 1, file_name=f'{name}.jpg', height=size[0], width=size[1]))
         entries = _coco_entries(scene, i + 1, len(annotations) + 1)
         annotations += entries
@@ -348,10 +336,3 @@ def _write_split(root: Path, ade: str, short: str, count: int, size: Tuple[int, 
 def _write_image(path: Path, image: Array, params: Optional[List[int]] = None) -> None:
     if not cv2.imwrite(str(path), image, params or []):
         raise OSError(f'could not write {path}')
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)

@@ -6,11 +6,10 @@ FFN, the affine part of a group norm into the first; layer scale into the projec
 attention, or into the norm before a pooling; batch norm into the convolution before it.
 Outputs stay what they are in evaluation mode, up to the rounding of float32.
 """
-import argparse
 import inspect
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, Optional, Tuple, Union
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -20,25 +19,22 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
-from mmscheme.apis.config import load_config
 from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
-from mmscheme.utils.checkpoint_io import make_plain
-from mmscheme.utils.cli import add_config_arguments
-from mmscheme.utils.config_query import scope_of
-from mmscheme.utils.output_files import check_not_read
-from mmscheme.utils.user_errors import user_errors
+from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
+from mmscheme.utils.config_query import find_class, scope_of, step_name, walk
+from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
-__all__ = ['deploy_config', 'fold', 'largest_difference', 'main', 'write_deployed']
+__all__ = ['deploy_config', 'fold', 'largest_difference', 'write_deployed']
 
 TOLERANCE = 1e-5
 
 
 def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
-    """Turns a trained model into its deployment form.
+    """Turn a trained model into its deployment form.
 
     SCHEME mixers are found in any model, layer scale in the blocks of SCHEMEformer and in
     the FFNs of this package.
@@ -77,7 +73,7 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def _scale_rows(layer: Union[BlockDiagonalLinear, nn.Linear], scale: Tensor) -> None:
-    """Multiplies the outputs of a layer, in float64 for one rounding instead of two."""
+    """Multiply the outputs of a layer, in float64 for one rounding instead of two."""
     layer.weight.copy_(layer.weight.double() * scale.double()[:, None])
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.double() * scale.double())
@@ -132,7 +128,7 @@ def _fold_ffn(ffn: Union[SCHEMEFFN, BlockDiagonalFFN]) -> None:
 
 
 def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
-    """The config whose model has the deployment form of another's.
+    """Return the config whose model has the deployment form of another's.
 
     Args:
         cfg: Not changed.
@@ -148,47 +144,26 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
         model.auxiliary_head = None
-    for node in _dicts(model):
-        arguments = _arguments(node.get('type'))
+    for _, node in walk(model):
+        cls = find_class(MODELS, node.get('type')) if 'type' in node else None
+        arguments = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
         if 'deploy' in arguments:
             node.update(deploy=True)
         elif 'cca' in arguments:
             node.update(cca=False)
-        if node.get('layer_scale_init_value') and node['type'] in (
-                f'mmscheme.{c.__name__}' for c in (SCHEMEFFN, BlockDiagonalFFN)):
+        if cls in (SCHEMEFFN, BlockDiagonalFFN) and node.get('layer_scale_init_value'):
             node.update(layer_scale_init_value=0.)
         if 'type' in node:
             node.pop('init_cfg', None)
         norm = node.get('norm_cfg')
-        if fuse_norms and norm and norm.get('type') in ('BN', 'SyncBN', 'BN2d', 'MMSyncBN'):
+        if fuse_norms and norm and step_name(norm) in ('BN', 'SyncBN', 'BN2d', 'MMSyncBN'):
             node['norm_cfg'] = None
     return cfg
 
 
-def _dicts(node: Any) -> Iterator[Dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        for child in list(node.values()):
-            yield from _dicts(child)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)
-
-
-def _arguments(kind: Any) -> List[str]:
-    """The arguments of a registered type; none of a name that another registry has."""
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
-    return list(inspect.signature(kind).parameters) if inspect.isclass(kind) else []
-
-
 def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
                        shape: Tuple[int, int]) -> float:
-    """The largest difference of two models' raw outputs on random images.
-
-    It is relative to the largest output, where that is more than 1.
-    """
+    """Return the largest difference of two models' outputs, relative to outputs over 1."""
     batch = random_batch(cfg, shape, 1)
     with torch.no_grad():
         outputs = []
@@ -201,7 +176,7 @@ def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
 
 
 def _heads(model: nn.Module, features: Any) -> Any:
-    """What the dense heads make of the features; heads on proposals see no other layers."""
+    """Run the dense head on the features; heads on proposals see no other layers."""
     for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
@@ -219,7 +194,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
                    ) -> Tuple[Path, Path, float, Tuple[int, int]]:
-    """Writes the deployment form of a checkpoint, and the config that loads it.
+    """Write the deployment form of a checkpoint, and the config that loads it.
 
     Nothing is written unless the config builds a model that takes the weights, all of
     them, and its outputs are those of the original.
@@ -245,7 +220,7 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
     check_not_read(target, checkpoint=checkpoint)
     check_not_read(config, config=cfg.filename)
     model, meta = load_model(cfg, checkpoint)
-    problem: Optional[ValueError] = None
+    problem: Optional[Exception] = None
     for fuse_norms in (True, False):
         # A stock backbone may have no way to say that its norms are gone.
         folded, new_cfg = fold(model, fuse_norms), deploy_config(cfg, fuse_norms)
@@ -254,37 +229,17 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
             load_weights(rebuilt, folded.state_dict(), 'the deployment form')
             break
         except (ValueError, TypeError, AttributeError) as e:
-            problem = problem or ValueError(f'no config expresses the deployment form of this '
-                                            f'model; tools/deploy/export.py does without: {e}')
+            problem = problem or e
     else:
-        assert problem is not None
-        raise problem
+        raise ValueError('no config expresses the deployment form of this model; '
+                         f'tools/deploy/export.py does without: {problem}')
     difference = largest_difference(cfg, model, rebuilt, input_shape(cfg))
     if not difference <= TOLERANCE:
         raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '
                          f'expected at most {TOLERANCE}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(
+    save_checkpoint(dict(
         meta=make_plain(dict(dataset_meta=meta, mmscheme_version=__version__)),
         state_dict={k: v.clone() for k, v in folded.state_dict().items()}), target)
-    new_cfg.dump(config)
+    write_bytes(config, new_cfg.pretty_text.encode())
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, folded)]
     return target, config, difference, (sizes[0], sizes[1])
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/deploy/fold.py``."""
-    parser = argparse.ArgumentParser(
-        description='Write the deployment form of a checkpoint: CCA, alpha, layer scale, batch '
-        'norms and auxiliary heads folded in or gone, outputs the same. Config and checkpoint '
-        'that are written go wherever the originals do: test.py, predict.py, export.py.')
-    add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('target', help='checkpoint to write, *.pth; its config gets the same name')
-    args = parser.parse_args(argv)
-    with user_errors(args.debug):
-        cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        target, config, difference, (before, after) = write_deployed(
-            cfg, args.checkpoint, args.target)
-    print(f'{before:,} -> {after:,} parameters; outputs differ by {difference:.1g} of the '
-          f'largest\nconfig: {config}\ncheckpoint: {target}')

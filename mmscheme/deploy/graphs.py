@@ -4,7 +4,7 @@ Input of all: ``image``, uint8, RGB, ``(B, 3, H, W)``. Colour order and normalis
 the model are inside.
 """
 from copy import deepcopy
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +42,12 @@ class Graph(nn.Module):
             self.register_buffer('std', preprocessor.std.detach().clone().view(1, -1, 1, 1))
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """The model's own input."""
+        """Return the model's own input."""
         x = (image if self.rgb else image.flip(1)).float()
         return (x - self.mean) / self.std if self.normalise else x
 
     def example(self, shape: Tuple[int, int]) -> Tuple[Tensor, ...]:
-        """Inputs of the right kind, to trace with."""
+        """Return inputs of the right kind, to trace with."""
         return (torch.zeros(1, 3, *shape, dtype=torch.uint8), )
 
 
@@ -198,14 +198,9 @@ class MatrixPool(nn.Module):
         return self.rows @ x @ self.columns.transpose(0, 1)
 
 
-class _Pool(NamedTuple):
-    name: str
-    module: nn.AdaptiveAvgPool2d
-
-
 def replace_adaptive_pooling(model: nn.Module, graph: nn.Module, example: Tuple[Tensor, ...]
                              ) -> List[str]:
-    """Exchanges the adaptive poolings of a model for :class:`MatrixPool`.
+    """Exchange the adaptive poolings of a model for :class:`MatrixPool`.
 
     Global pooling, to one bin, stays as it is: it works at any size.
 
@@ -217,25 +212,27 @@ def replace_adaptive_pooling(model: nn.Module, graph: nn.Module, example: Tuple[
     Returns:
         The names of the modules that were exchanged.
     """
-    pools = [_Pool(n, m) for n, m in model.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)
-             and m.output_size not in (1, (1, 1))]
+    pools = {n: m for n, m in model.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)
+             and m.output_size not in (1, (1, 1))}
     shapes: Dict[nn.Module, Tuple[int, int]] = {}
-    handles = [p.module.register_forward_pre_hook(
-        lambda m, args: shapes.update({m: tuple(args[0].shape[2:])})) for p in pools]
+    handles = [pool.register_forward_pre_hook(
+        lambda m, args: shapes.update({m: tuple(args[0].shape[2:])})) for pool in pools.values()]
     with torch.no_grad():
         graph(*example)
     for handle in handles:
         handle.remove()
-    for name, module in pools:
-        if module not in shapes:
-            continue
-        size = shapes[module]
-        wanted = module.output_size
+    used = [name for name, pool in pools.items() if pool in shapes]
+    for name in used:
+        size, wanted = shapes[pools[name]], pools[name].output_size
         pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
         bins = (pair[0] or size[0], pair[1] or size[1])  # None keeps the size
-        parent, _, child = name.rpartition('.')
-        setattr(model.get_submodule(parent), child, MatrixPool(size, bins))
-    return [p.name for p in pools if p.module in shapes]
+        _exchange(model, name, MatrixPool(size, bins))
+    return used
+
+
+def _exchange(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition('.')
+    setattr(model.get_submodule(parent), child, module)
 
 
 class _WholeUpsample(nn.Module):
@@ -254,20 +251,18 @@ class _WholeUpsample(nn.Module):
 
 
 def _replace_upsampling(model: nn.Module) -> None:
-    """Exchanges mmseg's upsampling by whole numbers."""
+    """Exchange mmseg's upsampling by whole numbers."""
     from mmseg.models.utils import Upsample
     for name, module in list(model.named_modules()):
         factor = getattr(module, 'scale_factor', None)
         if isinstance(module, Upsample) and not module.size and isinstance(
                 factor, float) and factor.is_integer():
-            parent, _, child = name.rpartition('.')
-            setattr(model.get_submodule(parent), child,
-                    _WholeUpsample(int(factor), module.mode, module.align_corners))
+            _exchange(model, name, _WholeUpsample(int(factor), module.mode, module.align_corners))
 
 
 def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
                 ) -> Tuple[Graph, Optional[str]]:
-    """The module to export for a model.
+    """Build the module to export for a model.
 
     Args:
         model: In evaluation mode; copied.

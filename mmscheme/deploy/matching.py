@@ -1,4 +1,4 @@
-"""Comparing two lists of detections of one image."""
+"""Compare two lists of detections of one image."""
 from typing import Any, Dict, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ _CLOSE = 1e-4
 
 
 class Match(NamedTuple):
-    """How two lists of boxes compare.
+    """A comparison of two lists of boxes.
 
     Attributes:
         number: Pairs of boxes with one label.
@@ -25,13 +25,13 @@ class Match(NamedTuple):
     alone: int
 
     def text(self) -> str:
-        """For people."""
+        """Return the comparison as a sentence."""
         return (f'{self.number} boxes differ by {self.difference:.2g} pixels, their scores by '
                 f'{self.scores:.2g}' + (f'; {self.alone} have no partner' if self.alone else ''))
 
 
 def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 1.) -> Match:
-    """Pairs the boxes of an exported detector with mmdet's.
+    """Pair the boxes of an exported detector with mmdet's.
 
     Args:
         found: ``boxes``, ``scores``, ``labels`` with label -1 for no object.

@@ -1,34 +1,25 @@
-"""Pictures from an exported model: everything it needs to know is in its file."""
-import argparse
-import warnings
+"""Predictions of an exported model: its file holds all that is needed."""
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
-from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
-
-from mmscheme.apis.inference import draw_prediction, make_visualizer
-from mmscheme.utils.cli import add_drawing_arguments
-from mmscheme.utils.image_jobs import Job, find_jobs, read_image, report, run_jobs
-from mmscheme.utils.user_errors import user_errors
 
 from .runtime import load_exported, to_inputs
 
-__all__ = ['ExportedPredictor', 'main']
+__all__ = ['ExportedPredictor']
 
 _DIVISOR = 32
 
 
 class ExportedPredictor:
-    """Predicts with a file of ``tools/deploy/export.py``, as the checkpoint would.
+    """A model from ``tools/deploy/export.py`` that predicts as its checkpoint would.
 
     Args:
         path: The file.
@@ -49,7 +40,7 @@ class ExportedPredictor:
 
     def __call__(self, image_path: Union[str, Path], score_threshold: Optional[float] = None
                  ) -> Any:
-        """Predicts for one image file.
+        """Predict for one image file.
 
         Args:
             image_path: The file.
@@ -76,7 +67,7 @@ class ExportedPredictor:
         return fill(sample, found, size)
 
     def _fit(self, image: NDArray[Any]) -> Tuple[NDArray[Any], Tuple[int, int]]:
-        """An image of the size of the graph: shrunk where it is too large, and padded."""
+        """Shrink an image that is too large for the graph, and pad it to the graph's size."""
         height, width = image.shape[:2]
         if self.meta['dynamic']:
             rows, columns = (-(-side // _DIVISOR) * _DIVISOR for side in (height, width))
@@ -117,7 +108,7 @@ class ExportedPredictor:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Lists of numbers as tuples, which transforms insist on and JSON has not."""
+    """Turn lists of numbers into tuples, which transforms insist on and JSON has not."""
     if isinstance(value, dict):
         return {k: _with_tuples(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -128,31 +119,3 @@ def _with_tuples(value: Any) -> Any:
 
 def _batched(image: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None])
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/deploy/predict.py``."""
-    parser = argparse.ArgumentParser(
-        description='Draw what an exported model finds into images.')
-    parser.add_argument('model', help='file of tools/deploy/export.py')
-    parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
-    add_drawing_arguments(parser)
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args(argv)
-    warnings.filterwarnings('ignore', category=UserWarning)
-    with user_errors(args.debug):
-        jobs = find_jobs(args.inputs, args.out)
-        for job in jobs:
-            if job.video:
-                raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
-        predictor = ExportedPredictor(args.model)
-        visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
-
-        def label(job: Job, _: ProgressBar) -> None:
-            image = read_image(job.source)
-            picture = draw_prediction(visualizer, image, predictor(job.source), predictor.scope,
-                                      args.score_thr, args.opacity)
-            mmcv.imwrite(picture, str(job.target))
-
-        problems = run_jobs(label, jobs, args.debug)
-    report(jobs, problems, args.out)

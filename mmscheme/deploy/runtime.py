@@ -1,17 +1,23 @@
-"""Running exported models, of every format alike."""
+"""Run exported models, of every format alike."""
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
+import torch
+import torchvision  # noqa: F401 - its operators are in the graphs of detectors
 from numpy.typing import NDArray
 
-__all__ = ['FORMATS', 'KEY', 'Exported', 'load_exported']
+__all__ = ['FORMATS', 'KEY', 'Exported', 'load_exported', 'to_inputs']
 
 #: The format by the suffix of the file.
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch_export', '.pt': 'torchscript'}
 #: Under which the files keep their description.
 KEY = 'mmscheme'
+
+_Arrays = Dict[str, NDArray[Any]]
+# A model from its inputs to its outputs in order, and its description.
+_Opened = Tuple[Callable[[_Arrays], Sequence[NDArray[Any]]], Union[str, bytes, None]]
 
 
 class Exported(NamedTuple):
@@ -19,15 +25,15 @@ class Exported(NamedTuple):
 
     Attributes:
         run: From inputs by name to outputs by name.
-        meta: What the file says about itself: ``task``, ``shape``, ``classes``, ``pipeline``
+        meta: The description in the file: ``task``, ``shape``, ``classes``, ``pipeline``
             and more, see :func:`mmscheme.deploy.export.describe`.
     """
-    run: Callable[[Dict[str, NDArray[Any]]], Dict[str, NDArray[Any]]]
+    run: Callable[[_Arrays], _Arrays]
     meta: Dict[str, Any]
 
 
 def load_exported(path: Union[str, Path]) -> Exported:
-    """Opens a file of ``tools/deploy/export.py``, to run on the CPU.
+    """Open a file of ``tools/deploy/export.py``, to run on the CPU.
 
     Args:
         path: ``*.onnx`` (needs onnxruntime), ``*.pt2`` (torch.export) or ``*.pt``
@@ -46,28 +52,23 @@ def load_exported(path: Union[str, Path]) -> Exported:
         raise ValueError(f'expected a file {", ".join("*" + s for s in FORMATS)}, found {path}')
     if not path.is_file():
         raise FileNotFoundError(f'exported model not found: {path}')
-    readers = dict(onnx=_onnx, torch_export=_torch_export, torchscript=_torchscript)
+    openers = dict(onnx=_open_onnx, torch_export=_open_torch_export, torchscript=_open_torchscript)
     try:
-        return readers[FORMATS[path.suffix]](path)
-    except (ImportError, _Foreign):
+        call, text = openers[FORMATS[path.suffix]](path)
+    except ImportError:
         raise
     except Exception as e:  # whatever a damaged file makes a reader raise
         raise ValueError(f'not a readable model: {path} ({" ".join(str(e).split())[:160]})'
                          ) from None
-
-
-class _Foreign(ValueError):
-    pass
-
-
-def _meta(path: Path, text: Union[str, bytes, None]) -> Dict[str, Any]:
     if not text:
-        raise _Foreign(f'{path}: no entry {KEY!r} in it; expected a file written by '
-                       'tools/deploy/export.py')
-    return json.loads(text)
+        raise ValueError(f'{path}: no entry {KEY!r} in it; expected a file written by '
+                         'tools/deploy/export.py')
+    meta = json.loads(text)
+    return Exported(lambda inputs: dict(zip(meta['outputs'], call(
+        {k: inputs[k] for k in meta['inputs']}))), meta)
 
 
-def _onnx(path: Path) -> Exported:
+def _open_onnx(path: Path) -> _Opened:
     try:
         import onnxruntime
     except ImportError:
@@ -76,48 +77,36 @@ def _onnx(path: Path) -> Exported:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options,
                                            providers=['CPUExecutionProvider'])
-    meta = _meta(path, session.get_modelmeta().custom_metadata_map.get(KEY))
-    names = [output.name for output in session.get_outputs()]
-    wanted = {i.name for i in session.get_inputs()}
-
-    def run(inputs: Dict[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
-        return dict(zip(names, session.run(names, {k: v for k, v in inputs.items()
-                                                   if k in wanted})))
-
-    return Exported(run, meta)
+    # The exporter leaves out inputs on which nothing depends.
+    names = [i.name for i in session.get_inputs()]
+    return (lambda inputs: session.run(None, {k: inputs[k] for k in names}),
+            session.get_modelmeta().custom_metadata_map.get(KEY))
 
 
-def _torch(call: Callable[..., Any], meta: Dict[str, Any]) -> Exported:
-    import torch
-
-    def run(inputs: Dict[str, NDArray[Any]]) -> Dict[str, NDArray[Any]]:
-        with torch.no_grad():
-            values: Any = call(*(torch.from_numpy(np.asarray(inputs[k])) for k in meta['inputs']))
-        values = values if isinstance(values, (tuple, list)) else [values]
-        return dict(zip(meta['outputs'], [v.numpy() for v in values]))
-
-    return Exported(run, meta)
-
-
-def _torch_export(path: Path) -> Exported:
-    import torch
-    import torchvision  # noqa: F401 - its operators are in the graphs of detectors
+def _open_torch_export(path: Path) -> _Opened:
     extra: Dict[str, Any] = {KEY: ''}
     program = torch.export.load(str(path), extra_files=extra)
-    return _torch(program.module(), _meta(path, extra[KEY]))
+    return _call(program.module()), extra[KEY]
 
 
-def _torchscript(path: Path) -> Exported:
-    import torch
-    import torchvision  # noqa: F401 - its operators are in the graphs of detectors
+def _open_torchscript(path: Path) -> _Opened:
     extra: Dict[str, Any] = {KEY: ''}
     module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
-    return _torch(module, _meta(path, extra[KEY]))
+    return _call(module), extra[KEY]
+
+
+def _call(module: Callable[..., Any]) -> Callable[[_Arrays], List[NDArray[Any]]]:
+    def call(inputs: _Arrays) -> List[NDArray[Any]]:
+        with torch.no_grad():
+            values = module(*(torch.from_numpy(np.asarray(v)) for v in inputs.values()))
+        return [v.numpy() for v in (values if isinstance(values, (tuple, list)) else [values])]
+
+    return call
 
 
 def to_inputs(image: NDArray[Any], meta: Dict[str, Any], size: List[int],
               score_threshold: float = 0.05) -> Dict[str, NDArray[Any]]:
-    """The inputs of a graph for one image.
+    """Return the inputs of a graph for one image.
 
     Args:
         image: ``(1, 3, H, W)`` uint8, RGB, of the graph's size.

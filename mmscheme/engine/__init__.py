@@ -1,1 +1,1 @@
-"""What runs around the model: hooks for mmengine's Runner."""
+"""Hooks and training loops for mmengine's Runner."""

@@ -1,5 +1,6 @@
 """Linear layers and FFNs whose weight matrices are block diagonal."""
 import math
+from functools import partial
 from numbers import Integral
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
@@ -7,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmscheme.ops import IMPLEMENTATIONS, block_diagonal_mlp, choose_implementation, exporting
+from mmscheme.ops import IMPLEMENTATIONS, block_diagonal_mlp, choose_mlp, exporting
 from mmscheme.utils.check_args import check_choice, check_count, check_flags, check_number
 
 from .activations import apply_activation, fused_name
+from .fusable import is_plain
 
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
@@ -139,12 +141,6 @@ class BlockDiagonalLinear(nn.Module):
                 f'groups={self.groups}, bias={self.bias is not None}')
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to see what goes through a module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-                or module._backward_pre_hooks)
-
-
 class BlockDiagonalMLP(nn.Module):
     """The channel mixer of SCHEME: two block-diagonal layers, activation between.
 
@@ -158,14 +154,13 @@ class BlockDiagonalMLP(nn.Module):
         act_layer: Makes the activation.
         drop: Dropout after the activation and after the second layer.
         init_std, match_variance: See :class:`BlockDiagonalLinear`.
-        implementation: ``'plain'``: one layer after the other. ``'native'``: C++ on the
-            CPU. ``'chunked'``: torch's operators on a chunk of tokens at a time.
-            ``'triton'``: one kernel on a GPU. The latter three keep nothing of the hidden
-            width for the backward pass, which computes it again and has no derivative
-            itself; they need as many blocks in both layers, GELU, SiLU, ReLU or
-            :class:`StarReLU`, and no dropout, and are plain otherwise. ``'auto'``:
-            Triton on a GPU; for float32 on the CPU native, or chunked where there is
-            no compiler or autocast.
+        implementation: ``'plain'``: one layer after the other. ``'batched'``: batched matrix
+            products. ``'native'``: C++ on the CPU. ``'chunked'``: torch's operators on a chunk
+            of tokens at a time. ``'triton'``: one kernel on a GPU. The latter three keep nothing
+            of the hidden width for the backward pass, which computes it again and has no
+            derivative itself. All but the first need as many blocks in both layers, GELU, SiLU,
+            ReLU or :class:`StarReLU`, and no dropout, and are plain otherwise. ``'auto'``: see
+            :mod:`mmscheme.ops.dispatch`.
 
     Raises:
         TypeError, ValueError: An argument that cannot be built, named in the message.
@@ -189,34 +184,43 @@ class BlockDiagonalMLP(nn.Module):
         for name, channels in (('embed_dims', embed_dims), ('hidden_dims', hidden_dims)):
             for g in (g1, g2):
                 _check_divides(name, channels, g)
-        start = dict(init_std=init_std, match_variance=match_variance)
+        start: Dict[str, Any] = dict(init_std=init_std, match_variance=match_variance)
         self.fc1 = BlockDiagonalLinear(embed_dims, hidden_dims, g1, **start)
         self.act = act_layer()
         self.drop1 = nn.Dropout(drop)
         self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, **start)
         self.drop2 = nn.Dropout(drop)
 
-    def _needs_its_parts(self) -> bool:
-        """Whether a part acts, or was replaced or hooked to see what goes through it."""
-        drops, layers = (self.drop1, self.drop2), (self.fc1, self.fc2)
-        return (any(type(drop) is not nn.Dropout or drop.training and drop.p > 0
+    def _is_fusable(self) -> bool:
+        """Return True if nothing but the two layers and the activation acts on the input."""
+        drops = (self.drop1, self.drop2)
+        return (all(is_plain(drop, nn.Dropout) and not (drop.training and drop.p > 0)
                     for drop in drops)
-                or any(type(fc) is not BlockDiagonalLinear for fc in layers)
-                or any(map(is_hooked, (*layers, *drops, self.act))))
+                and all(is_plain(fc, BlockDiagonalLinear) for fc in (self.fc1, self.fc2))
+                and is_plain(self.act, type(self.act)))
 
     def choose(self, x: Tensor) -> str:
-        """The implementation for an input, see :func:`mmscheme.ops.choose_implementation`."""
-        return 'plain' if self._needs_its_parts() else choose_implementation(
-            x, (self.fc1.groups, self.fc2.groups), fused_name(self.act), self.implementation)
+        """Return the implementation for an input; see :mod:`mmscheme.ops.dispatch`."""
+        if not self._is_fusable():
+            return 'plain'
+        parts = self.arguments()
+        return choose_mlp(x, parts, self.fc2.groups, self.implementation, lambda: {
+            'plain': self._layer_by_layer,
+            **{name: partial(block_diagonal_mlp, **parts, implementation=name)
+               for name in ('batched', 'triton')}})
 
     def arguments(self) -> Dict[str, Any]:
-        """What the fused operators want beside the input."""
+        """Return what the fused operators want beside the input."""
         return dict(w1=self.fc1.weight, b1=self.fc1.bias, w2=self.fc2.weight, b2=self.fc2.bias,
                     groups=self.fc1.groups, act=fused_name(self.act),
                     scale=getattr(self.act, 'scale', None), shift=getattr(self.act, 'bias', None))
 
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
+        hidden = self.drop1(apply_activation(self.act, self.fc1(x)))
+        return self.drop2(self.fc2(hidden))
+
     def forward(self, x: Tensor, gain: Union[Tensor, None] = None) -> Tensor:
-        """Mixes the channels of each position.
+        """Mix the channels of each position: ``fc2(act(fc1(x)))``.
 
         Args:
             x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)`` / ``(N, C)``.
@@ -227,11 +231,7 @@ class BlockDiagonalMLP(nn.Module):
         """
         self.fc1.check(x)
         chosen = self.choose(x)
-        if chosen == 'plain':
-            y = self.drop2(self.fc2(self.drop1(apply_activation(self.act, self.fc1(x)))))
-            return y if gain is None else gain * y
-        # The operator multiplies in passing, but has no gradient for it.
-        after = gain if torch.is_grad_enabled() else None
-        y = block_diagonal_mlp(x, **self.arguments(), implementation=chosen,
-                               gain=gain if after is None else None)
-        return y if after is None else after * y
+        if chosen != 'plain':
+            return block_diagonal_mlp(x, **self.arguments(), implementation=chosen, gain=gain)
+        y = self._layer_by_layer(x)
+        return y if gain is None else gain * y

@@ -5,7 +5,7 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-from mmscheme.ops import IMPLEMENTATIONS, channel_covariance, exporting
+from mmscheme.ops import IMPLEMENTATIONS, channel_covariance, is_fused_cca
 from mmscheme.utils.check_args import check_choice, check_count, check_number
 
 __all__ = ['ChannelCovarianceAttention', 'channel_covariance_attention']
@@ -35,7 +35,7 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
     Returns:
         ``(B, C, N)``.
     """
-    if implementation != 'plain' and not num_extra_tokens and not exporting() and x.numel():
+    if is_fused_cca(x, implementation, num_extra_tokens):
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau,

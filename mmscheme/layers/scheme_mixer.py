@@ -5,11 +5,12 @@ from typing import Callable, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from mmscheme.ops import scheme_mixer
+from mmscheme.ops import is_fused_cca, scheme_mixer
 from mmscheme.utils.check_args import check_flags, check_number
 
-from .block_diagonal import BlockDiagonalMLP, is_hooked
+from .block_diagonal import BlockDiagonalMLP
 from .cca import ChannelCovarianceAttention
+from .fusable import is_plain
 
 __all__ = ['SCHEMEMixer']
 
@@ -96,20 +97,18 @@ class SCHEMEMixer(nn.Module):
             ValueError: There is no CCA.
         """
         self.lower_cca_factor(0)
-        # A number on the host: asking the factor on a GPU would wait for it in every step.
+        # A Python flag, because reading the factor from a GPU would synchronise every step.
         self.cca_retired = True
 
-    def _one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
-        """Whether nothing asks for the outputs of the branches, and the C++ functions are there."""
-        return (x.dim() in (3, 4) and not cca.num_extra_tokens
-                and cca.implementation in ('auto', 'native')
-                and type(cca) is ChannelCovarianceAttention
-                and type(self.ffn) is BlockDiagonalMLP
-                and not is_hooked(cca) and not is_hooked(self.ffn)
-                and self.ffn.choose(x) == 'native')
+    def _is_one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
+        """Return True if both branches are C++ and nothing asks for their outputs."""
+        return (cca.implementation in ('auto', 'native') and x.dim() in (3, 4)
+                and is_fused_cca(x, cca.implementation, cca.num_extra_tokens)
+                and is_plain(cca, ChannelCovarianceAttention)
+                and is_plain(self.ffn, BlockDiagonalMLP) and self.ffn.choose(x) == 'native')
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes channels.
+        """Mix channels: ``alpha * FFN(x) + (1 - alpha) * CCA(x)``, without CCA once it is dropped.
 
         Args:
             x: The normalised map ``(B, C, H, W)`` or tokens ``(B, N, C)``.
@@ -121,15 +120,19 @@ class SCHEMEMixer(nn.Module):
             return self.ffn(x)
         if self.cca_retired or not (self.training or self.keep_cca):
             return self.ffn(x, self.alpha)
-        if self._one_operator(self.cca, x):
+        if self._is_one_operator(self.cca, x):
             self.ffn.fc1.check(x)
-            positions = x.shape[2:].numel() if x.dim() == 4 else x.shape[1]
             return scheme_mixer(x, **self.ffn.arguments(), alpha=self.alpha,
-                                tau=self.cca.factor(positions))
-        y, covariance, alpha = self.ffn(x), self.cca(x), self.alpha
-        if alpha.dtype == y.dtype == covariance.dtype:
-            return torch.lerp(covariance, y, alpha)  # in one pass
-        return alpha * y + (1 - alpha) * covariance
+                                tau=self.cca.factor(x.shape[2:].numel() if x.dim() == 4
+                                                    else x.shape[1]))
+        return _mix(self.ffn(x), self.cca(x), self.alpha)
+
+
+def _mix(y: Tensor, covariance: Tensor, alpha: Tensor) -> Tensor:
+    """Return ``alpha * y + (1 - alpha) * covariance``, in one pass where the dtypes are equal."""
+    if alpha.dtype == y.dtype == covariance.dtype:
+        return torch.lerp(covariance, y, alpha)
+    return alpha * y + (1 - alpha) * covariance
 
 
 def _unretire(mixer: SCHEMEMixer, keys: object) -> None:

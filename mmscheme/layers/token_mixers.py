@@ -9,6 +9,7 @@ from mmscheme.ops import exporting
 from mmscheme.utils.check_args import check_count, check_number
 
 from .block_diagonal import block_diagonal_linear
+from .fusable import is_plain
 
 __all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']
 
@@ -70,9 +71,9 @@ class SelfAttention(nn.Module):
 
 
 def _project(x: Tensor, linear: nn.Linear) -> Tensor:
-    """A linear layer over the channels of a map."""
-    if x.device.type == 'cpu' and not exporting():
-        # oneDNN has the convolution, MKL the linear layer: see kernels/pointwise.py.
+    """Apply a linear layer over the channels of a map."""
+    if x.device.type == 'cpu' and not exporting() and is_plain(linear, nn.Linear):
+        # oneDNN has the convolution, MKL the linear layer: see ops/pointwise.py.
         return block_diagonal_linear(x, linear.weight, linear.bias)
     return linear(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
 

@@ -7,14 +7,14 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import compare_state_dicts, find_weights, load_checkpoint
+from mmscheme.utils.checkpoint_io import compare_state_dicts, read_weights
 from mmscheme.utils.config_query import dataset_class, iter_datasets, scope_of
 
 __all__ = ['build_model', 'load_model', 'load_weights']
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The model of a config in evaluation mode, on the CPU and without SyncBN.
+    """Build the model of a config in evaluation mode, on the CPU and without SyncBN.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain; not changed.
@@ -30,12 +30,12 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def load_weights(model: nn.Module, weights: Dict[str, Tensor], source: str) -> None:
-    """Loads weights, all of the model's and no others.
+    """Load all weights of a model, and no others.
 
     Args:
         model: Changed in place.
         weights: Tensors by key.
-        source: Where they are from, for the message.
+        source: Their file, for the message.
 
     Raises:
         ValueError: Keys or shapes differ.
@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, weights: Dict[str, Tensor], source: str) -> N
 
 
 def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]:
-    """Builds the model of a config with the weights of a checkpoint.
+    """Build the model of a config with the weights of a checkpoint.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -55,26 +55,21 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]
 
     Returns:
         The model in evaluation mode, on the CPU; the meta data of its data set, with
-        ``classes`` and where they are known ``palette``.
+        ``classes`` and ``palette`` if they are known.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is none, or of another model.
+        ValueError: It is not a checkpoint, or of another model.
     """
-    content = load_checkpoint(checkpoint, map_location='cpu')
-    try:
-        weights = find_weights(content)
-    except ValueError as e:
-        raise ValueError(f'{checkpoint}: {e}') from None
+    weights, meta = read_weights(checkpoint)
     model = build_model(cfg)
     load_weights(model, weights, checkpoint)
-    return model, dataset_meta(cfg, content)
+    return model, dataset_meta(cfg, meta)
 
 
-def dataset_meta(cfg: Config, content: Dict[str, Any]) -> Dict[str, Any]:
-    """Classes and palette: as the checkpoint notes them, or else as the test data have them."""
-    noted = {k: v for k, v in ((content.get('meta') or {}).get('dataset_meta') or {}).items()
-             if v is not None}
+def dataset_meta(cfg: Config, meta: Dict[str, Any]) -> Dict[str, Any]:
+    """Return classes and palette as the checkpoint notes them, or else as the test data do."""
+    noted = {k: v for k, v in (meta.get('dataset_meta') or {}).items() if v is not None}
     for dataset in iter_datasets(cfg, ('test', 'val', 'train')):
         own = {**(getattr(dataset_class(dataset), 'METAINFO', None) or {}),
                **(dataset.get('metainfo') or {})}

@@ -6,16 +6,21 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .cpu import operators as native
-from .mlp import native_cannot
+from .dispatch import native_cannot
 
 __all__ = ['channel_covariance']
 
 _HALF = (torch.float16, torch.bfloat16)
+# From torch 2.8 on, on a GPU.
+_MIXED_PRODUCTS = 'dtype' in torch.ops.aten.bmm.overloads()
 
 
 def _outer(a: Tensor, b: Tensor, factor: float = 1.) -> Tensor:
     """``factor * A^T B`` of each sample ``(N, C)``, in float32 at least."""
     if a.dtype in _HALF:
+        # Products of 16-bit numbers that are summed and given as float32 need no copies of them.
+        if a.is_cuda and _MIXED_PRODUCTS:
+            return torch.bmm(a.transpose(1, 2), b, out_dtype=torch.float32).mul_(factor)
         a, b = a.float(), b.float()
     into = a.new_empty((a.shape[0], a.shape[2], b.shape[2]))
     return torch.baddbmm(into, a.transpose(1, 2), b, beta=0, alpha=factor)

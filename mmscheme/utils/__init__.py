@@ -1,1 +1,1 @@
-"""What every room needs and that belongs to none."""
+"""Helpers for all parts of mmscheme; they import none of them."""

@@ -9,18 +9,18 @@ __all__ = [
 
 def check_number(name: str, value: Any, expected: str, valid: Callable[[Any], bool],
                  kind: type = Real) -> None:
-    """Raises where an argument is no number, or not an allowed one.
+    """Check that an argument is a number for which ``valid`` returns True.
 
     Args:
-        name: The argument, as its user calls it.
-        value: What was given.
-        expected: What is allowed, in words.
-        valid: Tells whether a number is allowed.
+        name: Name of the argument, as its user calls it.
+        value: Its value.
+        expected: The allowed values, in words.
+        valid: Function of the number.
         kind: ``numbers.Integral`` for whole numbers only.
 
     Raises:
-        TypeError: ``value`` is no number; True and False are none.
-        ValueError: It is not an allowed one.
+        TypeError: ``value`` is not a number; True and False are not.
+        ValueError: It is not allowed.
     """
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f'{name}: expected {expected}, found {value!r}')
@@ -29,18 +29,18 @@ def check_number(name: str, value: Any, expected: str, valid: Callable[[Any], bo
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raises where an argument is no whole number from ``least`` on; see :func:`check_number`."""
+    """Check that an argument is a whole number from ``least`` on; see :func:`check_number`."""
     check_number(name, value, f'a whole number >= {least}', lambda n: n >= least, Integral)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """Raises a ValueError where an argument is not one of some words."""
+    """Raise a ValueError if an argument is not one of some words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f'{name}: expected one of {sorted(choices)}, found {value!r}')
 
 
 def check_flags(**flags: Any) -> None:
-    """Raises a TypeError where an argument is not True or False; the string 'no' is neither."""
+    """Raise a TypeError if an argument is not True or False; the string 'no' is neither."""
     for name, value in flags.items():
         try:
             right = value in (True, False)  # also 0, 1 and numpy's
@@ -51,16 +51,10 @@ def check_flags(**flags: Any) -> None:
 
 
 def read_indices(name: str, value: Any, count: int, expected: str) -> Tuple[int, ...]:
-    """Reads one or some of the numbers from 0 on.
-
-    Args:
-        name: The argument.
-        value: A number or several, none of them twice.
-        count: How many there are to choose from.
-        expected: What is allowed, in words.
+    """Return one index or several different ones below ``count`` as a tuple.
 
     Raises:
-        ValueError: ``value`` is not such numbers.
+        ValueError: ``value`` is something else; the message names the argument and ``expected``.
     """
     try:
         numbers = (value, ) if isinstance(value, Integral) else tuple(value)
@@ -74,16 +68,11 @@ def read_indices(name: str, value: Any, count: int, expected: str) -> Tuple[int,
 
 
 def check_builds(name: str, cfg: Any, build: Callable[[], Any]) -> None:
-    """Builds what an argument configures, and says the argument where that fails.
-
-    Args:
-        name: The argument.
-        cfg: The config that ``build`` takes, a dict.
-        build: Builds it; what it gives is thrown away.
+    """Check that the dict of an argument can be built; the error names the argument.
 
     Raises:
-        TypeError: ``cfg`` is no dict, or has arguments that what it names does not take.
-        ValueError: It names nothing that is known, or has a wrong value.
+        TypeError: ``cfg`` is not a dict, or has unknown arguments.
+        ValueError: Its type is not registered, or it has a wrong value.
     """
     if not isinstance(cfg, dict):
         raise TypeError(f'{name}: expected a dict with a type, found {cfg!r}')

@@ -1,19 +1,20 @@
-"""Reading and writing checkpoints without running code from them.
+"""Read and write checkpoints without running code from them.
 
 torch's weights-only loading knows tensors and plain containers. A training checkpoint
-of mmengine holds more, which this module deals with:
+of mmengine holds more:
 
 * Objects: ``HistoryBuffer``, whose pickle calls ``getattr``, and numpy arrays. They are
   read into inert stand-ins, checked, and then built anew. :func:`make_plain` turns
   them into tensors and numbers before a checkpoint is written.
-* Python code as text, the config. ``Runner.resume`` and the inferencers execute it
-  when it is there. It is dropped on reading: a config is given by its path.
+* Python code as text, the config, which ``Runner.resume`` and the inferencers execute.
+  It is dropped on reading, because a config is given by its path.
 """
 import os
 import pickle
 from collections import OrderedDict
 from contextlib import contextmanager
 from functools import partial, wraps
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import (
     Any,
@@ -35,14 +36,17 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as stock
 from torch import nn
 
+from .output_files import replacing
+
 __all__ = ['StateDictDiff', 'compare_state_dicts', 'find_weights', 'load_checkpoint',
-           'load_matching', 'make_plain', 'register_safe_loaders', 'restore_plain']
+           'load_matching', 'make_plain', 'read_weights', 'restore_plain', 'save_checkpoint',
+           'use_safe_checkpoints']
 
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
 
 class _StandIn:
-    """What a pickle gets instead of a class or function it names: it keeps what it is given."""
+    """The stand-in for a class or function that a pickle names; it keeps its arguments."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -52,7 +56,7 @@ class _StandIn:
         self.state = state
 
     def build(self) -> Any:
-        """The object that was meant, from checked parts."""
+        """Build the object that was meant, from checked parts."""
         raise ValueError(f'{type(self).__name__[1:]} out of place')
 
 
@@ -102,12 +106,12 @@ class _Namespace(_StandIn):
 
 
 def _empty_bytes() -> bytes:
-    """``bytes()``, as empty data is pickled."""
+    """Return ``bytes()``, as empty data is pickled."""
     return b''
 
 
 def _stand_ins() -> List[Tuple[Callable[..., Any], str]]:
-    """The names beyond torch's own list that a pickle may hold, and what it gets for them."""
+    """Return the stand-ins for the names beyond torch's own list that a pickle may hold."""
     names: List[Tuple[Callable[..., Any], str]] = [
         (_History, 'mmengine.logging.history_buffer.HistoryBuffer'), (_Array, 'numpy.ndarray'),
         (_DType, 'numpy.dtype'), (_Attribute, 'builtins.getattr'), (_empty_bytes, 'builtins.bytes'),
@@ -119,7 +123,7 @@ def _stand_ins() -> List[Tuple[Callable[..., Any], str]]:
 
 
 def _build(value: Any) -> Any:
-    """Replaces the stand-ins in nested containers; dicts and lists are changed in place."""
+    """Replace the stand-ins in nested containers; dicts and lists are changed in place."""
     if isinstance(value, _StandIn):
         return value.build()
     if isinstance(value, dict):
@@ -134,12 +138,11 @@ def _build(value: Any) -> Any:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Makes every ``torch.load`` weights-only, whatever its caller asks for."""
+    """Make every ``torch.load`` weights-only, whatever its caller asks for."""
     switches = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
     before = {name: os.environ.pop(name, None) for name in switches}
     os.environ[switches[0]] = '1'
-    # What others allowed in this process does not count; some builds of mmengine allow the
-    # real getattr. torch's own types stay.
+    # Only torch's own types stay allowed, because some builds of mmengine allow getattr.
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(
@@ -156,7 +159,7 @@ def _weights_only() -> Iterator[None]:
 
 
 def _drop_config(checkpoint: Any) -> None:
-    """Takes out the config's text, wherever mmengine would execute it."""
+    """Remove the text of the config, wherever mmengine would execute it."""
     if not isinstance(checkpoint, dict):
         return
     hub = checkpoint.get('message_hub')
@@ -168,7 +171,7 @@ def _drop_config(checkpoint: Any) -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None, mmap: bool = False) -> Any:
-    """mmengine's loader of this name, without the allow-list and fall-back of its forks."""
+    """Load as mmengine's function of this name, without the fall-back of its forks."""
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(filename)
@@ -205,7 +208,7 @@ def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """The sentence of torch's long explanations that names the cause."""
+    """Return the sentence of torch's long explanations that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     marker = 'WeightsUnpickler error:'
     text = next((line.split(marker)[1] for line in lines if marker in line), lines[0])
@@ -221,7 +224,7 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
         mmap: As in :func:`torch.load`, for files; values that nobody looks at are not read.
 
     Returns:
-        What the file holds, without the text of a config.
+        The content of the file, without the text of a config.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -234,11 +237,7 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
 
 
 def find_weights(content: Any) -> Dict[str, torch.Tensor]:
-    """Return the weights in what a checkpoint file holds.
-
-    Args:
-        content: A training checkpoint with ``state_dict`` (OpenMMLab, timm) or ``model``,
-            or a plain state dict.
+    """Return the weights in a training checkpoint (OpenMMLab, timm) or plain state dict.
 
     Returns:
         Tensors by key; the prefix ``module.`` of a wrapped model is taken off.
@@ -258,6 +257,21 @@ def find_weights(content: Any) -> Dict[str, torch.Tensor]:
         raise ValueError(f'expected a checkpoint with tensors by key, found {found}')
     return {k.removeprefix('module.'): v for k, v in weights.items()
             if isinstance(v, torch.Tensor) and isinstance(k, str)}
+
+
+def read_weights(filename: str) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
+    """Read the weights of a checkpoint, and its ``meta``, which may be empty.
+
+    Raises:
+        FileNotFoundError, ValueError: The message names the file.
+    """
+    content = load_checkpoint(filename, map_location='cpu')
+    try:
+        weights = find_weights(content)
+    except ValueError as e:
+        raise ValueError(f'{filename}: {e}') from None
+    meta = content.get('meta')
+    return weights, meta if isinstance(meta, dict) else {}
 
 
 class StateDictDiff(NamedTuple):
@@ -293,15 +307,7 @@ def _more(items: Sequence[Any], most: int) -> str:
 
 def compare_state_dicts(own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
                         ) -> StateDictDiff:
-    """Compare keys, shapes and kinds of values of two state dicts.
-
-    Args:
-        own: State dict of the model.
-        other: State dict of the checkpoint.
-
-    Returns:
-        The differences.
-    """
+    """Compare keys, shapes and kinds of values of a model's and a checkpoint's state dict."""
     missing = [k for k in own if k not in other]
     mismatched = {k: f'{k} is {_form(other[k], v)}, expected {_form(v, other[k])}'
                   for k, v in own.items() if k in other and not _fits(v, other[k])}
@@ -313,10 +319,6 @@ def compare_state_dicts(own: Mapping[str, torch.Tensor], other: Mapping[str, tor
 
 def load_matching(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> StateDictDiff:
     """Copy the weights that fit into a module.
-
-    Args:
-        module: Changed in place.
-        weights: Tensors by key.
 
     Returns:
         The differences, after the module has renamed the keys that it knows.
@@ -348,8 +350,8 @@ def _form(value: torch.Tensor, other: torch.Tensor) -> str:
         f'{kind} in {str(value.layout).replace("torch.", "")}'
 
 
-def register_safe_loaders() -> None:
-    """Makes mmengine read all checkpoints as :func:`load_checkpoint` does.
+def use_safe_checkpoints() -> None:
+    """Make mmengine read all checkpoints of this process as :func:`load_checkpoint` does.
 
     Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
     framework on mmengine, for files, URLs and mmengine's other sources.
@@ -366,16 +368,18 @@ def register_safe_loaders() -> None:
         CheckpointLoader.register_scheme(prefixes, _guarded(getattr(stock, loader)), force=True)
 
 
+def save_checkpoint(content: Dict[str, Any], target: Union[str, Path]) -> None:
+    """Write a checkpoint whole or not at all; its bytes do not depend on its name."""
+    with replacing(target) as part, part.open('wb') as f:
+        torch.save(content, f)
+
+
 def make_plain(value: Any) -> Any:
-    """Copies containers, turning what weights-only loading refuses into what it reads.
+    """Copy containers with their content in a form that weights-only loading accepts.
 
-    Args:
-        value: Nested dicts, lists and tuples.
-
-    Returns:
-        The same with ``HistoryBuffer`` as a dict of tensors, numpy arrays as tensors,
-        numpy numbers as Python's and without functions in dicts (the state of some
-        schedulers holds one, which its owner has anyway). The rest stays as it is.
+    ``HistoryBuffer`` becomes a dict of tensors, numpy arrays become tensors and numpy numbers
+    Python's. Functions in dicts, which the state of some schedulers holds, are left out. The rest
+    stays as it is.
     """
     if isinstance(value, HistoryBuffer):
         log, count = value.data
@@ -396,14 +400,7 @@ def make_plain(value: Any) -> Any:
 
 
 def restore_plain(log_scalars: Dict[str, Any]) -> Dict[str, Union[HistoryBuffer, Any]]:
-    """Rebuilds the ``HistoryBuffer`` objects that :func:`make_plain` took apart.
-
-    Args:
-        log_scalars: ``checkpoint['message_hub']['log_scalars']``.
-
-    Returns:
-        A new dict; entries of another form stay as they are.
-    """
+    """Return ``log_scalars`` with the ``HistoryBuffer`` that :func:`make_plain` took apart."""
     return {
         name: HistoryBuffer(v['log_history'].cpu().numpy(), v['count_history'].cpu().numpy(),
                             v['max_length'])

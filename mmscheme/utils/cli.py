@@ -1,17 +1,18 @@
 """The command-line arguments that the tools share."""
 import argparse
-from typing import Any
+from typing import Any, Optional, Sequence, Tuple
 
 from mmengine.config import DictAction
 
-__all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments']
+__all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments',
+           'add_shape_argument', 'read_shape']
 
 
 class Options(DictAction):
-    """``--cfg-options``, with a line instead of a traceback for what it cannot read."""
+    """``--cfg-options``, with a line instead of a traceback for values that it cannot parse."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        """Reads the options."""
+        """Parse the options."""
         values = args[1] if len(args) > 1 else kwargs.get('values')
         for value in values or []:
             if '=' not in value:
@@ -23,7 +24,7 @@ class Options(DictAction):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the config and what changes it, for every tool that reads one."""
+    """Add the config and the flags that change it."""
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--data-root', metavar='DIR',
                         help='replaces the root of every data set in the config')
@@ -35,11 +36,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that OpenMMLab's tools for training and testing have in common."""
+    """Add the flags that OpenMMLab's tools for training and testing have in common."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints '
                         '(work_dirs/<name of the config>)')
     parser.add_argument('--no-preflight', dest='preflight', action='store_false',
                         help='start without checking data, model, checkpoints and disk')
+    parser.add_argument('--stock-runtime', action='store_true',
+                        help="keep the config's own loops, hooks and data sets")
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
     # torchrun and its predecessor pass one or the other.
@@ -55,10 +58,25 @@ def _fraction(text: str) -> float:
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where pictures of predictions go and how they look."""
+    """Add the flags for pictures of predictions."""
     parser.add_argument('--out', default='predictions', metavar='DIR',
                         help='folder of the pictures (predictions)')
     parser.add_argument('--score-thr', type=float, default=0.3,
                         help='lowest score of a box that is drawn (0.3)')
     parser.add_argument('--opacity', type=_fraction, default=0.6,
                         help='of the colours of a segmentation (0.6)')
+
+
+def add_shape_argument(parser: argparse.ArgumentParser, note: str = '') -> None:
+    """Add ``--shape``, for :func:`read_shape`."""
+    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
+                        help='height and width of the input, or one number for both (default: '
+                        f'what the config trains or tests with){note}')
+
+
+def read_shape(values: Optional[Sequence[int]], least: int = 1) -> Optional[Tuple[int, int]]:
+    """Return height and width from the values of ``--shape``, or None where it is not given."""
+    if values and (len(values) > 2 or min(values) < least):
+        raise ValueError(f'--shape: expected one or two sizes of {least} pixels or more, found '
+                         f'{list(values)}')
+    return (values[0], values[-1]) if values else None

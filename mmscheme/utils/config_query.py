@@ -1,4 +1,4 @@
-"""Where a config names data sets, transforms and heads."""
+"""Find data sets, transforms, heads and other parts in a config."""
 import inspect
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -6,24 +6,32 @@ from mmengine import Config
 from mmengine.model import PretrainedInit
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
-__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inner_model', 'is_pretrained',
-           'iter_datasets', 'iter_heads', 'scope_of', 'step_name']
+__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inference_pipeline',
+           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'scope_of', 'step_name',
+           'walk']
 
 SPLITS = ('train', 'val', 'test')
 
 _FRAMEWORKS = ('mmseg', 'mmdet', 'mmpretrain')
 
 
-def iter_datasets(cfg: Config, splits: Any = SPLITS) -> Iterator[Dict[str, Any]]:
-    """The data set dicts that name files, from inside all wrappers.
+def walk(node: Any, place: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """Visit all dicts of a config, parents before their children, each with its dotted place.
 
-    Args:
-        cfg: A config.
-        splits: Which of ``'train'``, ``'val'`` and ``'test'`` to visit.
-
-    Yields:
-        The dicts in the config themselves, not copies.
+    A visitor may change the dicts.
     """
+    children: List[Tuple[Any, Any]] = []
+    if isinstance(node, dict):
+        yield place, node
+        children = list(node.items())
+    elif isinstance(node, (list, tuple)):
+        children = list(enumerate(node))
+    for key, child in children:
+        yield from walk(child, f'{place}.{key}' if place else str(key))
+
+
+def iter_datasets(cfg: Config, splits: Any = SPLITS) -> Iterator[Dict[str, Any]]:
+    """Visit the data set dicts that name files, inside all wrappers; not copies of them."""
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader and loader.get('dataset'):
@@ -39,33 +47,41 @@ def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
             yield from _unwrap(child)
 
 
+def inference_pipeline(cfg: Config) -> List[Dict[str, Any]]:
+    """Return the steps of the test pipeline, without those that load annotations."""
+    for dataset in iter_datasets(cfg, ('test', 'val')):
+        return [step for step in dataset.get('pipeline') or []
+                if not step_name(step).endswith('Annotations')]
+    return []
+
+
 def as_list(value: Any) -> List[Any]:
-    """What a config gives as one thing or several, as a list; None is none."""
+    """Return a list of what a config gives as one value or several; None is no value."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def step_name(step: Dict[str, Any]) -> str:
-    """The bare name of a pipeline's step or another part, whose type is a name or a class."""
+    """Return the bare name of a part, whose type is a name or a class."""
     return getattr(step.get('type'), '__name__', str(step.get('type'))).split('.')[-1]
 
 
 def dataset_class(dataset: Dict[str, Any]) -> Any:
-    """The class of a data set's dict, or None where no registry knows it."""
+    """Return the class of a data set's dict, or None if no registry knows it."""
     return find_class(DATASETS, dataset.get('of', dataset['type']))
 
 
 def find_class(registry: Registry, kind: Any, scope: Optional[str] = None) -> Any:
-    """What a ``type`` of a config is, found as mmengine will.
+    """Return the class of a ``type`` in a config, found as mmengine will.
 
     Args:
         registry: mmengine's own; those of the frameworks are below it.
         kind: A name (bare, with a scope, or with the module), or already the class.
-        scope: Where bare names are looked up; the default scope of the process by default.
+        scope: Scope for bare names; by default the default scope of the process.
 
     Returns:
-        The class, or None where no registry knows the name.
+        The class, or None if no registry knows the name.
     """
     if not isinstance(kind, str):
         return kind
@@ -77,19 +93,16 @@ def find_class(registry: Registry, kind: Any, scope: Optional[str] = None) -> An
 
 
 def is_pretrained(init: Any) -> bool:
-    """Whether an ``init_cfg`` reads a checkpoint."""
+    """Return True if an ``init_cfg`` reads a checkpoint."""
     return isinstance(init, dict) and find_class(
         WEIGHT_INITIALIZERS, init.get('type')) is PretrainedInit
 
 
 def scope_of(cfg: Config) -> str:
-    """The default scope of a config.
+    """Return the default scope of a config.
 
-    Args:
-        cfg: A config; those of the new style (``with read_base()``) say None and name classes.
-
-    Returns:
-        ``default_scope``, or else the framework that the model is of, or else ``'mmengine'``.
+    If it has none, as configs of the new style (``with read_base()``), it is the framework of the
+    model's class, or else ``'mmengine'``.
     """
     if cfg.get('default_scope'):
         return cfg.default_scope
@@ -100,12 +113,12 @@ def scope_of(cfg: Config) -> str:
 
 
 def inner_model(model: Dict[str, Any]) -> Dict[str, Any]:
-    """The network's dict; test-time augmentation wraps it."""
+    """Return the dict of the network, which test-time augmentation wraps."""
     return model.get('module') or model
 
 
 def iter_heads(model: Dict[str, Any]) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """The heads of a model that classify, with their place in the config."""
+    """Visit the heads of a model that classify, each with its place in the config."""
     model = inner_model(model)
     for name in ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head', 'head'):
         for head in as_list(model.get(name)):

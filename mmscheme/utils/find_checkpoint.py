@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from."""
+"""The checkpoint that a run resumes from."""
 import logging
 import re
 from pathlib import Path
@@ -15,15 +15,9 @@ _NEEDED = ('meta', 'state_dict', 'optimizer', 'message_hub')
 
 
 def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
-    """The checkpoint that ``last_checkpoint`` in a work folder names, or the newest readable one.
+    """Find the checkpoint that ``last_checkpoint`` names, or else the newest readable one.
 
-    Every one is read as a whole before it is chosen.
-
-    Args:
-        work_dir: The folder of the run.
-
-    Returns:
-        A path, or None where there are no checkpoints: the run begins.
+    A checkpoint is read as a whole before it is chosen. None means that there is no checkpoint.
 
     Raises:
         ValueError: There are checkpoints and none is readable.
@@ -54,7 +48,7 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
 
 
 def _candidates(work_dir: Path, named: str) -> List[Path]:
-    """Checkpoints by preference: the one that is named, then the newest."""
+    """Return the checkpoints by preference: the one that is named, then the newest."""
     paths = []
     if named and '\0' not in named:
         # Of a folder that has been moved, the one of the same name.
@@ -72,7 +66,7 @@ def _age(path: Path) -> Tuple[int, float]:
 
 
 def _problem(path: Path) -> Optional[str]:
-    """Why a run cannot resume from a file, or None."""
+    """Return the reason why a run cannot resume from a file, or None."""
     try:
         content = load_checkpoint(str(path), map_location='cpu', mmap=is_zipfile(path))
         with ZipFile(path) as parts:  # torch does not look at its checksums

@@ -1,4 +1,4 @@
-"""Whether image files are whole, as decoders of training often do not tell."""
+"""Checks of image files for missing parts, which decoders often ignore."""
 import os
 import warnings
 from typing import NamedTuple, Optional, Tuple
@@ -12,26 +12,20 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class ImageCheck(NamedTuple):
-    """What became of reading an image.
+    """The result of reading an image.
 
     Attributes:
-        problem: Why it cannot be used, or None.
-        size: Width and height in pixels, as it is shown; None where nobody can tell.
+        problem: Reason why it cannot be used, or None.
+        size: Width and height in pixels, as it is shown; None if unknown.
     """
     problem: Optional[str]
     size: Optional[Tuple[int, int]] = None
 
 
 def inspect_image(path: str) -> ImageCheck:
-    """Decodes an image to its end.
+    """Decode an image to its end.
 
-    OpenCV reads half a JPEG and paints the rest grey; Pillow does not.
-
-    Args:
-        path: Of the file.
-
-    Returns:
-        What was found.
+    Pillow does it first, because OpenCV reads half a JPEG and paints the rest grey.
     """
     try:
         if not os.path.isfile(path):
@@ -69,7 +63,7 @@ def _by_opencv(path: str) -> ImageCheck:
 
 
 def ends_abruptly(path: str) -> bool:
-    """Whether a JPEG or PNG lacks its last bytes; cheap, and False for other formats.
+    """Return True if a JPEG or PNG lacks its last bytes; cheap, and False for other formats.
 
     Some cameras write more after the end, so True is a reason for :func:`inspect_image`.
     """
@@ -84,5 +78,5 @@ def ends_abruptly(path: str) -> bool:
 
 
 def lost_part(path: str) -> Optional[str]:
-    """Why a file that a decoder takes is not whole, or None; costs next to nothing."""
+    """Return the reason why an image that can be decoded is not whole, or None; cheap."""
     return inspect_image(path).problem if ends_abruptly(path) else None

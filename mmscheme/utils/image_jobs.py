@@ -1,4 +1,4 @@
-"""Lists of images and videos, each with the file that is made of it."""
+"""Lists of images and videos to read, each with the file to write."""
 import sys
 import traceback
 from pathlib import Path
@@ -26,12 +26,11 @@ class Job(NamedTuple):
 
 
 def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
-    """The images and videos that are meant, each with a target of its own.
+    """Find images and videos, and give each a target of its own.
 
     Args:
-        inputs: Files, and folders, which are searched with what is below them; where
-            that is ``out_dir``, it is left out.
-        out_dir: Folder to write; below it what a folder held keeps its place.
+        inputs: Files and folders; folders are searched with all below them but ``out_dir``.
+        out_dir: Folder to write; files keep their place below an input folder.
 
     Returns:
         One entry a file.
@@ -78,7 +77,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _walk(folder: Path, out_dir: Path) -> List[Path]:
-    """The images and videos below a folder, without the pictures of an earlier run."""
+    """Return the images and videos below a folder, without the pictures of an earlier run."""
     files = sorted(p for p in folder.rglob('*')
                    if p.is_file() and p.suffix.lower() in _IMAGES + _VIDEOS)
     out = out_dir.resolve()
@@ -92,10 +91,10 @@ def _length(job: Job) -> int:
 
 
 def read_image(path: Path) -> NDArray[Any]:
-    """An image, ``(H, W, 3)`` uint8, BGR.
+    """Read an image, ``(H, W, 3)`` uint8, BGR.
 
     Raises:
-        ValueError: It is none, or not whole.
+        ValueError: It is not an image, or not whole.
     """
     image = cv2.imread(str(path))
     lost = 'not an image' if image is None else lost_part(str(path))
@@ -106,15 +105,16 @@ def read_image(path: Path) -> NDArray[Any]:
 
 def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
              debug: bool = False) -> List[str]:
-    """Does what can be done of some jobs, with progress.
+    """Run all jobs that can be run, with progress.
 
     Args:
-        label: Writes the picture of an image; or the video of one, and moves the bar.
-        jobs: What to read and to write.
-        debug: Prints the tracebacks of what fails.
+        label: Function that writes the picture of an image, or the video of one and moves
+            the bar.
+        jobs: The jobs.
+        debug: Print the tracebacks of those that fail.
 
     Returns:
-        What could not be done, a line each; the others are done.
+        A line for each job that failed.
     """
     problems: List[str] = []
     bar = ProgressBar(max(1, sum(_length(job) for job in jobs)), file=sys.stdout)
@@ -140,7 +140,7 @@ def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
 
 
 def report(jobs: Sequence[Job], problems: Sequence[str], out_dir: str) -> None:
-    """Says what :func:`run_jobs` has done, and ends the process with status 2 where not all."""
+    """Report the result of :func:`run_jobs`; end the process with status 2 if a job failed."""
     print(f'{len(jobs) - len(problems)} of {len(jobs)} files: {Path(out_dir).resolve()}')
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)

@@ -38,6 +38,10 @@ def replacing(target: Union[str, Path]) -> Iterator[Path]:
         _flush(part)
         part.replace(target)
         _flush(target.parent)  # the name too
+    except OSError as e:
+        if isinstance(e.filename, (str, Path)):  # the name that the user knows
+            e.filename = str(e.filename).replace(str(part), str(target))
+        raise
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -81,8 +85,10 @@ def check_not_read(target: Union[str, Path], **sources: Union[None, str, Path]) 
         **sources: Files that are read, by what they are; None and missing ones pass.
 
     Raises:
-        ValueError: The target is one of them.
+        ValueError: The target is one of them, or a folder.
     """
+    if os.path.isdir(target):
+        raise ValueError(f'expected a file to write, found the folder {target}')
     for kind, source in sources.items():
         if source and os.path.exists(source) and os.path.exists(target) and (
                 os.path.samefile(source, target)):
@@ -91,15 +97,7 @@ def check_not_read(target: Union[str, Path], **sources: Union[None, str, Path]) 
 
 
 def tell_apart(names: Sequence[str]) -> List[str]:
-    """Return names of files of which no two are the same.
-
-    Args:
-        names: Names with repetitions.
-
-    Returns:
-        The same names, all but the first of a kind with a number before the suffix:
-        ``x.png, x_2.png``.
-    """
+    """Return the names, all but the first of a kind with a number: ``x.png, x_2.png``."""
     taken = set(names)
     numbers: Dict[str, Iterator[int]] = {}
     result = []

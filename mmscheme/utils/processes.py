@@ -1,5 +1,4 @@
-"""Beginning and end of a run of several processes."""
-import argparse
+"""Begin and end a run of several processes."""
 import os
 import sys
 from contextlib import contextmanager
@@ -9,19 +8,19 @@ import torch.distributed as dist
 
 __all__ = ['LAUNCHED', 'leave_process_group', 'lost_process', 'set_local_rank']
 
-#: Set where our launcher tells what becomes of the processes, who then leave it to it.
+#: Environment variable that our launcher sets, because it reports the processes itself.
 LAUNCHED = 'MMSCHEME_LAUNCHED'
 
 
-def set_local_rank(args: argparse.Namespace) -> None:
-    """Puts the launcher's rank where mmengine looks for it."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+def set_local_rank(rank: int) -> None:
+    """Put the launcher's rank where mmengine looks for it."""
+    os.environ.setdefault('LOCAL_RANK', str(rank))
 
 
 def leave_process_group() -> None:
-    """Ends the communication that mmengine leaves open, when all processes are done.
+    """End the communication that mmengine leaves open, when all processes are done.
 
-    A process that exits with it open now and then aborts: its threads are still waiting.
+    A process that exits with it open aborts now and then, because its threads still wait.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -30,9 +29,9 @@ def leave_process_group() -> None:
 
 @contextmanager
 def lost_process() -> Iterator[None]:
-    """Ends this process at once, with one line, when another one of the run is gone.
+    """End this process at once, with one line, when another process of the run has died.
 
-    Its communication is broken then, and would wait for the other one to say good-bye.
+    An ordinary exit would wait for the other one on the broken communication.
     """
     try:
         yield
@@ -42,8 +41,9 @@ def lost_process() -> Iterator[None]:
         if not (dist.is_available() and dist.is_initialized() and broken):
             raise
         if LAUNCHED not in os.environ:
-            print(f'error: process {dist.get_rank()} of {dist.get_world_size()} ends, for it has '
-                  f'lost another one ({text[:200]}); --resume goes on from the last checkpoint',
+            print(f'error: process {dist.get_rank()} of {dist.get_world_size()} ends because it '
+                  f'has lost another one ({text[:200]}); --resume continues from the last '
+                  'checkpoint',
                   file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

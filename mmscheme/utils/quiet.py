@@ -3,15 +3,24 @@ import logging
 from contextlib import contextmanager
 from typing import Iterator
 
+from mmengine.logging import MMLogger
+
 __all__ = ['quiet']
+
+
+def _disable(level: int) -> None:
+    logging.disable(level)
+    logger = MMLogger.get_current_instance()
+    # Because mmengine's loggers remember which levels are on, until one of them is set.
+    logger.setLevel(logger.level)
 
 
 @contextmanager
 def quiet(level: int = logging.WARNING) -> Iterator[None]:
-    """Without log records up to a level, from whichever logger; nests."""
+    """Silence log records up to a level, from whichever logger; nests."""
     before = logging.root.manager.disable
-    logging.disable(max(before, level))
+    _disable(max(before, level))
     try:
         yield
     finally:
-        logging.disable(before)
+        _disable(before)

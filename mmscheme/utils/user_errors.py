@@ -1,77 +1,165 @@
-"""Errors for people: one line on stderr instead of a traceback."""
+"""Errors for people: one line on stderr, and a file with the traceback where it may be a bug."""
 import errno
+import linecache
+import os
 import sys
+import tempfile
+import time
 import traceback
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Sequence
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Sequence
 
 from mmengine.hooks import Hook
 
-from .run_errors import RunError
+__all__ = ['BadDataError', 'NonFiniteError', 'RunError', 'StartedHook', 'UserErrors',
+           'is_deliberate', 'unexpected_traceback', 'user_errors']
 
-__all__ = ['StartedHook', 'UserErrors', 'user_errors']
-
-# What wrong input raises in mmengine, the frameworks and here.
+# The types of error that wrong input raises in mmengine, the frameworks and here.
 _USER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError,
                 OSError, AssertionError, RuntimeError)
 
-# What the machine and not the code is to blame for, at any time.
+# Errors of the machine, at any time.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_OURS = (_PACKAGE, _PACKAGE.parent / 'tools')
 
 
 class UserErrors(ValueError):
     """Several faults of the input at once.
 
     Args:
-        lines: One for each.
+        lines: One line for each.
+        details: The tracebacks of those that may be bugs.
     """
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], details: str = '') -> None:
         super().__init__('; '.join(lines))
         self.lines = list(lines)
+        self.details = details
+
+
+class RunError(RuntimeError):
+    """An error that stops a run which has started; tools print its line.
+
+    Args:
+        message: The line; or, as a loader hands over the error of its worker, the text of a
+            traceback that ends with it.
+
+    Attributes:
+        details: The text of the traceback, if an unexpected error is the cause.
+    """
+
+    def __init__(self, message: str) -> None:
+        last = _last_line(message)
+        super().__init__(last.partition(f'{type(self).__name__}: ')[2] or last)
+        self.details = message if 'direct cause' in message else ''
+
+
+class BadDataError(RunError):
+    """A sample cannot be read, or breaks the pipeline."""
+
+
+class NonFiniteError(RunError):
+    """Losses or weights are not finite."""
 
 
 class StartedHook(Hook):
-    """Notes that set-up is over: the loop of training or testing runs."""
+    """Note when the first batch has been read: from then on errors keep their traceback.
+
+    Attributes:
+        work_dir: Folder for the traceback of an error before that, if there is one.
+    """
 
     def __init__(self) -> None:
         self.started = False
+        self.work_dir: Optional[str] = None
 
-    def before_train(self, runner: Any) -> None:
-        """Notes it."""
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Note it."""
         self.started = True
 
-    def before_test(self, runner: Any) -> None:
-        """Notes it."""
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Note it."""
         self.started = True
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ''
+
+
+def is_deliberate(error: BaseException) -> bool:
+    """Return True if a line of mmscheme raised the error for its user to read.
+
+    mmengine's registries raise an error of the same type again, with the name of the class.
+    """
+    link: Optional[BaseException] = error
+    while link is not None and type(link) is type(error):
+        frames = traceback.extract_tb(link.__traceback__)
+        if frames and _raises(frames[-1]):
+            return isinstance(error, (ValueError, TypeError, OSError))
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def _raises(frame: traceback.FrameSummary) -> bool:
+    """Return True for a `raise` statement of this project."""
+    path = Path(frame.filename).resolve()
+    return any(path.is_relative_to(folder) for folder in _OURS) and linecache.getline(
+        frame.filename, frame.lineno or 0).lstrip().startswith('raise ')
+
+
+def unexpected_traceback(error: BaseException) -> str:
+    """Return the traceback of an error that may be a bug; empty for one that is meant."""
+    if isinstance(error, (RunError, UserErrors)):
+        if error.details or error.__cause__ is None:
+            return error.details
+    elif is_deliberate(error):
+        return ''
+    return ''.join(traceback.format_exception(error))
+
+
+def _write_traceback(text: str, work_dir: Optional[str]) -> Optional[str]:
+    """Write a traceback to the work folder, or else to the folder for temporary files."""
+    name = f'error_{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}.txt'
+    for folder in (work_dir, tempfile.gettempdir()):
+        path = Path(folder, name) if folder and os.path.isdir(folder) else None
+        try:
+            if path is not None:
+                path.write_text(text)
+                return str(path)
+        except OSError:  # a folder that is full or read-only must not hide the error
+            continue
+    return None
 
 
 def _lines(error: BaseException) -> List[str]:
-    return error.lines if isinstance(error, UserErrors) else [_one_line(error)]
-
-
-def _one_line(error: BaseException) -> str:
+    if isinstance(error, UserErrors):
+        return error.lines
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if 'Original Traceback' in text:  # of a worker of a data loader
+        text = _last_line(text).partition(f'{type(error).__name__}: ')[2] or _last_line(text)
     text = ' '.join(text.split()) or repr(error)
-    if isinstance(error, (ValueError, TypeError, OSError, RunError)):
-        return text
-    # Not made for people: the kind of error helps, and so does the place.
-    return f'{type(error).__name__}: {text} (--debug shows where)'
+    # The type helps where the text was not made for people.
+    readable = isinstance(error, (ValueError, TypeError, OSError, RunError))
+    return [text if readable else f'{type(error).__name__}: {text}']
 
 
 @contextmanager
 def user_errors(debug: bool = False) -> Iterator[StartedHook]:
-    """Ends the process with status 2 and a line for each fault of the user's input.
+    """End the process with status 2 and a line for each fault of the user's input.
 
-    That is until the loop runs, which is for the hook to see: errors from then on are
-    not the user's and keep their traceback, but for a disk that is full and for
-    :class:`mmscheme.utils.run_errors.RunError`.
+    The line of an error that mmscheme did not raise for its user names a file with the
+    traceback. Once the loop has its first batch, errors are not the user's and keep their
+    traceback, except those of a full disk and :class:`RunError`.
 
     Args:
-        debug: Prints the traceback too.
+        debug: Print the traceback too.
 
     Yields:
-        The hook, to be registered with the runner.
+        The hook that notes the first batch, to be registered with the runner.
     """
     hook = StartedHook()
     try:
@@ -80,8 +168,11 @@ def user_errors(debug: bool = False) -> Iterator[StartedHook]:
         full = isinstance(e, OSError) and e.errno in _FULL
         if hook.started and not full and not isinstance(e, RunError):
             raise
-        if debug:
+        text = '' if full else unexpected_traceback(e)
+        path = _write_traceback(text, hook.work_dir) if text else None
+        if debug or (text and path is None):
             traceback.print_exc()
-        for line in _lines(e):
+        *lines, last = _lines(e)
+        for line in (*lines, f'{last} (traceback: {path})' if path else last):
             print(f'error: {line}', file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,7 @@ __all__ = ['new_figure']
 
 def new_figure(columns: int = 1, rows: int = 1, size: Tuple[float, float] = (5., 3.6),
                **kwargs: Any) -> Tuple[Any, Any]:
-    """A figure without pyplot, which needs no display and changes nothing global.
+    """Make a figure without pyplot, which needs no display and changes nothing global.
 
     Args:
         columns, rows: Of panels.

@@ -1,4 +1,4 @@
-"""Drawing label maps."""
+"""Draw label maps."""
 from typing import Any, List, Sequence, Tuple
 
 import cv2
@@ -13,7 +13,7 @@ _IGNORED = 255
 
 def overlay_labels(image: NDArray[Any], labels: NDArray[Any],
                    palette: Sequence[Sequence[int]]) -> NDArray[Any]:
-    """Colours an image by a label map of its size.
+    """Colour an image by a label map of its size.
 
     Args:
         image: ``(H, W, 3)`` uint8, BGR.
@@ -36,7 +36,7 @@ def _colours(palette: Sequence[Sequence[int]]) -> NDArray[Any]:
 
 def compose_label_maps(image: NDArray[Any], maps: Sequence[Tuple[str, NDArray[Any]]],
                        classes: Sequence[str], palette: Sequence[Sequence[int]]) -> NDArray[Any]:
-    """Draws an image and label maps side by side, over a legend of the classes they show.
+    """Draw an image and label maps side by side, over a legend of the classes they show.
 
     Args:
         image: ``(H, W, 3)`` uint8, BGR.

@@ -1,5 +1,6 @@
 """alpha left to itself: where 1 - alpha goes, and what dropping the branch costs at the end."""
-from mmscheme.analysis.study import Summary, find_cell, markdown_table, plot_curves, save_figure
+from study import Summary, find_cell, markdown_table, plot_curves, save_figure
+
 from mmscheme.visualization.figures import new_figure
 
 NAMES = {

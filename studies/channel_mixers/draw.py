@@ -1,5 +1,6 @@
 """Channel mixers: accuracy against what they cost."""
-from mmscheme.analysis.study import find_cell, markdown_table, plot_seeds, save_figure
+from study import find_cell, markdown_table, plot_seeds, save_figure
+
 from mmscheme.visualization.figures import new_figure
 
 NAMES = dict(

@@ -1,5 +1,5 @@
 """Groups at equal multiply-adds, and a channel shuffle instead of CCA."""
-from mmscheme.analysis.study import compare
+from study import compare
 
 NAMES = {
     '11e2_no_cca': '11-e2 (dense E=2)',

@@ -1,5 +1,5 @@
 """Semantic FPN on road scenes, from random weights and from the study's own classifiers."""
-from mmscheme.analysis.study import compare
+from study import compare
 
 NAMES = {
     'dense_e4_random': 'dense E=4, random weights',

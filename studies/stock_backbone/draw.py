@@ -1,5 +1,5 @@
 """A stock vision transformer, as it is and through the wrapper."""
-from mmscheme.analysis.study import compare
+from study import compare
 
 NAMES = {
     'vit_dense': 'stock, dense E=4',

@@ -1,5 +1,6 @@
 """Temperatures of CCA: at the size of training, at larger ones, and fine-tuned at one."""
-from mmscheme.analysis.study import find_cell, markdown_table, save_figure
+from study import find_cell, markdown_table, save_figure
+
 from mmscheme.visualization.figures import new_figure
 
 LEARNED = {

@@ -1,5 +1,5 @@
 """SCHEMEformer-S12 and a segmenter on it, whose weights are written."""
-from mmscheme.analysis.study import find_cell, markdown_table
+from study import find_cell, markdown_table
 
 NAMES = {
     'cls_s12': ('classifier, 3 epochs', 'accuracy/top1', '% top-1'),

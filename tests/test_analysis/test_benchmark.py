@@ -6,11 +6,13 @@ import time
 import pytest
 import torch
 
-from mmscheme.analysis import contenders
-from mmscheme.analysis.benchmark import geometric_mean, main, summary
 from mmscheme.analysis.throughput import Ceilings, peak_memory, take_turns
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
+from tests.commands import load_script, load_tool
 from tests.conftest import REPOSITORY, blocks, run
+
+benchmark = load_tool('analysis_tools/benchmark')
+contenders = load_script('benchmarks/contenders.py')
 
 CPU = torch.device('cpu')
 
@@ -54,11 +56,10 @@ def test_turns_medians_and_memory():
 
 def test_floor_and_summary():
     assert Ceilings(1e9, 1e6).floor(1e9, 1e6) == 2 and Ceilings(1e9, 1e6).floor(1, 3e6) == 3
-    assert geometric_mean([1, 4]) == pytest.approx(2)
     results = [dict(runs={n: dict(ratio=r) for n, r in runs.items()}) for runs in (
         {'ours': 1, 'dense a': 2, 'dense b': 3, 'other': 1}, {'ours': 1, 'dense a': 8,
                                                            'dense b': 2, 'other': 4})]
-    found = summary(results)
+    found = benchmark.summary(results)
     assert found['best dense'] == dict(mean=pytest.approx(2), least=2)
     assert found['other'] == dict(mean=pytest.approx(2), least=1) and 'ours' not in found
 
@@ -71,7 +72,7 @@ def test_floor_and_summary():
     (['configs/upernet_scheme_s_demo.py', '--training'], {'ours', 'ours, plain', 'dense PPAA'})])
 def test_command(work, names, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    main([*work, '--batch', '2', '--size', '64', '--rounds', '2', '--json',
+    benchmark.main([*work, '--batch', '2', '--size', '64', '--rounds', '2', '--json',
           str(tmp_path / 'a' / 'times.json'), '--out', str(tmp_path / 'b' / 'times.png')])
     out = capsys.readouterr().out
     found = json.loads((tmp_path / 'a' / 'times.json').read_text())

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from mmengine import Config
 
-from mmscheme.analysis.browse_dataset import browse, main
+from mmscheme.analysis.browse_dataset import browse
 from mmscheme.apis.config import load_config
 from mmscheme.datasets.scenes import PALETTE
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY
+
+main = load_tool('analysis_tools/browse_dataset').main
 
 CONFIGS = REPOSITORY / 'configs'
 

@@ -5,9 +5,11 @@ import shutil
 import pytest
 import yaml
 
-from mmscheme.analysis import config_table
-from mmscheme.analysis.config_table import main, make_files
+from tests.commands import load_script
 from tests.conftest import REPOSITORY
+
+config_table = load_script('.dev_scripts/config_table.py')
+main, make_files = config_table.main, config_table.make_files
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ import cv2
 import pytest
 
 from mmscheme.analysis.complexity import count_config
-from mmscheme.analysis.pareto import main, read_metric
 from mmscheme.apis.config import load_config
+from tests.commands import load_script
 from tests.conftest import REPOSITORY
+
+pareto = load_script('benchmarks/pareto.py')
+main, read_metric = pareto.main, pareto.read_metric
 
 ARCH = "dict(_delete_=True, depths=({}, 1, 1, 1), embed_dims=(8, 16, 32, 64))"
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from mmengine import Config
 
-from mmscheme.apis.test import main
 from mmscheme.engine.hooks.report_hook import SCORE, ReportHook, confuse_boxes, confuse_labels
 from mmscheme.models.loading import build_model
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY
+
+main = load_tool('test').main
 
 OPTIONS = ['test_dataloader.num_workers=0']
 

@@ -7,17 +7,15 @@ import statistics
 import cv2
 import pytest
 
-from mmscheme.analysis.study import (
-    Summary,
-    compare,
-    draw_studies,
-    find_cell,
-    markdown_table,
-    splice_table,
-)
-from mmscheme.analysis.sweep import plan_runs, read_results
 from mmscheme.apis.config import load_config
+from tests.commands import load_script
 from tests.conftest import REPOSITORY
+
+sweep = load_script('studies/sweep.py')
+study = load_script('studies/study.py')
+Summary, compare, find_cell = study.Summary, study.compare, study.find_cell
+markdown_table, splice_table = study.markdown_table, study.splice_table
+plan_runs, read_results = sweep.plan_runs, sweep.read_results
 
 STUDIES = REPOSITORY / 'studies'
 
@@ -100,7 +98,7 @@ def test_the_repository_shows_its_results(tmp_path):
     document = tmp_path / 'evidence.md'
     shown = (REPOSITORY / 'docs' / 'evidence.md').read_text()
     document.write_text(shown)
-    names = draw_studies(tmp_path / 'studies', document)
+    names = study.draw_studies(tmp_path / 'studies', document)
     assert len(names) >= 8 and document.read_text() == shown
     for name in {script.parent.name for script in STUDIES.glob('*/draw.py')} - {'weights'}:
         drawn, kept = (cv2.imread(str(folder / name / 'figure.png'))

@@ -11,11 +11,14 @@ import time
 import pytest
 import torch
 
-from mmscheme.analysis import sweep
 from mmscheme.analysis.complexity import count_config
-from mmscheme.analysis.sweep import execute, main, plan_runs, read_results
 from mmscheme.apis.config import load_config
+from tests.commands import load_script
 from tests.conftest import REPOSITORY
+
+sweep = load_script('studies/sweep.py')
+execute, main = sweep.execute, sweep.main
+plan_runs, read_results = sweep.plan_runs, sweep.read_results
 
 BASE = f"""
 _base_ = '{REPOSITORY}/configs/cls_scheme_s_demo.py'
@@ -107,7 +110,7 @@ def test_seeds_differ_and_a_run_starts_from_another(results, study):
 def test_a_killed_sweep_goes_on_to_the_same_bits(results, study, scenes):
     """All its processes at once, in the middle of the second of its runs."""
     work_dir, path = study / 'killed', study / 'killed.jsonl'
-    command = ['tools/analysis_tools/sweep.py', str(study), '--cells', 'dense', 'mixed', '--seeds',
+    command = ['studies/sweep.py', str(study), '--cells', 'dense', 'mixed', '--seeds',
                '0', '--data-root', str(scenes), '--work-dir', str(work_dir), '--threads', '1',
                '--results', str(path)]
     process = subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, start_new_session=True,

@@ -1,4 +1,7 @@
 """What the command line does to a config."""
+import sys
+import textwrap
+
 import mmdet
 import mmseg
 import pytest
@@ -7,13 +10,14 @@ from mmengine import Config
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 
+from mmscheme.apis import config as config_module
 from mmscheme.apis.config import load_config, set_data_root
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
 from mmscheme.checks import check_data
 from mmscheme.utils.user_errors import UserErrors
 from tests.bad_inputs import Box
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run
 from tests.test_stock_configs import stock
 
 FLAGSHIP = REPOSITORY / 'configs' / 'upernet_scheme_s_ade20k.py'
@@ -114,6 +118,57 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, inte
     assert isinstance(runner, Runner)
     runner.train()
     assert runner.iter == 3
+
+
+def flat(node, place=''):
+    if isinstance(node, (dict, list, tuple)) and node:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {k: v for key, child in items for k, v in flat(child, f'{place}.{key}').items()}
+    return {place.lstrip('.'): node}
+
+
+@pytest.mark.parametrize('path', ['mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+                                  'retinanet/retinanet_r18_fpn_1x_coco.py'])
+def test_a_stock_config_changes_as_the_log_says_or_not_at_all(path, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(config_module, 'print_log', lambda line, **kwargs: lines.append(line))
+    before = flat(Config.fromfile(stock(mmdet, path)).to_dict())
+
+    def changed(**options):
+        cfg = load_config(stock(mmdet, path), str(tmp_path))
+        cfg.train_dataloader.num_workers = 0  # persistent workers need some
+        runner = build_train_runner(cfg, preflight=False, **options)
+        after = flat(runner.cfg.to_dict())
+        return {k for k in {*before, *after} if before.get(k, 0) != after.get(k, 0)} - {
+            'train_dataloader.num_workers'}
+
+    assert changed(stock_runtime=True) == {'work_dir', 'launcher'} and not lines
+    keys = changed() - {'work_dir', 'launcher'}
+    places = [line.partition(':')[0] for line in lines]
+    assert {'default_hooks.checkpoint.type', 'default_hooks.logger.type', 'train_cfg.type',
+            'train_dataloader.persistent_workers', 'train_dataloader.dataset',
+            'val_dataloader.dataset', 'default_hooks.plain_checkpoint'} == set(places)
+    assert all(any(key == p or key.startswith(f'{p}.') for p in places) for key in keys)
+    assert all(any(key == p or key.startswith(f'{p}.') for key in keys) for p in places)
+    assert all('--stock-runtime' in line for line in lines)
+
+
+def test_building_a_model_leaves_mmengine_as_it_is():
+    """In a process that has not used one of our tools, and until it asks for safe loading."""
+    script = """
+        from mmengine.registry import MODELS
+        from mmengine.runner.checkpoint import CheckpointLoader
+        stock = dict(CheckpointLoader._schemes)
+        import mmscheme
+        mmscheme.register_all_modules()
+        MODELS.build(dict(type='mmscheme.SCHEMEformer', arch='s12'))
+        assert CheckpointLoader._schemes == stock
+        {how}
+        changed = [k for k, v in CheckpointLoader._schemes.items() if v is not stock[k]]
+        assert sorted(changed) == sorted(stock), changed
+        """
+    for how in ('mmscheme.use_safe_checkpoints()', 'import mmscheme.safe_checkpoints'):
+        run(sys.executable, '-c', textwrap.dedent(script).format(how=how))
 
 
 def test_none_switches_a_hook_off(scenes, tmp_path):

@@ -1,20 +1,26 @@
 """Bad input: one clear line and a non-zero exit, before training starts."""
+import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.runner import TestLoop as MMEngineTestLoop
+from mmseg.datasets import RandomCrop
+from mmseg.models import UPerHead
 
-from mmscheme.apis import test as test_api
-from mmscheme.apis import train as train_api
+from mmscheme.datasets.scenes_dataset import ScenesDataset
 from mmscheme.engine.runners import IterBasedTrainLoop
-from mmscheme.utils.user_errors import user_errors
+from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint
+from mmscheme.utils.user_errors import is_deliberate, user_errors
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY
 from tests.test_checkpoint import RunsCode
 
 DEMO = str(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
+train_api, test_api = load_tool('train'), load_tool('test')
 FLAGSHIP = str(REPOSITORY / 'configs' / 'upernet_scheme_s_ade20k.py')
 
 
@@ -49,6 +55,10 @@ def errors_of(main, capsys, *arguments):
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith('error:')]
 
 
+def traceback_of(line):
+    return Path(re.search(r'\(traceback: (.*)\)', line)[1]).read_text()
+
+
 @pytest.mark.parametrize('options, expected', [
     (['model.backbone.arch=s13'],
      "error: arch: expected one of ['m36', 's12', 's24', 's36'] or a dict, "
@@ -56,7 +66,7 @@ def errors_of(main, capsys, *arguments):
     (['model.backbone.groups=(3,4)'],
      "error: stage 0 of arch 's12': embed_dims=64 does not divide into groups=3; "
      '64 divides by [1, 2, 4, 8, 16, 32, 64]'),
-    (['model.backbone.expantion=8'], "unexpected keyword argument 'expantion'"),
+    (['model.backbone.expantion=8'], "expantion: unknown argument of SCHEMEformer"),
     (['model.decode_head.chanels=8'], "unexpected keyword argument 'chanels'"),
     (['model.backbone.type=mmscheme.Schemeformer'], 'mmscheme.Schemeformer is not in'),
     (['default_hooks.mixing_schedule.decay=(0.9,0.1)'],
@@ -165,14 +175,14 @@ def test_assertions_of_the_frameworks_are_one_line_too(scenes, tmp_path, capsys)
                     '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
                     'model.backbone.init_cfg.prefix=backbone.',
                     f'model.backbone.init_cfg.checkpoint={tmp_path}/x.pth')
-    assert 'backbone' in line and line.endswith('(--debug shows where)')
+    assert 'backbone' in line and 'AssertionError' in traceback_of(line)
 
 
 def test_other_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), user_errors():
         1 / 0  # noqa: B018
     with pytest.raises(ValueError, match='in the loop'), user_errors() as started:
-        started.before_train(None)
+        started.before_train_iter(None, 0)
         raise ValueError('in the loop')
 
 
@@ -181,3 +191,44 @@ def test_unknown_flags_are_errors(capsys):
         with pytest.raises(SystemExit) as stop:
             main([DEMO, 'x.pth', '--workdir', 'x'])
         assert stop.value.code == 2
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('place', ['__getitem__', 'transform', 'model'])
+def test_a_bug_before_the_first_iteration_is_one_line_and_a_file(
+        place, workers, scenes, tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()  # train
+
+    def broken(*args, **kwargs):
+        return None.no_such_attribute
+
+    owner, name = {'__getitem__': (ScenesDataset, '__getitem__'),
+                   'transform': (RandomCrop, 'transform'),
+                   'model': (UPerHead, '__init__')}[place]
+    monkeypatch.setattr(owner, name, broken)
+    line = error_of(train_api.main, capsys, DEMO, '--data-root', scenes, '--work-dir', tmp_path,
+                    '--cfg-options', f'train_dataloader.num_workers={workers}',
+                    'train_dataloader.persistent_workers=False',
+                    'train_dataloader.batch_size=2')
+    assert "AttributeError: 'NoneType' object has no attribute 'no_such_attribute'" in line
+    text = traceback_of(line)
+    assert 'in broken' in text and 'return None.no_such_attribute' in text
+    if place != 'model':  # the work folder is there by then
+        assert str(tmp_path / 'error_') in line
+
+
+def test_debug_prints_the_traceback_too(capsys):
+    with pytest.raises(SystemExit), user_errors(debug=True):
+        {}['no such key']
+    printed = capsys.readouterr().err
+    assert printed.count("{}['no such key']") == 1 and "error: KeyError: no such key" in printed
+
+
+def test_errors_for_the_user_have_no_file(tmp_path):
+    for raised in (lambda: find_weights({}), lambda: load_checkpoint(str(tmp_path / 'no.pth'))):
+        with pytest.raises((ValueError, OSError)) as error:
+            raised()
+        assert is_deliberate(error.value)
+    with pytest.raises(ValueError) as error:
+        int('x')
+    assert not is_deliberate(error.value)

@@ -6,13 +6,16 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 
 from mmscheme.apis.config import load_config
-from mmscheme.apis.inference import load_predictor, main, predict
+from mmscheme.apis.inference import load_predictor, predict
 from mmscheme.datasets.scenes import PALETTE
-from mmscheme.deploy.predictor import main as exported_main
 from mmscheme.models.loading import build_model
 from mmscheme.utils.image_jobs import find_jobs
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY
 from tests.test_deploy.test_export import prepare
+
+main = load_tool('predict').main
+exported_main = load_tool('deploy/predict').main
 
 
 @pytest.fixture(scope='module')

@@ -34,7 +34,7 @@ def distance(a, b):
 
 
 def test_two_processes_have_the_gradients_of_one(scenes, tmp_path):
-    run(sys.executable, '-m', 'mmscheme.apis.launch', '--nproc_per_node=2',
+    run(sys.executable, 'tools/launch.py', '--nproc_per_node=2',
         f'--master_port={free_port()}', '-m', 'tests.gradients', tmp_path, scenes, 'small', 'cls',
         'upernet', 'mask_rcnn', **ONE_CORE)
     for task in ('cls', 'upernet', 'mask_rcnn'):
@@ -104,5 +104,5 @@ def test_a_killed_process_takes_the_others_along_and_the_run_resumes(scenes, tmp
     _, _, config, *arguments = train(scenes, work, '--resume', iterations=saved + 1)
     log = run(sys.executable, 'tools/train.py', config, *arguments, **ONE_CORE)
     assert ('resumed with 1 process of 2 images an iteration, the checkpoint has 2 processes of '
-            '2: the order of the images goes on where it was, 0 of them are seen again' in log)
+            '2: the order of the images continues where it was, 0 of them are seen again' in log)
     assert f'[{saved + 1}/{saved + 1}]' in log

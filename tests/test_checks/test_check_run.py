@@ -9,7 +9,6 @@ import torch
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
-from mmscheme.apis import check_config
 from mmscheme.checks import Findings, check_run
 from mmscheme.checks import data as data_checks
 from mmscheme.checks.coco import _run_lengths
@@ -18,7 +17,10 @@ from mmscheme.checks.resources import check_batch_size, check_disk
 from mmscheme.datasets.scenes import write_scenes
 from mmscheme.utils.image_files import ends_abruptly, inspect_image
 from tests.bad_inputs import Box, halve
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY
+
+check_config = load_tool('misc/check_config')
 
 
 @pytest.fixture(scope='module')
@@ -166,11 +168,10 @@ def test_ends(box):
 
 
 def test_no_preflight(box, capsys):
-    from mmscheme.apis import train
-    words = box.train('seg', 'model.decode_head.num_classes=90')
+    main, options = load_tool('train').main, ('seg', 'model.decode_head.num_classes=90')
     with pytest.raises(SystemExit):
-        train.main(words)
-    train.main(box.train('seg', 'model.decode_head.num_classes=90', flags=('--no-preflight', )))
+        main(box.train(*options))
+    main(box.train(*options, flags=('--no-preflight', )))
     assert (box.folder / 'work' / 'last_checkpoint').exists()
 
 

@@ -10,10 +10,13 @@ from timm.layers import GroupNorm1
 from timm.models import metaformer as timm_metaformer
 from torch import nn
 
-from mmscheme.apis.convert import metaformer_to_mmscheme, mmscheme_to_timm
 from mmscheme.converters import from_metaformer, to_timm
 from mmscheme.models import SCHEMEformer
+from tests.commands import load_tool
 from tests.test_checkpoint import RunsCode
+
+metaformer_to_mmscheme = load_tool('model_converters/metaformer2mmscheme').main
+mmscheme_to_timm = load_tool('model_converters/mmscheme2timm').main
 
 DIMS, DEPTHS = (32, 64, 96, 128), (1, 2, 1, 1)
 
@@ -290,9 +293,9 @@ def test_to_timm_folds_alpha_into_grouped_convolutions():
     (lambda w: {k: v for k, v in w.items() if not k.startswith('network.7.')},
      'blocks of 4 stages under network, found 3'),
     (lambda w: {k: v for k, v in w.items() if k != 'network.5.0.norm1.bias'},
-     r'1 weights do not fit .* stages.2.0.norm1.bias missing, expected \(96,\)'),
+     r'weights do not fit .* missing stages.2.0.norm1.bias'),
     (lambda w: {**w, 'network.5.0.norm1.bias': torch.ones(7)},
-     r'stages.2.0.norm1.bias \(7,\), expected \(96,\)'),
+     r'stages.2.0.norm1.bias is \(7,\), expected \(96,\)'),
     (lambda w: {**w, 'extra': torch.ones(1)}, 'extra: no such weight'),
 ])
 def test_other_weights_are_named(change, message):

@@ -10,11 +10,11 @@ from mmengine import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
-from mmscheme.apis import train as train_api
 from mmscheme.datasets.guarded import describe_bad_data
 from mmscheme.datasets.scenes import write_scenes
-from mmscheme.utils.run_errors import BadDataError
+from mmscheme.utils.user_errors import BadDataError
 from tests.bad_inputs import Box, halve
+from tests.commands import load_tool
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +30,7 @@ def box(few_scenes, tmp_path):
 def train(box, task, *options, workers=2, iterations=None):
     """Trains over all images without looking at them first."""
     length = [f'train_cfg.max_iters={iterations or 3}'] if task == 'seg' else []
-    train_api.main(box.train(
+    load_tool('train').main(box.train(
         task, f'train_dataloader.num_workers={workers}', *length, *options,
         flags=('--no-preflight', )))
 
@@ -68,7 +68,7 @@ def test_a_run_stops_and_names_the_file(task, workers, box, capsys):
     path = damage(box, task)
     line = stopped(capsys, box, task, workers=workers)
     assert line.startswith(f'error: bad data: {path} (')
-    assert line.endswith("on_bad_data='skip' goes on without it")
+    assert "on_bad_data='skip' goes on without it" in line
 
 
 @pytest.mark.parametrize('task, workers', [('seg', 2), ('cls', 0)])

@@ -11,17 +11,20 @@ from mmengine import Config
 from mmengine.utils import digit_version
 from torch import nn
 
-from mmscheme.apis import predict as predict_tool
 from mmscheme.deploy import export as export_module
-from mmscheme.deploy.export import export, main
+from mmscheme.deploy.export import export
 from mmscheme.deploy.graphs import MatrixPool
 from mmscheme.deploy.matching import match_boxes
 from mmscheme.deploy.predictor import ExportedPredictor
-from mmscheme.deploy.predictor import main as predict_main
 from mmscheme.deploy.runtime import load_exported
 from mmscheme.models.loading import build_model
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY
 from tests.test_deploy.test_fold import TINY, randomise
+
+main = load_tool('deploy/export').main
+predict_main = load_tool('deploy/predict').main
+predict_tool = load_tool('predict')
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')

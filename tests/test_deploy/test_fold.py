@@ -9,12 +9,15 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmscheme.deploy import deploy_config, fold
-from mmscheme.deploy.fold import TOLERANCE, largest_difference, main
+from mmscheme.deploy.fold import TOLERANCE, largest_difference
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.models import SCHEMEFFN
 from mmscheme.models.loading import build_model, load_weights
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY, run
 from tests.test_configs import small
+
+main = load_tool('deploy/fold').main
 
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 32, 64))

@@ -141,7 +141,7 @@ def test_full_disk_leaves_the_checkpoint_before_and_training_goes_on(tmp_path):
         hook.after_val_epoch(runner, dict(acc=2.))
         first, *_ = runner.lines
         assert first == (f'checkpoint not written: {tmp_path}/iter_2.pth (File too large); the '
-                         f'last usable one is {tmp_path}/iter_1.pth; training goes on')
+                         f'last usable one is {tmp_path}/iter_1.pth; training continues')
         assert 'best checkpoint not written (File too large)' in runner.lines[1]
         assert files(tmp_path) == before
         runner.iter = LENGTH - 1

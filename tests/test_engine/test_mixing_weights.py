@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from mmscheme.analysis.cca_plot import main, read_mixing_log
+from mmscheme.analysis.cca_plot import read_mixing_log
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
+from tests.commands import load_tool
 from tests.conftest import REPOSITORY, run
+
+main = load_tool('analysis_tools/plot_mixing_weights').main
 
 ITERATIONS = 6
 

@@ -1,4 +1,4 @@
-"""Losses that are not finite: the weights stay as if the batch had not been."""
+"""Losses that are not finite stay out of the weights, and are named when the log is written."""
 import copy
 
 import pytest
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmscheme.engine.hooks import NonFiniteLossHook
 from mmscheme.engine.hooks import non_finite_hook as non_finite
-from mmscheme.utils.run_errors import NonFiniteError
+from mmscheme.utils.user_errors import NonFiniteError
 
 BAD = float('nan')
 
@@ -52,7 +52,7 @@ def samples(bad=(), count=8, value=BAD):
     return found
 
 
-def train(data, work_dir, limit=3, model=None, optimizer=None, **settings):
+def train(data, work_dir, limit=3, model=None, optimizer=None, hooks=None, custom=(), **settings):
     torch.manual_seed(0)
     runner = Runner(
         model=model or Net(), work_dir=str(work_dir), experiment_name=str(work_dir),
@@ -61,8 +61,10 @@ def train(data, work_dir, limit=3, model=None, optimizer=None, **settings):
         optim_wrapper=optimizer or dict(
             type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.1),
             **settings),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
-        custom_hooks=[dict(type='mmscheme.NonFiniteLossHook', limit=limit)], log_level='WARNING')
+        default_hooks=hooks or dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
+        custom_hooks=[dict(type='mmscheme.NonFiniteLossHook', limit=limit), *custom],
+        log_level='WARNING')
     runner.train()
     return runner
 
@@ -74,16 +76,66 @@ def state(runner):
 @pytest.mark.parametrize('value', [BAD, float('inf')])
 def test_the_weights_are_those_without_the_batch(value, tmp_path):
     """Of weights, moments of the optimizer and statistics of norms."""
-    spoilt = train(samples(bad=(2, 3, 6), value=value), tmp_path / 'a')
+    def fused():
+        torch.manual_seed(0)
+        model = Net()
+        return dict(model=model, optimizer=OptimWrapper(torch.optim.AdamW(
+            model.parameters(), lr=0.1, weight_decay=0.1, fused=True)))
+
+    spoilt = train(samples(bad=(2, 3, 6), value=value), tmp_path / 'a', **fused())
     clean = samples()
     without = [s for i, s in enumerate(clean) if i // 2 not in (2, 3, 6)]
-    expected = train(without, tmp_path / 'b')
+    expected = train(without, tmp_path / 'b', **fused())
     for key, tensor in state(expected).items():
         if 'num_batches' not in key:
             assert torch.equal(tensor, state(spoilt)[key]), key
     for a, b in zip(expected.optim_wrapper.optimizer.state.values(),
                     spoilt.optim_wrapper.optimizer.state.values()):
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize('value', [BAD, float('inf')])
+def test_gradients_of_a_spoilt_step_count_as_zero_where_it_cannot_be_left_out(value, tmp_path):
+    """For weights and moments of the optimizer; statistics of norms are those before."""
+    spoilt = train(samples(bad=(2, 3, 6), value=value), tmp_path)
+    data = samples()
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    for i in range(8):
+        if i in (2, 3, 6):
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+        else:
+            losses = model([x for x, _ in data[2 * i:2 * i + 2]], None)
+            optimizer.zero_grad()
+            (losses['loss_a'] + losses['loss_b']).backward()
+        optimizer.step()
+    for key, tensor in model.state_dict().items():
+        if 'num_batches' not in key:
+            assert torch.equal(tensor, state(spoilt)[key]), key
+    for a, b in zip(optimizer.state.values(), spoilt.optim_wrapper.optimizer.state.values()):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_what_happens_between_two_logs_is_told_in_full_at_the_next(tmp_path):
+    quiet = dict(checkpoint=None, logger=dict(type='LoggerHook', interval=6))
+    data = samples(bad=(1, 3, 4), count=12)
+    train(data, tmp_path / 'a', hooks=quiet)
+    log = next((tmp_path / 'a').glob('*/*.log')).read_text()
+    for words in ('iteration 2, 1 of 3', 'iteration 4, 1 of 3', 'iteration 5, 2 of 3',
+                  'loss not finite: loss_a=nan, loss_b=nan', 'images: image_8.jpg, image_9.jpg'):
+        assert words in log
+    with pytest.raises(NonFiniteError, match='at iteration 5, 3 iterations in a row'):
+        train(samples(bad=(2, 3, 4), count=12), tmp_path / 'b', hooks=quiet)
+    with pytest.raises(NonFiniteError, match='at iteration 8, 3 .*iter_6.pth'):
+        # A checkpoint comes before the log.
+        train(samples(bad=(5, 6, 7), count=12), tmp_path / 'c', hooks=dict(
+            logger=dict(type='LoggerHook', interval=100),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)))
+    with pytest.raises(NonFiniteError, match='at iteration 12'):
+        train(samples(bad=(9, 10, 11), count=12), tmp_path / 'd', hooks=dict(
+            checkpoint=None, logger=dict(type='LoggerHook', interval=100)))
 
 
 def test_a_run_without_such_losses_is_not_changed(tmp_path):
@@ -171,12 +223,14 @@ class ScaledWrapper(OptimWrapper):
         self.scaler.update()
 
 
-def scaled(model, scale):
-    return ScaledWrapper(scale, optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+def scaled(model, scale, fused=False):
+    return ScaledWrapper(scale, optimizer=torch.optim.SGD(model.parameters(), lr=0.01, fused=fused))
 
 
-def test_steps_that_the_scaler_leaves_out_do_not_count(tmp_path, monkeypatch):
+@pytest.mark.parametrize('fused', [False, True])
+def test_steps_that_the_scaler_leaves_out_do_not_count(fused, tmp_path, monkeypatch):
     monkeypatch.setattr(non_finite, 'AmpOptimWrapper', ScaledWrapper)
+
     class Large(Net):
 
         def forward(self, *args, **kwargs):
@@ -185,22 +239,25 @@ def test_steps_that_the_scaler_leaves_out_do_not_count(tmp_path, monkeypatch):
     model = Large()
     before = copy.deepcopy(model.state_dict())
     # So large that the first steps overflow.
-    runner = train(samples(count=16), tmp_path / 'a', 2, model, scaled(model, 2.**127))
+    runner = train(samples(count=16), tmp_path / 'a', 2, model,
+                   scaled(model, 2.**127, fused))
     assert runner.optim_wrapper.scaler.get_scale() < 2.**124
     assert not torch.equal(before['fc.weight'], runner.model.fc.weight)
     assert 'not finite' not in next((tmp_path / 'a').glob('*/*.log')).read_text()
     model = Net()
     with pytest.raises(NonFiniteError, match='loss not finite: loss_a=nan'):
-        train(samples(bad=(3, 4)), tmp_path / 'b', 2, model, scaled(model, 1.))
+        train(samples(bad=(3, 4)), tmp_path / 'b', 2, model, scaled(model, 1., fused))
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
 
 
-def test_a_scaler_that_never_steps_stops_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_scaler_that_never_steps_stops_the_run(fused, tmp_path, monkeypatch):
     monkeypatch.setattr(non_finite, 'AmpOptimWrapper', ScaledWrapper)
     model = FiniteLoss()
     with pytest.raises(NonFiniteError, match='no step in 20 iterations'):
         train(samples(bad=range(30), count=30, value=1000.), tmp_path, 1, model,
-              scaled(model, 1.))
+              scaled(model, 1., fused))
+    assert all(torch.isfinite(v).all() for v in model.state_dict().values())
 
 
 def test_limit():

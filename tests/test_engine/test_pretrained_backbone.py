@@ -10,7 +10,7 @@ from torch import nn
 
 from mmscheme.engine.hooks import PretrainedBackboneHook
 from mmscheme.models import SCHEMEformer
-from mmscheme.utils.checkpoint_io import load_matching, register_safe_loaders
+from mmscheme.utils.checkpoint_io import load_matching, use_safe_checkpoints
 from tests.conftest import REPOSITORY, run
 from tests.test_checkpoint import RunsCode
 
@@ -102,7 +102,7 @@ def test_the_wrong_checkpoint_is_an_error_unless_asked_for(classifier):
 
 
 def test_damaged_and_dangerous_files_are_one_line(classifier, tmp_path):
-    register_safe_loaders()
+    use_safe_checkpoints()
     data = classifier[0].read_bytes()
     (tmp_path / 'cut.pth').write_bytes(data[:len(data) // 2])
     torch.save(dict(state_dict={'a': RunsCode(tmp_path / 'ran')}), tmp_path / 'code.pth')

@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 from mmscheme.checks import Findings
 from mmscheme.checks.checkpoint import check_checkpoint
 from mmscheme.models import SCHEMEformer
-from mmscheme.utils.checkpoint_io import register_safe_loaders
+from mmscheme.utils.checkpoint_io import use_safe_checkpoints
 from tests.test_fuzz.mutate import mutate_bytes, mutate_structure, numbers, time_limit
 
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32))
@@ -141,7 +141,7 @@ def damaged(rng, model, trace):
 
 @pytest.mark.parametrize('chunk', range(10))
 def test_damaged_checkpoints(chunk, fuzz_full, tmp_path):
-    register_safe_loaders()
+    use_safe_checkpoints()
     model = SCHEMEformer(TINY)
     whole = {k: v.clone() for k, v in model.state_dict().items()}
     path, trace = tmp_path / 'x.pth', tmp_path / 'trace'

@@ -1,5 +1,4 @@
 """The operators against compiled mmcv: kept values everywhere, and itself where it is there."""
-
 import ast
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmscheme.engine.hooks import MixingScheduleHook
 from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
-from mmscheme.models import plug_in_scheme
+from mmscheme.models import SCHEMEWrapper
 from mmscheme.models.backbones import scheme_wrapper
 from mmscheme.models.utils import ADAPTERS, Adapter, diagonal_blocks, find_channel_mixers
 from tests.test_models.test_scheme_wrapper import BACKBONES, build, mixers, run, wrap
@@ -113,21 +113,19 @@ def test_bad_arguments(arguments, error):
 
 
 def test_nothing_to_replace():
-    for cfg in (dict(type='mmseg.ResNet', depth=18), dict(type='mmseg.SCHEMEformer')):
-        cfg = dict(cfg, type=cfg['type'].replace('mmseg.SCHEME', 'mmscheme.SCHEME'))
-        with pytest.raises(ValueError, match=f'{cfg["type"].split(".")[1]} has no channel mixer '
-                           'that SCHEME can replace'):
-            wrap(cfg)
-    with pytest.raises(ValueError, match='has no channel mixer'):  # not twice
-        plug_in_scheme(wrap(SWIN))
+    with pytest.raises(ValueError, match='ResNet has no channel mixer that SCHEME can replace'):
+        wrap(dict(type='mmseg.ResNet', depth=18))
+    for backbone in (build(dict(type='mmscheme.SCHEMEformer')), wrap(SWIN)):
+        with pytest.raises(ValueError, match='has SCHEME mixers already'):
+            SCHEMEWrapper(backbone)
     with pytest.raises(ValueError, match='has no channel mixer'):  # not a mixer by itself
-        plug_in_scheme(FFN(8, 32))
+        SCHEMEWrapper(FFN(8, 32))
     with pytest.raises(TypeError, match='backbone: expected a config with a type or a module, '
                        'found str'):
-        plug_in_scheme('swin')
+        SCHEMEWrapper('swin')
     with pytest.raises(ValueError, match='0: SCHEME replaces channel mixers of 2 layers, found '
                        'one of 3'):
-        plug_in_scheme(nn.Sequential(FFN(8, 32, num_fcs=3)))
+        SCHEMEWrapper(nn.Sequential(FFN(8, 32, num_fcs=3)))
 
     class Own(FFN):
 
@@ -138,9 +136,10 @@ def test_nothing_to_replace():
 
 
 def test_auto_takes_the_most_groups_of_each_width():
-    model = plug_in_scheme(nn.Sequential(*(FFN(c, 4 * c) for c in (8, 9, 10, 7))), groups='auto')
+    model = SCHEMEWrapper(nn.Sequential(*(FFN(c, 4 * c) for c in (8, 9, 10, 7))), groups='auto',
+                          extra_tokens=0)
     assert [m.ffn.fc1.groups for m in mixers(model).values()] == [4, 3, 2, 1]
-    model = plug_in_scheme(nn.Sequential(FFN(8, 20)), groups=(2, 4), expansion=None)
+    model = SCHEMEWrapper(nn.Sequential(FFN(8, 20)), groups=(2, 4), expansion=None, extra_tokens=0)
     mixer, = mixers(model).values()
     assert (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups, mixer.ffn.fc1.out_features) == (2, 4, 20)
 
@@ -155,12 +154,12 @@ def test_only_some_stages():
 
 def test_a_shared_module_is_replaced_everywhere():
     shared = FFN(8, 32)
-    model = plug_in_scheme(nn.ModuleList([shared, nn.ModuleList([shared])]))
+    model = SCHEMEWrapper(nn.ModuleList([shared, nn.ModuleList([shared])]), extra_tokens=0)
     assert model[0] is model[1][0] and len(mixers(model)) == 1
     pytest.importorskip('timm')
     from timm.layers import Mlp
     shared = Mlp(8)
-    model = plug_in_scheme(nn.ModuleList([shared, shared, nn.ModuleList([shared])]))
+    model = SCHEMEWrapper(nn.ModuleList([shared, shared, nn.ModuleList([shared])]), extra_tokens=0)
     assert model[0] is model[1] is model[2][0] and isinstance(model[0], SCHEMEMixer)
 
 
@@ -180,7 +179,7 @@ def test_a_family_of_ones_own(monkeypatch):
     stock = nn.Sequential(Gated())
     x = torch.randn(2, 5, 8)
     expected = stock(x)
-    model = plug_in_scheme(stock, 1, None, cca=False, seed_from_dense=True)
+    model = SCHEMEWrapper(stock, 1, expansion=None, cca=False, seed_from_dense=True)
     assert list(mixers(model)) == ['0.up'] and torch.allclose(model(x), expected, atol=1e-6)
 
 
@@ -188,7 +187,7 @@ def test_heads_are_never_touched():
     timm = pytest.importorskip('timm')
     stock = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=1, global_pool='map')
     head = stock.attn_pool.mlp
-    assert plug_in_scheme(stock).attn_pool.mlp is head and len(mixers(stock)) == 1
+    assert SCHEMEWrapper(stock).attn_pool.mlp is head and len(mixers(stock)) == 1
 
 
 @pytest.mark.parametrize('groups', [1, 2, 4, (1, 4)])
@@ -196,8 +195,8 @@ def test_seeds_are_the_diagonal_blocks_and_keep_the_variance(groups):
     torch.manual_seed(0)
     stock = FFN(64, 256)
     dense = {key: value.clone() for key, value in stock.state_dict().items()}
-    mixer, = mixers(plug_in_scheme(nn.Sequential(stock), groups=groups, expansion=None,
-                                   seed_from_dense=True)).values()
+    mixer, = mixers(SCHEMEWrapper(nn.Sequential(stock), groups=groups, expansion=None,
+                                   seed_from_dense=True, extra_tokens=0)).values()
     g1, g2 = (groups, groups) if isinstance(groups, int) else groups
     x = torch.randn(4000, 64)
     for layer, key, g in ((mixer.ffn.fc1, '0.0', g1), (mixer.ffn.fc2, '1', g2)):

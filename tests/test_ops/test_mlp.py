@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, StarReLU
-from mmscheme.ops import block_diagonal_mlp, choose_implementation, chunked_mlp, mlp
+from mmscheme.ops import block_diagonal_mlp, choose_mlp, chunked, dispatch, mlp
 from mmscheme.ops.scheme_mixer import _mix as mixer_operator
 from tests.test_ops.reference import errors, make
 
@@ -18,8 +18,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 def chunks(request, monkeypatch):
     size, narrow = request.param
     for name in ('_ALONE', '_TOGETHER'):
-        monkeypatch.setattr(chunked_mlp, name, size)
-    monkeypatch.setattr(chunked_mlp, '_NARROW', narrow)
+        monkeypatch.setattr(chunked, name, size)
+    monkeypatch.setattr(chunked, '_NARROW', narrow)
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
@@ -127,23 +127,30 @@ def test_autocast_computes_in_its_dtype():
         assert (a - b).abs().max() < 2e-2 * b.abs().max()
 
 
+def choose(x, first, second, act, *wanted):
+    return choose_mlp(x, dict(groups=first, act=act), second, *wanted)
+
+
 def test_what_cannot_be_fused_is_plain_and_said_once(caplog, monkeypatch):
-    monkeypatch.setattr(mlp, '_said', set())
+    monkeypatch.setattr(dispatch, '_said', set())
     x = torch.randn(2, 8, 3, 3)
     with caplog.at_level(logging.INFO, 'mmscheme'):
         for _ in range(2):
-            assert choose_implementation(x, (1, 2), 'gelu') == 'plain'
-            assert choose_implementation(x, (2, 2), None, 'chunked') == 'plain'
-            assert choose_implementation(x, (2, 2), 'gelu', 'triton') == 'plain'
-            assert choose_implementation(x.double(), (2, 2), 'gelu', 'native') == 'plain'
+            assert choose(x, 1, 2, 'gelu') == 'plain'
+            assert choose(x, 2, 2, None, 'chunked') == 'plain'
+            assert choose(x, 2, 2, 'gelu', 'triton') == 'plain'
+            assert choose(x.double(), 2, 2, 'gelu', 'native') == 'plain'
     assert [r.getMessage().split('not fused, ')[1] for r in caplog.records] == [
         'the two layers have 1 and 2 groups',
         'its activation is not one of gelu, silu, relu, star_relu',
         'Triton kernels need an NVIDIA GPU',
         'torch.float64 on cpu is not for the native one']
-    assert choose_implementation(x, (2, 2), 'gelu') == 'native'
-    assert choose_implementation(x.bfloat16(), (2, 2), 'gelu') == 'plain'
-    assert choose_implementation(x, (2, 2), 'gelu', 'plain') == 'plain'
+    monkeypatch.setattr(dispatch, 'FUSED', False)
+    assert choose(x, 2, 2, 'gelu') == choose(x, 2, 2, 'gelu', 'native') == 'plain'
+    monkeypatch.undo()
+    assert choose(x, 2, 2, 'gelu') == 'native'
+    assert choose(x.bfloat16(), 2, 2, 'gelu') == 'plain'
+    assert choose(x, 2, 2, 'gelu', 'plain') == 'plain'
     with pytest.raises(ValueError, match=r"implementation: expected one of .*found 'fast'"):
         BlockDiagonalMLP(8, implementation='fast')
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmscheme.layers import SCHEMEMixer, channel_covariance_attention
-from mmscheme.ops import block_diagonal_mlp, choose_implementation, mlp
+from mmscheme.ops import block_diagonal_mlp, choose_mlp, dispatch
 from mmscheme.ops.cpu import build, operators
 from tests.test_ops.reference import errors, make
 
@@ -152,14 +152,14 @@ def test_hooked_branches_are_called():
 def test_without_a_compiler(compiler, reason, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv('CXX', compiler)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.setattr(mlp, '_said', set())
+    monkeypatch.setattr(dispatch, '_said', set())
     build._find.cache_clear()
     try:
         x = torch.randn(2, 8, 3, 3)
         with caplog.at_level(logging.WARNING, 'mmscheme'):
             for _ in range(2):
-                assert choose_implementation(x, (2, 2), 'gelu') == 'chunked'
-                assert choose_implementation(x, (2, 2), 'gelu', 'native') == 'plain'
+                assert choose_mlp(x, dict(groups=2, act='gelu'), 2) == 'chunked'
+                assert choose_mlp(x, dict(groups=2, act='gelu'), 2, 'native') == 'plain'
         assert len(caplog.records) == 1 and reason in caplog.records[0].getMessage()
         assert SCHEMEMixer(8)(x).shape == x.shape
         with pytest.raises(RuntimeError, match='could not be built'):

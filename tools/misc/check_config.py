@@ -1,5 +1,53 @@
-"""Checks a run before it starts: python tools/misc/check_config.py --help."""
-from mmscheme.apis.check_config import main
+"""Check a run without starting it."""
+import argparse
+import time
+import warnings
+from typing import List, Optional
+
+from mmengine.registry import init_default_scope
+
+from mmscheme.apis.config import load_config
+from mmscheme.checks import check_run
+from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.config_query import SPLITS, scope_of
+from mmscheme.utils.user_errors import user_errors
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description='Check data, model, checkpoints and disk space of a run in seconds.')
+    add_config_arguments(parser)
+    parser.add_argument('--checkpoint', metavar='FILE',
+                        help='check a test of this checkpoint, not a training')
+    parser.add_argument('--splits', nargs='+', choices=SPLITS, metavar='SPLIT',
+                        help='data to check (train val; with --checkpoint test)')
+    parser.add_argument('--all', action='store_true',
+                        help='read all images and masks and list all that is wrong')
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
+                        '(work_dirs/<name of the config>)')
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Print errors and warnings, and exit with status 2 where there are errors."""
+    args = parse_args(argv)
+    warnings.filterwarnings('ignore', category=UserWarning)
+    start = time.perf_counter()
+    with user_errors(args.debug):
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
+        if args.checkpoint:
+            cfg.load_from, cfg.resume = args.checkpoint, False
+        init_default_scope(scope_of(cfg))
+        splits = args.splits or (('test', ) if args.checkpoint else ('train', 'val'))
+        findings = check_run(cfg, splits, args.all)
+        for line in findings.warnings:
+            print(f'warning: {line}')
+        print(f'{args.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
+              f'warnings in {time.perf_counter() - start:.1f} s', flush=True)
+        if findings.errors:
+            raise findings.as_error()
+
 
 if __name__ == '__main__':
     main()

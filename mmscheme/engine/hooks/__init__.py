@@ -6,9 +6,11 @@ from .mixing_weights_hook import MixingWeightsHook
 from .non_finite_hook import NonFiniteLossHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .pretrained_backbone_hook import PretrainedBackboneHook
+from .runtime_info_hook import RuntimeInfoHook
 from .seg_picture_hook import SegPictureHook
 
 __all__ = [
     'CheckpointHook', 'DurableBackend', 'LoggerHook', 'MixingScheduleHook', 'MixingWeightsHook',
-    'NonFiniteLossHook', 'PlainCheckpointHook', 'PretrainedBackboneHook', 'SegPictureHook'
+    'NonFiniteLossHook', 'PlainCheckpointHook', 'PretrainedBackboneHook', 'RuntimeInfoHook',
+    'SegPictureHook'
 ]

@@ -12,7 +12,7 @@ from mmscheme.utils.output_files import remove_parts, write_bytes
 
 __all__ = ['CheckpointHook', 'DurableBackend']
 
-# In the message hub: files to remove once the checkpoint that says so is in place.
+# Key in the message hub: files to remove once the checkpoint that says so is in place.
 _SUPERSEDED = 'superseded_ckpts'
 
 
@@ -20,7 +20,7 @@ class DurableBackend(LocalBackend):
     """Files on this machine that are there whole, on the disk, or not at all."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-        """Writes a file under a temporary name beside it, and renames it.
+        """Write a file under a temporary name beside it, and rename it.
 
         Raises:
             OSError: It cannot be written; what was there before is untouched.
@@ -33,13 +33,13 @@ register_backend('mmscheme.durable', DurableBackend, force=True)
 
 @HOOKS.register_module()
 class CheckpointHook(_CheckpointHook):
-    """mmengine's hook, in an order that always leaves a checkpoint to go on from.
+    """mmengine's hook, in an order that always leaves a checkpoint to resume from.
 
     A checkpoint is written under a temporary name, flushed to the disk and renamed; then
     ``last_checkpoint`` is replaced in the same way; only then old checkpoints and the
-    previous best one are removed. What a kill keeps from being removed, the run that
-    resumes removes. A checkpoint that cannot be written (a full disk) is an error in the
-    log and training goes on, for the next one may succeed; the last one stops the run.
+    previous best one are removed, if need be by the run that resumes after a kill. A
+    checkpoint that cannot be written (a full disk) is an error in the log and training
+    continues, because the next one may succeed; the last one stops the run.
 
     Local folders only; on other storage everything but the temporary name is the same.
 
@@ -53,7 +53,7 @@ class CheckpointHook(_CheckpointHook):
         self._old_best: Dict[str, str] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Removes what earlier runs left behind."""
+        """Remove files that earlier runs left behind."""
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend:
             self.backend_args = dict(backend='mmscheme.durable')
@@ -68,7 +68,7 @@ class CheckpointHook(_CheckpointHook):
         self._remove_superseded(runner)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: Dict[str, Any]) -> None:
-        """Writes a checkpoint, then the pointer to it, then removes others."""
+        """Write a checkpoint, then the pointer to it, then remove others."""
         hub, filename = runner.message_hub, self.filename_tmpl.format(step)
         path = self.file_backend.join_path(self.out_dir, filename)
         steps = [s for s in getattr(self, 'keep_ckpt_ids', ()) if s != step] + [step]
@@ -101,17 +101,17 @@ class CheckpointHook(_CheckpointHook):
             self._remove_superseded(runner)
 
     def _not_written(self, runner: Any, path: str, error: OSError) -> None:
-        """Tells it; where no other checkpoint will follow that is the end."""
+        """Log that a checkpoint was not written; raise if no other one will follow."""
         last = self.is_last_train_epoch(runner) if self.by_epoch else self.is_last_train_iter(
             runner)
         usable = f'the last usable one is {self.last_ckpt}' if self.last_ckpt else 'there is none'
         text = f'checkpoint not written: {path} ({error.strerror or error}); {usable}'
         if last:
-            then = '--resume goes on from there' if self.last_ckpt else 'train again'
+            then = '--resume continues from there' if self.last_ckpt else 'train again'
             failure = OSError(f'{text}; make room, then {then}')
             failure.errno = error.errno
             raise failure from None
-        runner.logger.error(f'{text}; training goes on')
+        runner.logger.error(f'{text}; training continues')
 
     def _remove_superseded(self, runner: Any) -> None:
         for path in runner.message_hub.runtime_info.get(_SUPERSEDED) or ():
@@ -123,7 +123,7 @@ class CheckpointHook(_CheckpointHook):
                 self.file_backend.rmtree(path)
 
     def _best(self) -> Dict[str, str]:
-        """The paths of the best checkpoints, by metric; as mmengine keeps them."""
+        """Return the paths of the best checkpoints by metric."""
         if not self.save_best:
             return {}
         if len(self.key_indicators) > 1:
@@ -137,7 +137,7 @@ class CheckpointHook(_CheckpointHook):
             self.best_ckpt_path = paths.get('')
 
     def _save_best_checkpoint(self, runner: Any, metrics: Dict[str, Any]) -> None:
-        """Writes best checkpoints, and removes those before only after the next pointer."""
+        """Write best checkpoints; earlier ones are removed after the next pointer is written."""
         if not self.save_best:
             return
         hub = runner.message_hub
@@ -153,8 +153,8 @@ class CheckpointHook(_CheckpointHook):
             for key, value in before.items():
                 hub.update_info(key, value)
             self._set_best({})
-            runner.logger.error(f'best checkpoint not written ({e.strerror or e}); training goes '
-                                'on')
+            runner.logger.error(f'best checkpoint not written ({e.strerror or e}); training '
+                                'continues')
         self._set_best({**self._old_best, **self._best()})
         if self.last_ckpt is None and is_main_process():
             # No pointer to wait for.

@@ -11,13 +11,13 @@ __all__ = ['LoggerHook']
 
 @HOOKS.register_module()
 class LoggerHook(MMEngineLoggerHook):
-    """mmengine's ``LoggerHook``, where all processes write one file of metrics at once.
+    """mmengine's ``LoggerHook`` with one writer of the metrics of a test.
 
-    What they write differs in length, for the times in it do, so that the end of a longer
-    text may stay behind a shorter one and the file is no JSON.
+    mmengine's processes all write the same file at once. Their texts differ in length because
+    of the times in them, so the file may end with the rest of a longer one and be no JSON.
     """
 
     def after_test_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Logs the metrics, and writes them in the first process."""
+        """Log the metrics, and write them in the first process."""
         if is_main_process():
             super().after_test_epoch(runner, metrics)

@@ -1,4 +1,4 @@
-"""The schedule that takes CCA out of training."""
+"""The schedule that removes CCA during training."""
 import math
 from numbers import Real
 from typing import Any, Dict, Optional, Sequence, Set
@@ -9,33 +9,32 @@ from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
 from mmscheme.utils.check_args import check_count, check_number
 
-from .mixing_weights_hook import find_averaged_mixers, find_mixers
+from .mixing_weights_hook import cca_weights, find_averaged_mixers, find_mixers
 
 __all__ = ['MixingScheduleHook']
 
-# In the message hub: the blocks whose 1 - alpha was below `retire` at the last check.
+# Key in the message hub: the blocks whose CCA weight was below `retire` at the last check.
 _BELOW = 'cca_below_retire'
 
 
 @HOOKS.register_module()
 class MixingScheduleHook(Hook):
-    """Lowers the weight ``1 - alpha`` of CCA to zero over a part of training.
+    """Lower the CCA weight ``1 - alpha`` to zero over a part of training.
 
-    ``1 - alpha`` of every SCHEME mixer is multiplied by a factor that is 1 until
+    The CCA weight of every SCHEME mixer is multiplied by a factor that is 1 until
     ``decay[0]``, falls linearly and is 0 from ``decay[1]`` on. From there training
     and evaluation compute the same function, after a run of any length.
 
-    The factor is a function of the iteration, and never rises: a run that resumes
-    goes on where it was, and weights whose CCA has been retired stay without it
-    when they are fine-tuned. Stages that are frozen, in evaluation mode, are left as they
-    are; weights that ``EMAHook`` averages follow.
+    The factor is a function of the iteration, and never rises: a resumed run continues where
+    it was, and weights whose CCA has been retired stay without it when they are fine-tuned.
+    Frozen stages, which are in evaluation mode, are left as they are; the averages of
+    ``EMAHook`` follow.
 
     Args:
-        decay: Where the factor starts to fall and where it is 0, as fractions of
-            training, ``0 <= decay[0] <= decay[1] <= 1``; None leaves alpha to itself.
-
-        retire: Takes the CCA of a block out, computation and all, once ``1 - alpha`` is
-            below this at two checks in a row; 0.001 say. It is logged. None never does.
+        decay: Start and end of the fall as fractions of training,
+            ``0 <= decay[0] <= decay[1] <= 1``; None leaves alpha to itself.
+        retire: Stop computing the CCA of a block once its CCA weight is below this at two
+            checks in a row, for example 0.001. It is logged. None never does.
         interval: Iterations between these checks.
 
     Raises:
@@ -61,7 +60,7 @@ class MixingScheduleHook(Hook):
         self._below: Set[str] = set()
 
     def factor(self, progress: float) -> float:
-        """The factor at a fraction of training, both in [0, 1]."""
+        """Return the factor at a fraction of training, both in [0, 1]."""
         if progress >= self.end:
             return 0.
         if progress <= self.start:
@@ -69,15 +68,15 @@ class MixingScheduleHook(Hook):
         return (self.end - progress) / (self.end - self.start)
 
     def before_train(self, runner: Any) -> None:
-        """Finds the SCHEME mixers of the model."""
+        """Find the SCHEME mixers of the model."""
         self._mixers = find_mixers(runner.model)
         self._averages = find_averaged_mixers(runner)
-        # A run that resumes has its last check behind it.
+        # Because a resumed run has made its last check already.
         self._below = set(runner.message_hub.runtime_info.get(_BELOW, ()))
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
-        """Lowers the factor of all mixers that train to where the schedule is."""
+        """Lower the factor of all mixers that train, as the schedule says."""
         # The last iteration counts as the end of training, so that decay[1] = 1 is reached.
         limit = self.factor((runner.iter + 1) / runner.max_iters)
         if limit < 1:
@@ -85,21 +84,21 @@ class MixingScheduleHook(Hook):
                 if not mixer.training:  # frozen: its output stays as it is
                     continue
                 mixer.lower_cca_factor(limit)
-                if name in self._averages:  # not the average of what the factor has been
+                if name in self._averages:  # because the average of the factors lags behind
                     self._averages[name].lower_cca_factor(limit)
         if self.retire is not None and runner.iter % self.interval == 0:
             self._retire(runner, self.retire)
 
     def _retire(self, runner: Any, threshold: float) -> None:
-        """Takes out what was below the threshold at the last check too."""
+        """Retire the CCA of blocks that were below the threshold at the last check too."""
         before, self._below = self._below, set()
-        for name, mixer in self._mixers.items():
-            weight = 1 - float(mixer.alpha)
+        for name, weight in cca_weights(self._mixers).items():
+            mixer = self._mixers[name]
             if mixer.cca_retired or not mixer.training or weight >= threshold:
                 continue
             if name in before:
                 mixer.retire_cca()
-                runner.logger.info(f'{name}: CCA retired, its weight 1 - alpha is {weight:.2g}')
+                runner.logger.info(f'{name}: CCA retired, its CCA weight is {weight:.2g}')
             else:
                 self._below.add(name)
         runner.message_hub.update_info(_BELOW, sorted(self._below))

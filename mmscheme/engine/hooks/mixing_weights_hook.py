@@ -1,7 +1,7 @@
-"""How much of CCA is left, while a model trains."""
+"""A log of the CCA weights while a model trains."""
 from typing import Any, Dict, List, Optional
 
-from mmengine.hooks import EMAHook, Hook, LoggerHook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
@@ -10,34 +10,34 @@ from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
 from mmscheme.utils.check_args import check_count
 
-__all__ = ['MixingWeightsHook', 'describe_cca_weights', 'find_mixers', 'shorten']
+from .device_values import is_log_iter, read
 
-# Below it the weights of CCA count as decayed: a percent of the FFN's.
+__all__ = ['MixingWeightsHook', 'cca_weights', 'describe_cca_weights', 'find_mixers', 'shorten']
+
+# CCA weights below this count as decayed: a percent of the FFN's weight.
 _DECAYED = 0.01
 
 
 def find_mixers(model: nn.Module) -> Dict[str, SCHEMEMixer]:
-    """The SCHEME mixers of any model that have CCA, by module name.
-
-    Args:
-        model: A model, also one that is wrapped for several processes.
-
-    Returns:
-        The mixers in the order of the modules; empty for a model without CCA.
-    """
+    """Return the SCHEME mixers with CCA of any model, also a wrapped one, by module name."""
     model = model.module if is_model_wrapper(model) else model
     return {name: m for name, m in model.named_modules()
             if isinstance(m, SCHEMEMixer) and m.cca is not None}
 
 
 def find_averaged_mixers(runner: Any) -> Dict[str, SCHEMEMixer]:
-    """The same of the averaged weights of ``EMAHook``; empty where nothing is averaged."""
+    """Return the mixers of the averaged model of ``EMAHook``; empty without averages."""
     averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
     return find_mixers(averages[0]) if averages else {}
 
 
+def cca_weights(mixers: Dict[str, SCHEMEMixer]) -> Dict[str, float]:
+    """Return the CCA weight ``1 - alpha`` of each mixer; waits once for the device."""
+    return dict(zip(mixers, read([1 - m.alpha for m in mixers.values()])))
+
+
 def shorten(names: List[str]) -> List[str]:
-    """Dotted names without the parts that all of them begin or end with."""
+    """Return dotted names without the parts that all of them begin or end with."""
     parts = [name.split('.') for name in names]
     shortest = min((len(p) for p in parts), default=0)
     if len(parts) < 2:
@@ -50,12 +50,12 @@ def shorten(names: List[str]) -> List[str]:
 
 
 def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
-    """One line: whether the branch has decayed, and ``1 - alpha`` of each block.
+    """Return a line that says if CCA has decayed, with the CCA weight of each block.
 
     Args:
-        mixers: Of :func:`find_mixers`, at least one.
+        mixers: Mixers of :func:`find_mixers`, at least one.
     """
-    weights = [1 - float(m.alpha.detach()) for m in mixers.values()]
+    weights = list(cca_weights(mixers).values())
     blocks = f'all {len(weights)} blocks' if len(weights) > 1 else 'the only block'
     listed = ', '.join(f'{name} {weight:.4f}'
                        for name, weight in zip(shorten(list(mixers)), weights))
@@ -71,11 +71,11 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
 
 @HOOKS.register_module()
 class MixingWeightsHook(Hook):
-    """Logs alpha, the weight of the FFN beside CCA, of every SCHEME mixer.
+    """Log alpha, the weight of the FFN beside CCA, of every SCHEME mixer.
 
     Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
-    ``cca_weight``, the mean of ``1 - alpha``. After training a line says whether the
-    branch has decayed. Models without CCA are left alone.
+    ``cca_weight``, the mean of ``1 - alpha``. After training a line says if the branch has
+    decayed. Models without CCA are left alone.
 
     Args:
         interval: Iterations between two entries; None for that of the log.
@@ -88,33 +88,29 @@ class MixingWeightsHook(Hook):
         if interval is not None:
             check_count('interval', interval)
         self.interval = interval
-        self._every = interval or 1
         self._mixers: Dict[str, SCHEMEMixer] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Finds the mixers of the model, and the interval of the log."""
+        """Find the mixers of the model."""
         self._mixers = find_mixers(runner.model)
-        if self.interval is None:
-            loggers = [h for h in runner.hooks if isinstance(h, LoggerHook)]
-            self._every = loggers[0].interval if loggers else 10
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                          outputs: Optional[Dict[str, Any]] = None) -> None:
-        """Logs the weights; only now and then, for a GPU waits to be read."""
+        """Log the weights if it is time, because reading them waits for a GPU."""
         if not self._mixers or not (
-                self.every_n_inner_iters(batch_idx, self._every)
+                is_log_iter(runner, batch_idx) if self.interval is None else
+                self.every_n_inner_iters(batch_idx, self.interval)
                 or self.end_of_epoch(runner.train_dataloader, batch_idx)
                 or runner.iter + 1 == runner.max_iters):
             return
-        alphas = {name: float(m.alpha.detach()) for name, m in self._mixers.items()}
-        # Where LoggerHook, which comes later, finds what it writes.
-        runner.message_hub.update_scalar('train/cca_weight',
-                                         1 - sum(alphas.values()) / len(alphas))
-        runner.visualizer.add_scalars({f'alpha/{name}': a for name, a in alphas.items()},
+        weights = cca_weights(self._mixers)
+        # LoggerHook, which comes later, writes what is in the message hub.
+        runner.message_hub.update_scalar('train/cca_weight', sum(weights.values()) / len(weights))
+        runner.visualizer.add_scalars({f'alpha/{name}': 1 - w for name, w in weights.items()},
                                       step=runner.iter + 1)
 
     def after_train(self, runner: Any) -> None:
-        """Says whether the branch has decayed."""
+        """Log if the branch has decayed."""
         frozen = {name for name, mixer in self._mixers.items()
                   if not any(p.requires_grad for p in mixer.parameters())}
         if frozen:

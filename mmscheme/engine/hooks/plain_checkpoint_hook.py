@@ -11,20 +11,20 @@ __all__ = ['PlainCheckpointHook']
 
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
-    """Writes checkpoints that ``torch.load`` reads with its safe default.
+    """Write checkpoints that ``torch.load`` reads with its safe default.
 
     mmengine stores its log history as objects, which torch >= 2.6 refuses. The hook
     stores it as tensors and gives the objects back when a run resumes.
     """
 
     def before_save_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
-        """Makes everything but weights and optimizer plain."""
+        """Make everything but weights and optimizer plain."""
         for key in ('meta', 'message_hub', 'param_schedulers'):
             if key in checkpoint:
                 checkpoint[key] = make_plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
-        """Rebuilds the log history."""
+        """Rebuild the log history."""
         hub = checkpoint.get('message_hub')
         if isinstance(hub, dict) and isinstance(hub.get('log_scalars'), dict):
             hub['log_scalars'] = restore_plain(hub['log_scalars'])

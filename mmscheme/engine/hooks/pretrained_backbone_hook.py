@@ -1,16 +1,15 @@
 """Weights of a classifier for the backbone of a detector or segmenter."""
 import logging
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from torch import Tensor
 
 from mmscheme.registry import HOOKS
 from mmscheme.utils.check_args import check_number
-from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, load_matching
+from mmscheme.utils.checkpoint_io import load_matching, read_weights
 
 __all__ = ['PretrainedBackboneHook']
 
@@ -47,12 +46,10 @@ class PretrainedBackboneHook(Hook):
         if backbone is None:
             raise ValueError(f'{self.checkpoint}: the model {type(model).__name__} has no '
                              'backbone to load it into')
-        content = load_checkpoint(self.checkpoint, map_location='cpu')
-        try:
-            weights = _backbone_weights(content)
-        except ValueError as e:
-            raise ValueError(f'{self.checkpoint}: {e}') from None
-        diff = load_matching(backbone, weights)
+        weights, _ = read_weights(self.checkpoint)
+        of_backbone = {k.removeprefix('backbone.'): v for k, v in weights.items()
+                       if k.startswith('backbone.')}
+        diff = load_matching(backbone, of_backbone or weights)
         for line in (f'{diff.fraction:.1%} of the parameters', *diff.problems(sys.maxsize)):
             print_log(f'backbone from {self.checkpoint}: {line}', logger='current')
         if 'pos_embed' in diff.mismatched:
@@ -67,11 +64,3 @@ class PretrainedBackboneHook(Hook):
                 f'{self.checkpoint}: found {diff.fraction:.0%} of the parameters of '
                 f'{type(backbone).__name__}, expected at least {self.min_loaded:.0%} '
                 f'(pretrained_backbone.min_loaded); {"; ".join(diff.problems(3))}')
-
-
-def _backbone_weights(content: Any) -> Dict[str, Tensor]:
-    """Return the weights of the backbone in a checkpoint of any model, by its own keys."""
-    weights = find_weights(content)
-    of_backbone = {k.removeprefix('backbone.'): v for k, v in weights.items()
-                   if k.startswith('backbone.')}
-    return of_backbone or weights

@@ -1,4 +1,4 @@
-"""What a test report needs to know of every image, gathered while the test runs."""
+"""Data for a test report, gathered while the test runs."""
 import os.path as osp
 from copy import deepcopy
 from functools import partial
@@ -19,7 +19,7 @@ OVERLAP = 0.5
 
 
 class ImageResult(NamedTuple):
-    """An image with what was found and what is there.
+    """An image with prediction and truth.
 
     Attributes:
         path: Of the image file.
@@ -32,15 +32,9 @@ class ImageResult(NamedTuple):
 
 
 def confuse_labels(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[Any]:
-    """Counts pixels by true and predicted label.
+    """Count pixels by true and predicted label; the truth is in rows.
 
-    Args:
-        truth, predicted: Label maps of one shape; true labels from ``classes`` on, as 255,
-            do not count.
-        classes: Number of classes.
-
-    Returns:
-        ``(classes, classes)``, the truth in rows.
+    Pixels whose true label is not below ``classes``, such as 255, do not count.
     """
     valid = (truth >= 0) & (truth < classes)
     flat = truth[valid].astype(np.int64) * classes + predicted[valid].astype(np.int64)
@@ -48,7 +42,7 @@ def confuse_labels(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -
 
 
 def _overlaps(a: NDArray[Any], b: NDArray[Any], of_first: bool = False) -> NDArray[Any]:
-    """IoU of all pairs of boxes ``(N, 4)`` and ``(M, 4)``, or the share of the first inside."""
+    """Return the IoU of all pairs of boxes, or the share of the first that is inside."""
     corner = np.maximum(a[:, None, :2], b[None, :, :2])
     end = np.minimum(a[:, None, 2:], b[None, :, 2:])
     inside = np.clip(end - corner, 0, None).prod(-1)
@@ -60,7 +54,7 @@ def _overlaps(a: NDArray[Any], b: NDArray[Any], of_first: bool = False) -> NDArr
 def confuse_boxes(truth: Tuple[NDArray[Any], NDArray[Any]],
                   predicted: Tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
                   ignored: NDArray[Any], classes: int) -> NDArray[Any]:
-    """Counts objects by true and predicted class; the last row and column are background.
+    """Count objects by true and predicted class; the last row and column are background.
 
     A box takes the free object of its class that it overlaps most, the best score first;
     what is left over is paired without regard to classes.
@@ -97,7 +91,7 @@ def confuse_boxes(truth: Tuple[NDArray[Any], NDArray[Any]],
 
 
 class ReportHook(Hook):
-    """Gathers a confusion matrix, and the images that a model is worst and best at.
+    """Gather a confusion matrix, and the images that a model is worst and best at.
 
     Args:
         scope: ``'mmseg'`` or ``'mmdet'``.
@@ -124,7 +118,7 @@ class ReportHook(Hook):
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                         outputs: Optional[Sequence[Any]] = None) -> None:
-        """Looks at the samples of a batch."""
+        """Count the samples of a batch."""
         if not self.meta:
             self.meta = dict(runner.test_dataloader.dataset.metainfo)
         classes = len(self.meta['classes'])
@@ -138,7 +132,7 @@ class ReportHook(Hook):
             self._keep(sample.img_path, score, partial(keep, sample))
 
     def _keep(self, path: str, score: Optional[float], sample: Callable[[], Any]) -> None:
-        """Keeps an image that is among the worst or best; only then its sample is copied."""
+        """Keep an image, and copy its sample, if it is among the worst or best."""
         if score is None and self.images > self.number:
             return
         result: Optional[ImageResult] = None
@@ -151,7 +145,7 @@ class ReportHook(Hook):
             del kept[self.number:]
 
     def after_test_epoch(self, runner: Any, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Gathers what the processes have."""
+        """Gather the counts and images of all processes."""
         self.metrics = dict(metrics or {})
         scalars = runner.message_hub.log_scalars
         self.speed = {k: float(scalars[f'test/{k}'].mean()) for k in ('time', 'data_time')
@@ -176,7 +170,7 @@ def _rank(score: Optional[float]) -> float:
 
 
 def _truth_labels(sample: Any) -> Optional[NDArray[Any]]:
-    """The true label map, if there is one at the size of the prediction."""
+    """Return the true label map, if there is one of the size of the prediction."""
     if 'gt_sem_seg' not in sample:
         return None
     truth = sample.gt_sem_seg.data.squeeze(0)
@@ -227,5 +221,5 @@ def _boxes(instances: Any) -> NDArray[Any]:
 
 
 def image_name(path: str) -> str:
-    """The name of an image, for people."""
+    """Return the name of an image for people."""
     return osp.basename(path)

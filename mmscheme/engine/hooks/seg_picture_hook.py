@@ -14,7 +14,7 @@ __all__ = ['SegPictureHook']
 
 @HOOKS.register_module()
 class SegPictureHook(Hook):
-    """Writes image, ground truth and prediction side by side, with a legend.
+    """Write image, ground truth and prediction side by side, with a legend.
 
     One PNG for each tested image, named like the image; of images of one name, as folders
     may hold them, all but the first in the order of their paths get a number. Unlabelled
@@ -29,7 +29,7 @@ class SegPictureHook(Hook):
         self._names: Dict[str, str] = {}
 
     def before_test(self, runner: Any) -> None:
-        """Names the pictures: of the whole data set, of which each process tests a part."""
+        """Name the pictures of the whole data set, because each process tests only a part."""
         dataset = runner.test_dataloader.dataset
         if hasattr(dataset, 'get_data_info'):
             infos = (dataset.get_data_info(i) for i in range(len(dataset)))
@@ -38,8 +38,8 @@ class SegPictureHook(Hook):
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                         outputs: Optional[Sequence[Any]] = None) -> None:
-        """Draws the samples of a batch."""
-        # Not of the visualizer, which knows them in the first process alone.
+        """Draw the samples of a batch."""
+        # The visualizer knows them too, but in the first process alone.
         meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
         classes, palette = meta.get('classes'), meta.get('palette')
         if classes is None or palette is None:

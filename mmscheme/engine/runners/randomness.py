@@ -4,21 +4,23 @@ Nothing is stored: before each sample and each iteration all generators are seed
 seed and the place. A run that resumes, with workers or without, draws what it would have drawn.
 """
 import random
+from contextlib import contextmanager
+from typing import Iterator
 
 import numpy as np
 import torch
 
-__all__ = ['ITERATION', 'ORDER', 'SAMPLE', 'seed_all']
+__all__ = ['ITERATION', 'ORDER', 'SAMPLE', 'keep_random_numbers', 'seed_all']
 
-# What is seeded; each has streams of its own.
+# The uses of random numbers; each has streams of its own.
 SAMPLE, ITERATION, ORDER = range(3)
 
 
 def seed_all(*key: int) -> None:
-    """Seeds the generators of python, numpy and torch in this process.
+    """Seed the generators of python, numpy and torch in this process.
 
     Args:
-        key: Numbers from 0 on; other ones give unrelated streams.
+        key: Numbers from 0 on; different ones give unrelated streams.
     """
     a, b, c, d = (int(v) for v in np.random.SeedSequence(key).generate_state(4))
     random.seed(a)
@@ -27,3 +29,15 @@ def seed_all(*key: int) -> None:
     torch.default_generator.manual_seed(c << 31 | d >> 1)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(c << 31 | d >> 1)
+
+
+@contextmanager
+def keep_random_numbers() -> Iterator[None]:
+    """Draw random numbers on the CPU without changing those that come after."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -12,14 +12,14 @@ __all__ = ['ResumableBatches', 'SeededBatch', 'make_resumable']
 
 @dataclass
 class SeededBatch:
-    """Indices of a batch; to iterate over them seeds the process for one sample after another.
+    """Indices of a batch; iterating over them seeds the process for one sample after another.
 
-    A loader does so where it reads the samples: in its worker, or in the process of training.
+    A loader iterates where it reads the samples: in its worker, or in the training process.
 
     Attributes:
-        indices: Into the data set.
-        key: What the seed of each sample begins with.
-        place: Of the first sample in the order of all processes.
+        indices: Indices of the data set.
+        key: Start of the key that seeds each sample.
+        place: Place of the first sample in the order of all processes.
         stride: Places from one sample to the next.
     """
     indices: List[int]
@@ -39,18 +39,18 @@ class SeededBatch:
 class ResumableBatches(BatchSampler):
     """The batches of another batch sampler, from any of them on.
 
-    To get there it takes indices from the other one and drops them, which needs no image: any
-    sampler will do whose order follows from its seed and epoch or from torch's generators. The
-    place of a sample in the order of all processes decides its augmentation, so that
+    To get there it takes indices from the other one and drops them, which reads no image. It
+    works with any sampler whose order follows from its seed and epoch or from torch's generators.
+    The place of a sample in the order of all processes decides its augmentation, so that
     neither workers nor the number of processes matter.
 
     Args:
-        batches: Yields lists of indices; has ``sampler`` and ``batch_size``.
-        endless: Goes on with the next epoch where one ends.
+        batches: Batch sampler with ``sampler`` and ``batch_size``.
+        endless: Continue with the next epoch at the end of one.
 
     Attributes:
-        seed: The run's, the same in all processes.
-        epoch: Of the next iteration over this object; 0 when endless.
+        seed: Seed of the run, the same in all processes.
+        epoch: Epoch of the next iteration over this object; 0 when endless.
         start: Batches that the next iteration leaves out.
     """
 
@@ -65,7 +65,7 @@ class ResumableBatches(BatchSampler):
 
     @property
     def per_iteration(self) -> int:
-        """Samples of an iteration, in all processes together."""
+        """Samples of an iteration in all processes together."""
         return int(self.batch_size * self.world_size)
 
     def __len__(self) -> int:
@@ -95,21 +95,18 @@ class ResumableBatches(BatchSampler):
                 self.sampler.set_epoch(epoch)
 
     def state(self, epoch: int, batches: int) -> Dict[str, Any]:
-        """Where training is after so many batches, in plain values."""
+        """Return the position of training after so many batches, in plain values."""
         return dict(epoch=epoch, samples=batches * self.per_iteration,
                     batch_size=self.batch_size, world_size=self.world_size,
                     dataset_size=_size(self.sampler),
                     sampler_seed=getattr(self.sampler, 'seed', None))
 
     def resume(self, state: Dict[str, Any]) -> Tuple[int, List[str]]:
-        """Takes the sampler's seed and finds the batch to go on with.
-
-        Args:
-            state: Of :meth:`state`, perhaps of a run with other batches or processes.
+        """Take over the sampler's seed and find the batch to continue with.
 
         Returns:
-            The number of batches to leave out, and a sentence for each thing that is no
-            longer as it was.
+            The number of batches to leave out, and a sentence for each setting that has
+            changed.
         """
         if state.get('sampler_seed') is not None:
             self.sampler.seed = state['sampler_seed']
@@ -119,7 +116,7 @@ class ResumableBatches(BatchSampler):
             changes.append(
                 f'{_processes(self.world_size)} of {self.batch_size} images an iteration, the '
                 f'checkpoint has {_processes(state["world_size"])} of {state["batch_size"]}: the '
-                f'order of the images goes on where it was, {again} of them are seen again; the '
+                f'order of the images continues where it was, {again} of them are seen again; the '
                 'learning rate and schedules that count iterations stay the checkpoint\'s')
         if state['dataset_size'] != _size(self.sampler):
             changes.append(f'{_size(self.sampler)} training images, the checkpoint has '
@@ -138,15 +135,10 @@ def _size(sampler: Any) -> Any:
 
 
 def make_resumable(loader: DataLoader, endless: bool) -> DataLoader:
-    """The same loader with :class:`ResumableBatches` as its batch sampler.
+    """Return a loader with :class:`ResumableBatches` as its batch sampler.
 
-    Args:
-        loader: Of mmengine; it has not been iterated over.
-        endless: See :class:`ResumableBatches`.
-
-    Returns:
-        A new loader; the old one where it is of a kind that cannot begin anywhere: of a class
-        of its own, without batches of indices or over a stream.
+    A loader that cannot begin anywhere is returned as it is: one with a class of its own, without
+    batches of indices, or over a stream.
     """
     if (type(loader) is not DataLoader or not hasattr(loader.batch_sampler, 'batch_size')
             or not hasattr(loader.batch_sampler, 'sampler')

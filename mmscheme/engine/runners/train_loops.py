@@ -24,10 +24,7 @@ _POSITION = 'train_position'
 
 
 class _Position:
-    """What both loops share: where they are, and the way back there.
-
-    The position is noted in the message hub before the hooks that save a checkpoint.
-    """
+    """The position of a training loop, which is in the message hub when a checkpoint is saved."""
     runner: Any
     dataloader: DataLoader
     val_begin: int
@@ -37,7 +34,7 @@ class _Position:
     _by_epoch: bool
 
     def _find_position(self) -> int:
-        """Batches to leave out at first; the run's state has been loaded by now."""
+        """Return the batches to leave out at first; the state of the run has been loaded."""
         seeds = [self.runner.seed]
         broadcast_object_list(seeds)  # with diff_rank_seed each process has one of its own
         self._seed = seeds[0]
@@ -75,7 +72,7 @@ class _Position:
         return self._epoch if self._by_epoch else self._iter
 
     def _note_position(self, epoch: int, batches: int, iteration: int) -> None:
-        """Where training will be after so many batches of the epoch and iterations in all."""
+        """Note the position after so many batches of the epoch and iterations in all."""
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ResumableBatches):
             state = dict(sampler.state(epoch, batches), iter=iteration, validated=self._validated)
@@ -85,7 +82,7 @@ class _Position:
         seed_all(self._seed, ITERATION, self._iter, get_rank())
 
     def _validate(self, end: int) -> None:
-        """Validates when it is time."""
+        """Validate if it is time."""
         count = self._count()
         if (self.runner.val_loop is None or count < self.val_begin
                 or count % self.val_interval and count != end):
@@ -97,12 +94,12 @@ class _Position:
         self.runner.val_loop.run()
 
     def _validate_first(self, end: int) -> None:
-        """Validates what the run that is resumed had saved, and not validated any more."""
+        """Validate what the resumed run had saved but not validated."""
         if self._resumed and self._validated != self._count():
             self._validate(end)
 
     def _read(self, start: int) -> Iterator[Any]:
-        """The batches of the loader from one on."""
+        """Return the batches of the loader from ``start`` on."""
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ResumableBatches):
             sampler.start = start
@@ -112,11 +109,11 @@ class _Position:
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_Position, _EpochBasedTrainLoop):
-    """mmengine's loop over epochs, resuming in the midst of one too.
+    """mmengine's loop over epochs, which resumes in the middle of an epoch too.
 
-    A run that resumes sees the images, the augmentations and the random numbers that it
-    would have seen, with any number of workers; nothing is read again to get there. Where a
-    run ended between a checkpoint and its validation, it validates first.
+    A resumed run sees the images, augmentations and random numbers that it would have seen,
+    with any number of workers; nothing is read again to get there. If the run ended between a
+    checkpoint and its validation, it validates first.
 
     Args:
         runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals: As in mmengine.
@@ -132,7 +129,7 @@ class EpochBasedTrainLoop(_Position, _EpochBasedTrainLoop):
         self._start = 0
 
     def run(self) -> nn.Module:
-        """Trains."""
+        """Train."""
         self._start = self._find_position()
         self.runner.call_hook('before_train')
         self._decide_current_val_interval()
@@ -146,7 +143,7 @@ class EpochBasedTrainLoop(_Position, _EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Trains the epoch, or the rest of it."""
+        """Train the epoch, or the rest of it."""
         start, self._start = self._start, 0
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
@@ -159,12 +156,7 @@ class EpochBasedTrainLoop(_Position, _EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        """Trains one batch.
-
-        Args:
-            idx: Its number in the epoch.
-            data_batch: Of the loader.
-        """
+        """Train one batch, the one with number ``idx`` in the epoch."""
         self._note_position(self._epoch, idx + 1, self._iter + 1)
         self._seed_iteration()
         super().run_iter(idx, data_batch)
@@ -197,7 +189,7 @@ class IterBasedTrainLoop(_Position, _IterBasedTrainLoop):
             val_interval, dynamic_intervals)
 
     def run(self) -> nn.Module:
-        """Trains."""
+        """Train."""
         start = self._find_position()
         self._first = self._iter - start
         self.runner.call_hook('before_train')
@@ -216,11 +208,7 @@ class IterBasedTrainLoop(_Position, _IterBasedTrainLoop):
         return self.runner.model
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
-        """Trains one batch.
-
-        Args:
-            data_batch: Of the loader.
-        """
+        """Train one batch."""
         self._note_position(self._epoch, self._iter + 1 - self._first, self._iter + 1)
         self._seed_iteration()
         super().run_iter(data_batch)

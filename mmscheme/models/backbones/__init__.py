@@ -1,5 +1,5 @@
 """Backbones for the OpenMMLab registries."""
-from .scheme_wrapper import plug_in_scheme
+from .scheme_wrapper import SCHEMEWrapper
 from .schemeformer import ARCHS, SCHEMEformer
 
-__all__ = ['ARCHS', 'SCHEMEformer', 'plug_in_scheme']
+__all__ = ['ARCHS', 'SCHEMEWrapper', 'SCHEMEformer']

@@ -4,20 +4,25 @@ import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from mmscheme.layers import SCHEMEMixer
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.models.utils.dense_mixers import find_dense_pairs
+from mmscheme.models.utils.mixer_options import takes_options_of
+from mmscheme.models.utils.trial import Stream, try_backbone
 from mmscheme.registry import MODELS
-from mmscheme.utils.check_args import check_flags, check_number, read_indices
+from mmscheme.utils.check_args import check_count, check_flags, check_number, read_indices
 
-__all__ = ['plug_in_scheme']
+__all__ = ['SCHEMEWrapper']
 
 _AUTO_GROUPS = 4  # the paper's 44
 
 
 class _StockWeights:
-    """Deals with a stock checkpoint, before a wrapped backbone loads it.
+    """Adapt a stock checkpoint before a wrapped backbone loads it.
 
     Args:
         mixers: Their names in the backbone, and those of the modules that were replaced.
@@ -54,6 +59,48 @@ class _StockWeights:
                   level=logging.INFO if self.seed else logging.WARNING)
 
 
+def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
+          ) -> Tuple[List[DenseMixer], List[str]]:
+    """Return the mixers to replace, with what is known of their tokens, and those left dense."""
+    if isinstance(backbone, BaseModel):
+        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap what '
+                         'its own backbone= is, its heads keep their layers')
+    if any(isinstance(module, SCHEMEMixer) for module in backbone.modules()):
+        raise ValueError(f'backbone: {kind} has SCHEME mixers already')
+    found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
+    if not found:
+        dense = ', '.join(dict.fromkeys(
+            f'{(m := type(backbone.get_submodule(name))).__module__}.{m.__qualname__}'
+            for name in pairs.values())) or 'none'
+        raise ValueError(
+            f'backbone: {kind} has no channel mixer that SCHEME can replace: none of its modules '
+            'belongs to a family of mmscheme.models.utils.ADAPTERS. Modules with two dense layers: '
+            f'{dense}; ADAPTERS[CLASS] = Adapter(CHAIN) adds a family')
+    covered = tuple(f'{dense.name}.' for dense in found)
+    trial = try_backbone(backbone, [*(dense.entry for dense in found), *pairs])
+    left = [holder for first, holder in pairs.items() if not first.startswith(covered)
+            and (trial.problem or trial.follows_image(first))]
+    kept = []
+    for dense in found:
+        stream = trial.streams.get(dense.entry, Stream(True, None, trial.problem))
+        if not stream.follows_image:
+            continue  # a table of positions goes through it, for example
+        extra, problem = dense.adapter.extra_tokens, ''
+        if extra is None:
+            extra, problem = stream.extra_tokens, stream.problem
+        if problem and extra_tokens is not None:
+            extra, problem = extra_tokens, ''
+        if problem and cca and not isinstance(dense.layers[0], nn.Conv2d):
+            raise ValueError(
+                f'extra_tokens: {dense.name} of {kind}: cannot tell class tokens, which CCA leaves '
+                f'out, from positions: {problem}. Give their number as extra_tokens=, to the '
+                'wrapper or in the Adapter, or cca=False')
+        kept.append(dense._replace(extra_tokens=0 if problem else extra))
+    if not kept:
+        raise ValueError(f'backbone: no channel mixer of {kind} sees the image')
+    return kept, left
+
+
 def _check_groups(dense: DenseMixer, groups: Tuple[int, int], hidden_dims: int,
                   all_widths: Sequence[Tuple[int, int]]) -> None:
     channels = dense.widths[0]
@@ -71,20 +118,16 @@ def _divisors(number: int) -> List[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-@MODELS.register_module(name='SCHEMEWrapper')
-def plug_in_scheme(backbone: Union[dict, nn.Module],
-                   groups: Union[int, Sequence[int], str] = (4, 4),
-                   expansion: Optional[float] = 8,
-                   cca: bool = True,
-                   keep_cca: bool = False,
-                   cca_scaling: str = 'gram',
-                   cca_tau: Optional[float] = None,
-                   init_std: Optional[float] = None,
-                   match_variance: bool = True,
-                   alpha_init: float = 0.5,
-                   stages: Union[int, Sequence[int], None] = None,
-                   seed_from_dense: bool = False) -> nn.Module:
-    """Replaces the channel mixers of a stock backbone by SCHEME mixers.
+@MODELS.register_module()
+@takes_options_of(SCHEMEMixer)
+def SCHEMEWrapper(backbone: Union[dict, nn.Module],
+                  groups: Union[int, Sequence[int], str] = (4, 4), *,
+                  expansion: Optional[float] = 8, stages: Union[int, Sequence[int], None] = None,
+                  seed_from_dense: bool = False, extra_tokens: Optional[int] = None,
+                  strict: bool = False, **mixer: Any) -> nn.Module:
+    """Replace the channel mixers of a stock backbone by SCHEME mixers.
+
+    This is a function: what it returns is the backbone itself.
 
     In a config: ``backbone=dict(type='mmscheme.SCHEMEWrapper', backbone=dict(type=...))``.
     What is built is the stock backbone itself, with other layers in its channel mixers: its
@@ -96,10 +139,13 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     Weights of the stock backbone load in every way that they did before; the log then lists
     what is missing.
 
-    CCA's Gram matrix is a sum over the positions of the whole map, also where attention has
-    windows. Class, distillation and register tokens have no part in it; the channels of
-    these tokens are mixed by the same attention matrix. A mixer that gets only a class token
-    has no CCA.
+    CCA's Gram matrix is a sum over the positions that a mixer gets: those of the whole map,
+    also where attention has windows; in MobileViT and the inner blocks of TNT those of one
+    sequence. Class, distillation and register tokens have no part in it; the channels of
+    these tokens are mixed by the same attention matrix. A copy of the backbone is run on two
+    small images to tell them from positions, and to leave modules alone that the image does
+    not reach. Where that fails the wrapper asks for ``extra_tokens``. A mixer that gets only
+    a class token has no CCA.
 
     Args:
         backbone: Config of the stock backbone, or the module, which is changed.
@@ -107,23 +153,26 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
             for each mixer the most, up to 4, into which its widths divide.
         expansion: Hidden channels as a multiple of the channels; None keeps those of the
             stock backbone.
-        cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See
-            :class:`mmscheme.layers.SCHEMEMixer`.
         stages: Which mixers are replaced: all by default, or those of these stages. A stage
             is one width of channels, counted from 0 in the order of their appearance.
         seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
             times the root of ``groups``, and take the same from stock checkpoints. Wants the
             hidden width of the stock backbone.
+        extra_tokens: How many leading tokens of each mixer's input are no positions, where
+            neither its adapter nor a trial tells.
+        strict: Raise where a channel mixer stays dense, instead of a warning.
+        mixer: Options of the mixers, ``cca``, ``keep_cca`` and so on:
+            :class:`mmscheme.layers.SCHEMEMixer` documents them.
 
     Returns:
         The backbone.
 
     Raises:
         TypeError: ``backbone`` is neither.
-        ValueError: Nothing to replace; widths that do not divide into ``groups``; no such
-            stage; a seed of another width.
+        ValueError: Nothing to replace; a whole model; tokens that cannot be told; widths that do
+            not divide into ``groups``; no such stage; a seed of another width.
     """
-    check_flags(cca=cca, seed_from_dense=seed_from_dense)
+    check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
     if isinstance(backbone, dict) and 'type' in backbone:
         try:
             backbone = MODELS.build(backbone)
@@ -132,11 +181,16 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     if not isinstance(backbone, nn.Module):
         raise TypeError('backbone: expected a config with a type or a module, found '
                         f'{type(backbone).__name__}')
+    if extra_tokens is not None:
+        check_count('extra_tokens', extra_tokens, 0)
     kind = type(backbone).__name__
-    found = find_channel_mixers(backbone)
-    if not found:
-        raise ValueError(f'{kind} has no channel mixer that SCHEME can replace: none of its '
-                         'modules belongs to a family of mmscheme.models.utils.ADAPTERS')
+    found, left = _find(backbone, kind, mixer.get('cca', True), extra_tokens)
+    if left:
+        text = (f'{kind}: {len(left)} channel mixers stay dense, no adapter of '
+                f'mmscheme.models.utils.ADAPTERS knows them: {", ".join(left)}')
+        if strict:
+            raise ValueError(f'strict: {text}')
+        print_log(f'SCHEMEWrapper: {text}', logger='current', level=logging.WARNING)
     widths = list(dict.fromkeys(dense.widths[0] for dense in found))
     if stages is not None:
         stages = read_indices('stages', stages, len(widths),
@@ -166,11 +220,10 @@ def plug_in_scheme(backbone: Union[dict, nn.Module],
     for dense, hidden_dims in zip(found, hidden):
         most = max(g for g in range(1, _AUTO_GROUPS + 1)
                    if math.gcd(dense.widths[0], hidden_dims) % g == 0)
-        mixer = PlugInMixer(dense, hidden_dims, pair or (most, most), cca, keep_cca, cca_scaling,
-                            cca_tau, init_std, match_variance, alpha_init)
+        plugged = PlugInMixer(dense, hidden_dims, pair or (most, most), **mixer)
         if seed_from_dense:
-            mixer.load_state_dict(mixer.from_dense(dense.module.state_dict()), strict=False)
-        names[mixer.take_place(backbone, dense)] = dense.name
+            plugged.load_state_dict(plugged.from_dense(dense.module.state_dict()), strict=False)
+        names[plugged.take_place(backbone, dense)] = dense.name
     backbone.register_load_state_dict_pre_hook(_StockWeights(names, seed_from_dense))
     print_log(f'SCHEMEWrapper: {len(names)} channel mixers of {kind} replaced', logger='current')
     return backbone

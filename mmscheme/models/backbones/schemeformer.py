@@ -1,6 +1,6 @@
 """SCHEMEformer: MetaFormer-PPAA with SCHEME channel mixers."""
 from numbers import Integral
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
+from mmscheme.models.utils.mixer_options import takes_options_of
 from mmscheme.ops import exporting
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import (
@@ -40,7 +41,7 @@ POS_EMBED_STAGE = 2
 
 
 def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
-    """The description of an architecture, checked and with its defaults filled in."""
+    """Check the description of an architecture and fill in its defaults."""
     if isinstance(arch, str):
         if arch not in ARCHS:
             raise ValueError(f'arch: expected one of {sorted(ARCHS)} or a dict, found {arch!r}')
@@ -66,7 +67,7 @@ def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
 
 
 def _resize_embed(embed: Tensor, size: torch.Size) -> Tensor:
-    """A position embedding ``(1, C, h, w)`` at another size of the map, in float32."""
+    """Resize a position embedding ``(1, C, h, w)`` to the map, in float32."""
     if embed.shape[2:] == size:
         return embed
     return F.interpolate(embed.float(), size, mode='bicubic', align_corners=False)
@@ -85,7 +86,7 @@ class MetaFormerBlock(nn.Module):
             the channel mixer has no weight and bias.
     """
 
-    def __init__(self, embed_dims: int, token_mixer: nn.Module, channel_mixer: nn.Module,
+    def __init__(self, embed_dims: int, token_mixer: nn.Module, channel_mixer: nn.Module, *,
                  drop_path_rate: float, layer_scale_init: float, norm_cfg: dict,
                  deploy: bool = False) -> None:
         super().__init__()
@@ -115,6 +116,47 @@ class MetaFormerBlock(nn.Module):
         return x + scale * branch
 
 
+def _check_arguments(expansion: float, in_channels: int, drop_rate: float, drop_path_rate: float,
+                     frozen_stages: int, norm_cfg: dict, act_cfg: dict, channels: int) -> None:
+    """Raise where an argument of the backbone cannot be built."""
+    check_number('frozen_stages', frozen_stages, 'a whole number from -1 to 4',
+                 lambda n: -1 <= n <= 4, Integral)
+    check_count('in_channels', in_channels)
+    check_number('expansion', expansion, 'a number between 0 and 10000', lambda n: 0 < n < 10000)
+    check_number('drop_rate', drop_rate, 'a probability', lambda n: 0 <= n <= 1)
+    check_number('drop_path_rate', drop_path_rate, 'a probability below 1', lambda n: 0 <= n < 1)
+    check_builds('norm_cfg', norm_cfg, lambda: build_norm_layer(norm_cfg, channels))
+    check_builds('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
+
+
+def _make_pos_embed(pos_embed: Union[bool, Sequence[int], None],
+                    channels: int) -> Optional[nn.Parameter]:
+    """Return the position embedding at its own size, zeros; None where there is none."""
+    if pos_embed is None or pos_embed is False:
+        return None
+    size = (14, 14) if pos_embed is True else pos_embed
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise TypeError(f'pos_embed: expected True, False or (height, width), found {pos_embed!r}')
+    for side in size:
+        check_count('pos_embed', side)
+    return nn.Parameter(torch.zeros(1, channels, *size))
+
+
+def _make_stage(name: str, channels: int, rates: Iterator[float], settings: Dict[str, Any],
+                stage: int, deploy: bool, norm_cfg: dict, mixer: Dict[str, Any]) -> nn.ModuleList:
+    """Build the blocks of a stage; the next rate of drop path is that of the next block."""
+    token_mixer, blocks = TOKEN_MIXERS[settings['token_mixers'][stage]], nn.ModuleList()
+    for _ in range(settings['depths'][stage]):
+        try:
+            channel_mixer = SCHEMEMixer(channels, **mixer)
+        except ValueError as e:
+            raise ValueError(f'{name}: {e}') from None
+        blocks.append(MetaFormerBlock(
+            channels, token_mixer(channels), channel_mixer, drop_path_rate=next(rates),
+            layer_scale_init=settings['layer_scale_init'], norm_cfg=norm_cfg, deploy=deploy))
+    return blocks
+
+
 @MODELS.register_module()
 class SCHEMEformer(BaseModule):
     """SCHEMEformer (arXiv 2312.00412), a backbone with outputs at strides 4, 8, 16, 32.
@@ -130,14 +172,6 @@ class SCHEMEformer(BaseModule):
         groups: Blocks of the first and of the second layer of each FFN, or one
             number for both.
         expansion: Hidden channels of the FFNs, as a multiple of the stage's channels.
-        cca: Trains with channel covariance attention beside the FFN.
-        keep_cca: Keeps that branch in evaluation mode.
-        cca_scaling, cca_tau: See :class:`mmscheme.layers.ChannelCovarianceAttention`.
-        match_variance: Starts the block-diagonal layers with the output variance of
-            dense ones; False, with ``init_std=0.02``, is the authors' initialisation.
-        init_std: Deviation of a dense layer's initial weights in the FFNs; None for the root of
-            one over its inputs.
-        alpha_init: Initial weight of the FFN beside CCA, between 0 and 1.
         in_channels: Channels of the input image.
         drop_rate: Dropout in the FFNs.
         drop_path_rate: Stochastic depth of the last block, linear from 0 in the first.
@@ -152,61 +186,35 @@ class SCHEMEformer(BaseModule):
         with_cp: Saves memory by computing each block again in the backward pass.
         deploy: Builds the form for inference that :mod:`mmscheme.deploy` makes of a
             trained model: without CCA, alpha, layer scale and drop path.
-        implementation: How the channel mixers are computed, see
-            :class:`mmscheme.layers.BlockDiagonalMLP`.
         init_cfg: Initialisation of mmengine, usually
             ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
+        mixer: Options of the channel mixers, ``cca``, ``keep_cca`` and so on:
+            :class:`mmscheme.layers.SCHEMEMixer` documents them.
 
     Raises:
         TypeError, ValueError: An argument that cannot be built, named in the message.
     """
 
-    def __init__(self,
-                 arch: Union[str, dict] = 's12',
-                 groups: Union[int, Sequence[int]] = (4, 4),
-                 *,
-                 expansion: float = 8,
-                 cca: bool = True,
-                 keep_cca: bool = False,
-                 cca_scaling: str = 'gram',
-                 cca_tau: Optional[float] = None,
-                 match_variance: bool = True,
-                 init_std: Optional[float] = None,
-                 alpha_init: float = 0.5,
-                 in_channels: int = 3,
-                 drop_rate: float = 0.,
-                 drop_path_rate: float = 0.,
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 frozen_stages: int = -1,
-                 pos_embed: Union[bool, Sequence[int]] = False,
+    @takes_options_of(SCHEMEMixer)
+    def __init__(self, arch: Union[str, dict] = 's12', groups: Union[int, Sequence[int]] = (4, 4),
+                 *, expansion: float = 8, in_channels: int = 3, drop_rate: float = 0.,
+                 drop_path_rate: float = 0., out_indices: Sequence[int] = (0, 1, 2, 3),
+                 frozen_stages: int = -1, pos_embed: Union[bool, Sequence[int]] = False,
                  norm_cfg: dict = dict(type='GN', num_groups=1),
-                 act_cfg: dict = dict(type='GELU'),
-                 with_cp: bool = False,
-                 deploy: bool = False,
-                 implementation: str = 'auto',
-                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+                 act_cfg: dict = dict(type='GELU'), with_cp: bool = False, deploy: bool = False,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None, **mixer: Any) -> None:
         super().__init__(init_cfg)
         settings = _read_arch(arch)
         dims, depths = settings['embed_dims'], settings['depths']
-        out_indices = read_indices('out_indices', out_indices, 4, 'stages from 0 to 3')
-        check_flags(cca=cca, deploy=deploy, with_cp=with_cp)
-        check_number('frozen_stages', frozen_stages, 'a whole number from -1 to 4',
-                     lambda n: -1 <= n <= 4, Integral)
-        check_count('in_channels', in_channels)
-        check_number('expansion', expansion, 'a number between 0 and 10000',
-                     lambda n: 0 < n < 10000)
-        check_number('drop_rate', drop_rate, 'a probability', lambda n: 0 <= n <= 1)
-        check_number('drop_path_rate', drop_path_rate, 'a probability below 1',
-                     lambda n: 0 <= n < 1)
-        check_builds('norm_cfg', norm_cfg, lambda: build_norm_layer(norm_cfg, dims[0]))
-        check_builds('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
-        self.arch = arch
-        self.out_indices = tuple(sorted(out_indices))
-        self.frozen_stages = frozen_stages
-        self.with_cp = with_cp
-        self.deploy = deploy
+        _check_arguments(expansion, in_channels, drop_rate, drop_path_rate, frozen_stages,
+                         norm_cfg, act_cfg, dims[0])
+        check_flags(cca=mixer.get('cca', True), deploy=deploy, with_cp=with_cp)
+        self.arch, self.frozen_stages = arch, frozen_stages
+        self.with_cp, self.deploy = with_cp, deploy
+        self.out_indices = tuple(sorted(
+            read_indices('out_indices', out_indices, 4, 'stages from 0 to 3')))
         if deploy:
-            cca, drop_path_rate = False, 0.
+            mixer['cca'], drop_path_rate = False, 0.
 
         # Entry i takes the map to stage i: the stem, then one step down before each stage.
         # Stages after the last output would never be used.
@@ -214,43 +222,21 @@ class SCHEMEformer(BaseModule):
         self.downsamples = nn.ModuleList(
             nn.Conv2d(in_channels, dims[0], 7, stride=4, padding=2) if i == 0 else
             nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1) for i in range(num_stages))
-        if pos_embed is not None and pos_embed is not False and num_stages > POS_EMBED_STAGE:
-            size = (14, 14) if pos_embed is True else pos_embed
-            if not isinstance(size, (list, tuple)) or len(size) != 2:
-                raise TypeError('pos_embed: expected True, False or (height, width), '
-                                f'found {pos_embed!r}')
-            for side in size:
-                check_count('pos_embed', side)
-            self.pos_embed = nn.Parameter(torch.zeros(1, dims[POS_EMBED_STAGE], *size))
-        else:
-            self.pos_embed = None
-
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
-        self.stages = nn.ModuleList()
-        for i in range(num_stages):
-            blocks = []
-            for _ in range(depths[i]):
-                hidden = round(expansion * dims[i])
-                try:
-                    mixer = SCHEMEMixer(
-                        dims[i], hidden, groups, cca=cca, keep_cca=keep_cca,
-                        cca_scaling=cca_scaling, cca_tau=cca_tau, alpha_init=alpha_init,
-                        init_std=init_std, match_variance=match_variance,
-                        implementation=implementation,
-                        act_layer=lambda: build_activation_layer(act_cfg), drop=drop_rate)
-                except ValueError as e:
-                    raise ValueError(f'stage {i} of arch {arch!r}: {e}') from None
-                blocks.append(
-                    MetaFormerBlock(dims[i], TOKEN_MIXERS[settings['token_mixers'][i]](dims[i]),
-                                    mixer, rates.pop(0), settings['layer_scale_init'], norm_cfg,
-                                    deploy))
-            self.stages.append(nn.ModuleList(blocks))
+        self.pos_embed = (_make_pos_embed(pos_embed, dims[POS_EMBED_STAGE])
+                          if num_stages > POS_EMBED_STAGE else None)
+        mixer.update(drop=drop_rate, act_layer=lambda: build_activation_layer(act_cfg))
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        self.stages = nn.ModuleList(
+            _make_stage(f'stage {i} of arch {arch!r}', dims[i], rates, settings, i, deploy,
+                        norm_cfg, dict(mixer, hidden_dims=round(expansion * dims[i]),
+                                       groups=groups))
+            for i in range(num_stages))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, dims[i])[1])
         self._freeze_stages()
 
     def _freeze_stages(self) -> None:
-        """Stops gradients and dropout up to ``frozen_stages``."""
+        """Stop gradients and dropout up to ``frozen_stages``."""
         if self.frozen_stages < 0:
             return
         frozen: List[nn.Module] = [self.downsamples[0]]
@@ -264,13 +250,13 @@ class SCHEMEformer(BaseModule):
             module.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'SCHEMEformer':
-        """Sets the mode; frozen stages stay in evaluation mode."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
-        """The depth of a parameter, for layer-wise decay of the learning rate as in mmpretrain.
+        """Return the depth of a parameter, for layer-wise learning-rate decay as in mmpretrain.
 
         Args:
             param_name: In the model.
@@ -295,7 +281,7 @@ class SCHEMEformer(BaseModule):
         return depth, last + 1
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Computes the feature maps, inside in channels-last order.
+        """Compute the feature maps, inside in channels-last order.
 
         Args:
             x: Images ``(B, 3, H, W)`` of any size that the stem accepts.

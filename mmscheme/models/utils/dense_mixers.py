@@ -3,11 +3,12 @@
 Classes are named by where they are defined, so that nothing is imported that a user
 does not have. A family of one's own is one more entry in :data:`ADAPTERS`.
 """
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from os.path import commonprefix
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from torch import nn
 
-__all__ = ['ADAPTERS', 'Adapter', 'DenseMixer', 'find_channel_mixers']
+__all__ = ['ADAPTERS', 'Adapter', 'DenseMixer', 'find_channel_mixers', 'find_dense_pairs']
 
 
 class Adapter(NamedTuple):
@@ -21,10 +22,13 @@ class Adapter(NamedTuple):
             whose forward is the chain and nothing else.
         over_map: Submodules of the chain that look at all positions, with the arguments
             that they are called with on maps ``(B, H, W, C)``.
+        extra_tokens: Leading tokens of its input that are no positions, such as a class token.
+            None: a trial tells, see :func:`mmscheme.models.utils.trial.try_backbone`.
     """
     chain: Tuple[str, ...]
     slot: str = ''
     over_map: Mapping[str, Dict[str, Any]] = {}
+    extra_tokens: Optional[int] = None
 
 
 # Residual, layer scale and drop path stay where they are: around the layers.
@@ -49,6 +53,14 @@ ADAPTERS: Dict[str, Adapter] = {
         dict(grn=dict(data_format='channel_last'))),
     'mmpretrain.models.backbones.edgenext.SDTAEncoder': Adapter(
         ('pointwise_conv1', 'act', 'pointwise_conv2'), 'pointwise_conv1'),
+    'mmpretrain.models.backbones.hornet.HorNetBlock': Adapter(
+        ('pwconv1', 'act', 'pwconv2'), 'pwconv1'),
+    'mmpretrain.models.backbones.efficientformer.LinearMlp': Adapter(
+        ('fc1', 'act', 'drop1', 'fc2', 'drop2')),
+    'mmpretrain.models.backbones.efficientformer.ConvMlp': Adapter(
+        ('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop')),
+    'timm.models.efficientformer.ConvMlpWithNorm': Adapter(
+        ('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop')),
     'timm.layers.mlp.Mlp': Adapter(('fc1', 'act', 'drop1', 'norm', 'fc2', 'drop2')),
     'timm.layers.mlp.ConvMlp': Adapter(('fc1', 'norm', 'act', 'drop', 'fc2')),
     'timm.layers.mlp.GlobalResponseNormMlp': Adapter(
@@ -56,29 +68,8 @@ ADAPTERS: Dict[str, Adapter] = {
 }
 
 #: Modules of these names, and all in them, are left alone: mixers of tokens, and heads.
-_NOT_CHANNEL_MIXERS = {'token_mix', 'mlp_tokens', 'head', 'attn_pool'}
-
-#: Tokens before the positions, by the class and its submodule in which they are there:
-#: their number or the attribute that has it; None where there are no positions at all. Where
-#: nothing is said, every token is a position.
-_EXTRA_TOKENS: Dict[Tuple[str, str], Union[int, str, None]] = {
-    ('mmpretrain.models.backbones.vision_transformer.VisionTransformer', 'layers'):
-        'num_extra_tokens',
-    ('mmpretrain.models.backbones.beit.BEiTViT', 'layers'): 'num_extra_tokens',
-    ('mmpretrain.models.backbones.revvit.RevVisionTransformer', 'layers'): 'num_extra_tokens',
-    ('mmpretrain.models.backbones.t2t_vit.T2T_ViT', 'encoder'): 'num_extra_tokens',
-    ('mmpretrain.models.backbones.tnt.TnTLayer', 'outer_block'): 1,
-    ('mmpretrain.models.backbones.xcit.XCiT', 'ca_layers'): None,
-    ('mmseg.models.backbones.vit.VisionTransformer', 'layers'): 1,
-    ('mmseg.models.backbones.beit.BEiT', 'layers'): 1,
-    ('timm.models.vision_transformer.VisionTransformer', 'blocks'): 'num_prefix_tokens',
-    ('timm.models.beit.Beit', 'blocks'): 'num_prefix_tokens',
-    ('timm.models.eva.Eva', 'blocks'): 'num_prefix_tokens',
-    ('timm.models.tnt.Block', 'mlp'): 1,
-    ('timm.models.cait.Cait', 'blocks_token_only'): None,
-    ('timm.models.xcit.Xcit', 'cls_attn_blocks'): None,
-    ('timm.models.volo.VOLO', 'post_network'): None,
-}
+_NOT_CHANNEL_MIXERS = {'token_mix', 'mlp_tokens', 'token_mixer', 'attn', 'head', 'attn_pool',
+                       'rel_pos'}
 
 
 class DenseMixer(NamedTuple):
@@ -92,14 +83,19 @@ class DenseMixer(NamedTuple):
             from ``C`` to the hidden channels, somewhere the one back to ``C``.
         last: Which of the parts is the second layer.
         extra_tokens: How many of the tokens it gets come before those of the positions;
-            None: none of them is a position.
+            None: none of them is a position, as far as is known.
     """
     name: str
     module: nn.Module
     adapter: Adapter
     parts: List[Tuple[str, nn.Module]]
     last: int
-    extra_tokens: Optional[int]
+    extra_tokens: Optional[int] = None
+
+    @property
+    def entry(self) -> str:
+        """The name of the module that gets the mixer's input."""
+        return f'{self.name}.{self.adapter.slot}' if self.adapter.slot else self.name
 
     @property
     def layers(self) -> Tuple[nn.Module, nn.Module]:
@@ -135,7 +131,7 @@ def _flat(name: str, module: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
 
 
 def _is_dense(module: nn.Module) -> bool:
-    """Whether this is a dense layer over the channels."""
+    """Return True for a dense layer over the channels."""
     return isinstance(module, nn.Linear) or (
         isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1)
 
@@ -146,20 +142,8 @@ def _widths(layer: nn.Module) -> Tuple[int, int]:
     return in_channels, out_channels
 
 
-def _extra_tokens(backbone: nn.Module, name: str) -> Optional[int]:
-    """The extra tokens where a submodule is, from the table."""
-    owner, path = backbone, name.split('.')
-    for child in path:
-        for base in _names(owner):
-            if (base, child) in _EXTRA_TOKENS:
-                found = _EXTRA_TOKENS[base, child]
-                return getattr(owner, found) if isinstance(found, str) else found
-        owner = getattr(owner, child)
-    return 0
-
-
 def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
-    """Finds the dense channel mixers of a backbone.
+    """Find the dense channel mixers of a backbone.
 
     Those that change the width, token mixers and what is in heads are none.
 
@@ -185,7 +169,49 @@ def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
         if len(dense) != 2:
             raise ValueError(f'{name}: SCHEME replaces channel mixers of 2 layers, found one of '
                              f'{len(dense)}')
-        mixer = DenseMixer(name, module, adapter, parts, dense[1], _extra_tokens(backbone, name))
+        mixer = DenseMixer(name, module, adapter, parts, dense[1], adapter.extra_tokens)
         if _widths(mixer.layers[0]) == mixer.widths:
             found.append(mixer)
+    return found
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """Return True for a leaf that is neither a layer, a norm, dropout nor an identity."""
+    kind = type(module).__name__.lower()
+    return (not any(word in kind for word in ('drop', 'identity', 'norm', 'pool', 'scale',
+                                              'flatten', 'pass', 'shuffle', 'rearrange'))
+            and sum(p.numel() for p in module.parameters()) <= 2)
+
+
+def find_dense_pairs(backbone: nn.Module) -> Dict[str, str]:
+    """Find the modules with two dense layers ``C -> H -> C`` and one activation.
+
+    It looks at widths and order alone and knows no family, so that it also finds the channel
+    mixers that no adapter covers. ``H`` is at least ``C``, which leaves out squeeze and excite;
+    an inverted bottleneck, whose norms and spatial convolution stand between the layers, mixes
+    tokens as well and is none.
+
+    Returns:
+        The names of the first layers, and those of the modules that hold both.
+    """
+    leaves = [(name, m) for name, m in backbone.named_modules(remove_duplicate=False)
+              if not [*m.children()]]
+    dense = [i for i, (_, m) in enumerate(leaves) if _is_dense(m)]
+    found: Dict[str, str] = {}
+    for i, j in zip(dense, dense[1:]):
+        (first, a), (last, b) = leaves[i], leaves[j]
+        path = commonprefix([first.split('.'), last.split('.')])
+        if (max(first.count('.'), last.count('.')) - len(path) > 1
+                or not _NOT_CHANNEL_MIXERS.isdisjoint(path)):
+            continue
+        holder, between = '.'.join(path), [m for _, m in leaves[i + 1:j]]
+        inside = backbone.get_submodule(holder).modules()
+        acts = {m for m in (*between, *inside) if not [*m.children()] and _is_activation(m)}
+        bottleneck = any(isinstance(m, nn.Conv2d) for m in between) and any(
+            'norm' in type(m).__name__.lower() for m in between)
+        (width, hidden), (back, out) = _widths(a), _widths(b)
+        gated = hidden == 2 * back != 2 * width
+        if (width == out and back >= width and not bottleneck
+                and (hidden == back and len(acts) == 1 or gated)):
+            found[first] = holder
     return found

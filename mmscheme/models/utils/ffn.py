@@ -1,5 +1,5 @@
 """mmcv's ``FFN`` with block-diagonal layers, for ``ffn_cfgs`` built by the registry."""
-from typing import Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 from mmcv.cnn import build_activation_layer
 from mmcv.cnn.bricks.drop import build_dropout
@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, ShuffledGELU
+from mmscheme.models.utils.mixer_options import takes_options_of
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import check_builds, check_count, check_flags, check_number
 
@@ -19,7 +20,7 @@ MODELS.register_module(module=ShuffledGELU)
 
 def _check_arguments(feedforward_channels: int, num_fcs: int, act_cfg: dict, ffn_drop: float,
                      dropout_layer: Optional[dict], layer_scale_init_value: float) -> None:
-    """What the layers, which have other names for it, would not name."""
+    """Raise for arguments that the layers have under other names."""
     check_number('num_fcs', num_fcs, '2', lambda n: n == 2)
     check_number('ffn_drop', ffn_drop, 'a probability', lambda n: 0 <= n <= 1)
     check_count('feedforward_channels', feedforward_channels)
@@ -48,7 +49,7 @@ class _ResidualFFN(BaseModule):
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
 
     def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
-        """Applies the FFN and adds the identity.
+        """Apply the FFN and add the identity.
 
         Args:
             x: Tokens ``(B, N, C)`` or, without layer scale, a map ``(B, C, H, W)``.
@@ -72,23 +73,23 @@ class BlockDiagonalFFN(_ResidualFFN):
             add_identity, init_cfg, layer_scale_init_value: As in
             :class:`mmcv.cnn.bricks.transformer.FFN`; ``num_fcs`` must be 2.
         groups: Blocks of the first and of the second layer.
-        init_std, match_variance: See :class:`mmscheme.layers.BlockDiagonalLinear`.
+        mlp: Options of the layers: :class:`mmscheme.layers.BlockDiagonalMLP` documents them.
 
     Raises:
         TypeError, ValueError: An argument that cannot be built, named in the message.
     """
 
+    @takes_options_of(BlockDiagonalMLP)
     def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
                  act_cfg: dict = dict(type='ReLU', inplace=True), ffn_drop: float = 0.,
                  dropout_layer: Optional[dict] = None, add_identity: bool = True,
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
-                 groups: Union[int, Sequence[int]] = (4, 4), init_std: Optional[float] = None,
-                 match_variance: bool = True) -> None:
+                 groups: Union[int, Sequence[int]] = (4, 4), **mlp: Any) -> None:
         _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
                          layer_scale_init_value)
         mixer = BlockDiagonalMLP(embed_dims, feedforward_channels, groups,
                                  act_layer=lambda: build_activation_layer(act_cfg), drop=ffn_drop,
-                                 init_std=init_std, match_variance=match_variance)
+                                 **mlp)
         super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
 
@@ -101,32 +102,29 @@ class SCHEMEFFN(_ResidualFFN):
         embed_dims, feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
             add_identity, init_cfg, layer_scale_init_value: As in
             :class:`mmcv.cnn.bricks.transformer.FFN`; ``num_fcs`` must be 2.
-        groups, cca, keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See
-            :class:`mmscheme.layers.SCHEMEMixer`. CCA covers all tokens it is given.
+        groups: Blocks of the first and of the second layer.
         batch_first: Tokens are ``(B, N, C)``; False for ``(N, B, C)``, which mmcv's
             ``BaseTransformerLayer`` has unless it is told otherwise. CCA must know
             which axis holds the positions of one sample.
+        mixer: Options of the mixer: :class:`mmscheme.layers.SCHEMEMixer` documents them. CCA
+            covers all tokens it is given.
 
     Raises:
         TypeError, ValueError: An argument that cannot be built, named in the message.
     """
 
+    @takes_options_of(SCHEMEMixer)
     def __init__(self, embed_dims: int = 256, feedforward_channels: int = 1024, num_fcs: int = 2,
                  act_cfg: dict = dict(type='ReLU', inplace=True), ffn_drop: float = 0.,
                  dropout_layer: Optional[dict] = None, add_identity: bool = True,
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
-                 groups: Union[int, Sequence[int]] = (4, 4), cca: bool = True,
-                 keep_cca: bool = False, cca_scaling: str = 'gram',
-                 cca_tau: Optional[float] = None, init_std: Optional[float] = None,
-                 match_variance: bool = True, batch_first: bool = True,
-                 alpha_init: float = 0.5) -> None:
+                 groups: Union[int, Sequence[int]] = (4, 4), *, batch_first: bool = True,
+                 **mixer: Any) -> None:
         _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
                          layer_scale_init_value)
-        mixer = SCHEMEMixer(embed_dims, feedforward_channels, groups, cca=cca, keep_cca=keep_cca,
-                            cca_scaling=cca_scaling, cca_tau=cca_tau, alpha_init=alpha_init,
-                            init_std=init_std, match_variance=match_variance,
-                            act_layer=lambda: build_activation_layer(act_cfg), drop=ffn_drop)
-        super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
+        scheme = SCHEMEMixer(embed_dims, feedforward_channels, groups, drop=ffn_drop,
+                             act_layer=lambda: build_activation_layer(act_cfg), **mixer)
+        super().__init__(scheme, embed_dims, feedforward_channels, num_fcs, dropout_layer,
                          add_identity, init_cfg, layer_scale_init_value)
         check_flags(batch_first=batch_first)
         self.batch_first = batch_first

@@ -1,7 +1,7 @@
 """A SCHEME mixer in the place of a dense one, and what becomes of the dense one's weights."""
 import math
 from copy import deepcopy
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ __all__ = ['PlugInMixer', 'diagonal_blocks']
 
 
 def diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
-    """The weight of a block-diagonal layer from that of a dense one.
+    """Return the weight of a block-diagonal layer made from that of a dense one.
 
-    The blocks on the diagonal, times ``sqrt(groups)``: an output is a sum over ``groups``
+    It is the blocks on the diagonal, times ``sqrt(groups)``: an output is a sum over ``groups``
     times fewer inputs, and keeps its variance for inputs that are independent.
 
     Args:
@@ -51,7 +51,7 @@ class _OverMap(nn.Module):
 
 
 def _of_width(part: nn.Module, old: int, new: int) -> nn.Module:
-    """A copy of what stands between the layers, for another hidden width.
+    """Copy what stands between the layers, for another hidden width.
 
     Depthwise convolutions start anew; vectors with one value a channel are repeated.
     """
@@ -85,16 +85,15 @@ class PlugInMixer(SCHEMEMixer):
         groups: Blocks of the two layers.
         cca: See :class:`mmscheme.layers.SCHEMEMixer`; without effect where none of the
             tokens is a position.
-        keep_cca, cca_scaling, cca_tau, init_std, match_variance, alpha_init: See there.
+        mixer: Other options of that class.
 
     Attributes:
         stock_keys: What the mixer has for each entry of the dense one's state dict, by their
             keys: that in the mixer and the groups of a layer's weight (0 for all else).
     """
 
-    def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int], cca: bool,
-                 keep_cca: bool, cca_scaling: str, cca_tau: Optional[float],
-                 init_std: Optional[float], match_variance: bool, alpha_init: float) -> None:
+    def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int], *,
+                 cca: bool = True, **mixer: Any) -> None:
         embed_dims, stock_hidden = dense.widths
         (_, first), (_, last) = dense.parts[0], dense.parts[dense.last]
         between: List[Tuple[str, nn.Module, nn.Module]] = []
@@ -110,9 +109,7 @@ class PlugInMixer(SCHEMEMixer):
         drop = between.pop()[1].p if between and isinstance(between[-1][1], nn.Dropout) else 0.
         parts = [used for _, _, used in between]
         super().__init__(embed_dims, hidden_dims, groups,
-                         cca=cca and dense.extra_tokens is not None, keep_cca=keep_cca,
-                         cca_scaling=cca_scaling, cca_tau=cca_tau, alpha_init=alpha_init,
-                         init_std=init_std, match_variance=match_variance,
+                         cca=cca and dense.extra_tokens is not None, **mixer,
                          act_layer=lambda: parts[0] if len(parts) == 1 else nn.Sequential(*parts))
         self.ffn.drop1.p = drop
         self.ffn.drop2.p = next((part.p for _, part in dense.parts[dense.last + 1:]
@@ -140,7 +137,7 @@ class PlugInMixer(SCHEMEMixer):
         return keys
 
     def from_dense(self, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-        """What the dense mixer's weights make of the layers here.
+        """Return the weights that the layers here take from a dense mixer.
 
         Args:
             state_dict: Of the dense mixer, with as many hidden channels as are here; entries
@@ -158,7 +155,7 @@ class PlugInMixer(SCHEMEMixer):
         return seeds
 
     def take_place(self, backbone: nn.Module, dense: DenseMixer) -> str:
-        """Replaces the dense mixer in its backbone; returns the name of this one there."""
+        """Replace the dense mixer in its backbone and return the name of this one there."""
         slot = dense.adapter.slot
         if slot:
             for key in dense.adapter.chain:

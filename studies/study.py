@@ -5,15 +5,10 @@ import runpy
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from sweep import read_results
+
 from mmscheme.engine.hooks.mixing_weights_hook import shorten
 from mmscheme.visualization.figures import new_figure
-
-from .sweep import read_results
-
-__all__ = [
-    'Cell', 'Summary', 'compare', 'draw_studies', 'find_cell', 'markdown_table',
-    'plot_curves', 'plot_seeds', 'save_figure', 'splice_table'
-]
 
 _MARK = '<!-- table: {} -->'
 _END = '<!-- end -->'
@@ -29,7 +24,7 @@ class Summary(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Of the seeds."""
+        """Mean of the seeds."""
         return sum(self.values) / len(self.values)
 
     @property
@@ -53,7 +48,7 @@ class Cell(NamedTuple):
     results: List[Dict[str, Any]]
 
     def summary(self, test: Optional[str] = None, metric: Optional[str] = None) -> Summary:
-        """A metric of a test; where none is named there must be only one.
+        """Return a metric of a test; where none is named there must be only one.
 
         Raises:
             ValueError: There is no such test or metric, or several and none is named.
@@ -71,7 +66,7 @@ class Cell(NamedTuple):
 
     @property
     def params(self) -> float:
-        """Of inference, in M."""
+        """Parameters of inference, in M."""
         return float(self.results[0]['params']) / 1e6
 
     @property
@@ -81,7 +76,7 @@ class Cell(NamedTuple):
 
 
 def find_cell(study: Union[str, Path], name: str) -> Cell:
-    """The results of a config of a study.
+    """Return the results of a config of a study.
 
     Args:
         study: Its folder; ``name`` may be ``<study>/<cell>`` for one beside it.
@@ -98,25 +93,25 @@ def find_cell(study: Union[str, Path], name: str) -> Cell:
     found = [r for r in read_results(path / 'results.jsonl') if r['config'] == cell]
     if not found:
         raise ValueError(f'no results of {cell} in {path / "results.jsonl"}; '
-                         f'tools/analysis_tools/sweep.py {path} --cells {cell} makes them')
+                         f'studies/sweep.py {path} --cells {cell} makes them')
     if len({r['seed'] for r in found}) < len(found):
         raise ValueError(f'{path / "results.jsonl"}: several results of {cell} with one seed')
     return Cell(cell, sorted(found, key=lambda r: int(r['seed'])))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; the first column is text, the others are numbers."""
+    """Return a table whose first column is text and whose others are numbers."""
     lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 
 def save_figure(figure: Any, path: Union[str, Path]) -> None:
-    """Writes a PNG whose bytes depend on what is drawn alone."""
+    """Write a PNG whose bytes depend on what is drawn alone."""
     figure.savefig(path, dpi=100, metadata=dict(Software=None))
 
 
 def plot_seeds(axis: Any, rows: Sequence[Tuple[str, Summary]], label: str) -> None:
-    """One line a cell, the first on top: a dot for each seed, a bar at the mean.
+    """Draw a line for each cell, the first on top: a dot for each seed, a bar at the mean.
 
     Args:
         axis: To draw on.
@@ -135,7 +130,7 @@ def plot_seeds(axis: Any, rows: Sequence[Tuple[str, Summary]], label: str) -> No
 
 def compare(study: Union[str, Path], names: Dict[str, str], label: str,
             metric: Optional[str] = None) -> str:
-    """Draws the cells of a study beside each other, into its ``figure.png``.
+    """Draw the cells of a study beside each other, into its ``figure.png``.
 
     Args:
         study: Its folder.
@@ -158,7 +153,7 @@ def compare(study: Union[str, Path], names: Dict[str, str], label: str,
 
 
 def plot_curves(axis: Any, cell: Cell) -> None:
-    """``1 - alpha`` of each block over training: the mean of the seeds and their range.
+    """Draw ``1 - alpha`` of each block over training: the mean of the seeds and their range.
 
     Args:
         axis: To draw on.
@@ -183,7 +178,7 @@ def plot_curves(axis: Any, cell: Cell) -> None:
 
 
 def splice_table(text: str, name: str, table: str) -> str:
-    """Puts a table into a document, between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+    """Put a table into a document, between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
     Raises:
         ValueError: The document has no such place.
@@ -201,7 +196,7 @@ def _drawings(folder: Path) -> Iterator[Tuple[str, Callable[[Path], Dict[str, st
 
 
 def draw_studies(folder: Union[str, Path], document: Union[str, Path]) -> List[str]:
-    """Draws the figures of all studies, and writes their tables into a document.
+    """Draw the figures of all studies, and write their tables into a document.
 
     Args:
         folder: Of the studies. Each ``<study>/draw.py`` has a function ``draw(study)`` that

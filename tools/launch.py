@@ -1,4 +1,4 @@
-"""Several processes on a machine, as torchrun starts them, with one line when one of them dies."""
+"""Start several processes on a machine as torchrun does; report with one line when one dies."""
 import logging
 import os
 import signal
@@ -11,8 +11,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import parse_args, run
 
 from mmscheme.utils.processes import LAUNCHED
-
-__all__ = ['main']
 
 
 def _describe(rank: int, failure: ProcessFailure, seconds: float) -> str:
@@ -29,10 +27,10 @@ def _describe(rank: int, failure: ProcessFailure, seconds: float) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``torchrun``; see ``tools/dist_train.sh``.
+    """Run the command line of ``torchrun``; see ``tools/dist_train.sh``.
 
     When a process dies the others are stopped, a line says which and how, and the status is
-    that of the process, or 1 where a signal ended it.
+    that of the process, or 1 if a signal ended it.
     """
     os.environ[LAUNCHED] = '1'
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
@@ -45,11 +43,11 @@ def main(argv: Optional[List[str]] = None) -> None:
             item[1].exitcode in (0, -signal.SIGTERM), item[1].exitcode > 0, item[1].timestamp))
         if failure.exitcode != 2:  # then it has said itself what is wrong with the input
             seconds = time.monotonic() - start
-            print(f'error: {_describe(rank, failure, seconds)}; --resume goes on from the last '
+            print(f'error: {_describe(rank, failure, seconds)}; --resume continues from the last '
                   'checkpoint', file=sys.stderr)
         sys.exit(max(1, failure.exitcode))
     except SignalException as e:  # the processes have been stopped
-        print(f'error: ended by {e.sigval.name}; --resume goes on from the last checkpoint',
+        print(f'error: ended by {e.sigval.name}; --resume continues from the last checkpoint',
               file=sys.stderr)
         sys.exit(128 + e.sigval)
 

@@ -1,46 +1,30 @@
-"""What a benchmark compares: channel mixers, backbones and whole models, ours and others."""
-from copy import deepcopy
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+"""Channel mixers and backbones that tools/analysis_tools/benchmark.py compares ours with."""
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmengine import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from mmscheme.analysis.throughput import OURS, Contest
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, channel_covariance_attention
-from mmscheme.models import SCHEMEformer
-from mmscheme.models.backbones.schemeformer import ARCHS
 
-from .random_batch import random_batch
+try:
+    from mmscheme.models import SCHEMEformer
+    from mmscheme.models.backbones.schemeformer import ARCHS
+except ImportError:  # torch alone is enough for the mixers
+    ARCHS = {}
 
-__all__ = ['DENSE', 'OURS', 'Contest', 'backbones', 'config_models', 'mixers']
+__all__ = ['DENSE', 'NARROW', 'backbones', 'mixers']
 
-#: The name of ours in every contest.
-OURS = 'ours'
 #: Arguments of the dense MetaFormer-PPAA.
 DENSE: Dict[str, Any] = dict(groups=(1, 1), expansion=4, cca=False)
-
-
-class Contest(NamedTuple):
-    """Alternatives for the same work.
-
-    Attributes:
-        name: Of the work.
-        runs: The alternatives.
-        macs, bytes_: Multiply-adds and bytes to and from memory that ours needs at least;
-            None where nobody counts them.
-    """
-    name: str
-    runs: Dict[str, Callable[[], Any]]
-    macs: Optional[float] = None
-    bytes_: Optional[float] = None
+#: The same with the multiply-adds of 44-e8.
+NARROW: Dict[str, Any] = dict(DENSE, expansion=2)
 
 
 def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor],
           training: bool) -> Callable[[], Any]:
-    """A call, or a call with its backward pass."""
+    """Return a call of a function, in training with its backward pass."""
     if not training:
         def infer() -> Any:
             with torch.inference_mode():
@@ -60,7 +44,7 @@ def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor]
 
 
 def _grouped(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
-    """The authors' construction: two grouped 1x1 convolutions, channels first."""
+    """Return the authors' construction: two grouped 1x1 convolutions, channels first."""
     def run(x: Tensor) -> Tensor:
         h = F.conv2d(x, ffn.fc1.weight[:, :, None, None], ffn.fc1.bias, groups=ffn.fc1.groups)
         return F.conv2d(F.gelu(h), ffn.fc2.weight[:, :, None, None], ffn.fc2.bias,
@@ -69,7 +53,7 @@ def _grouped(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
 
 
 def _with_cca(ffn: Callable[[Tensor], Tensor], mixer: SCHEMEMixer) -> Callable[[Tensor], Tensor]:
-    """The authors' training: beside the FFN a softmax between two matrix products."""
+    """Return the authors' form in training: beside the FFN a softmax between two products."""
     def run(x: Tensor) -> Tensor:
         y, alpha = ffn(x), mixer.alpha
         covariance = channel_covariance_attention(
@@ -79,7 +63,7 @@ def _with_cca(ffn: Callable[[Tensor], Tensor], mixer: SCHEMEMixer) -> Callable[[
 
 
 def _batched(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
-    """A batched matrix product over the groups, of tokens."""
+    """Return a batched matrix product over the groups, of tokens."""
     g = ffn.fc1.groups
 
     def run(x: Tensor) -> Tensor:
@@ -93,7 +77,7 @@ def _batched(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
 
 
 def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
-    """A dense FFN in its good forms, by their memory format."""
+    """Return a dense FFN in its good forms, by their memory format."""
     (w1, b1), (w2, b2) = ((fc.weight, fc.bias) for fc in (ffn.fc1, ffn.fc2))
 
     def convolutions(x: Tensor) -> Tensor:
@@ -112,13 +96,13 @@ def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
     return {'convolutions': convolutions, 'channels last': channels_last, 'tokens': tokens}
 
 
-def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
+def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], device: torch.device,
            dtype: torch.dtype, training: bool, channels_last: bool = True,
            groups: Tuple[int, int] = (4, 4), expansion: int = 8) -> Iterator[Contest]:
-    """Channel mixers alone, at the shapes of each stage.
+    """Compare channel mixers alone, at the shapes of each stage.
 
     Args:
-        arch: A member of the family.
+        arch: A member of the family, or its widths.
         batch: Images.
         size: Height and width of the images.
         device, dtype: Of everything.
@@ -126,13 +110,15 @@ def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
         channels_last: Memory format of our input.
         groups, expansion: Of ours and of the authors' construction.
     """
-    for stage, dims in enumerate(ARCHS[arch]['embed_dims']):
+    widths = ARCHS[arch]['embed_dims'] if isinstance(arch, str) else arch
+    for stage, dims in enumerate(widths):
         height, width = (side // (4 * 2**stage) for side in size)
         maps = torch.randn(batch, dims, height, width, device=device).to(dtype)
         rows = maps.contiguous(memory_format=torch.channels_last)
         tokens = maps.flatten(2).transpose(1, 2).contiguous()
         mixer = SCHEMEMixer(dims, expansion * dims, groups).to(device, dtype).train(training)
         dense = BlockDiagonalMLP(dims, 4 * dims, 1).to(device, dtype).train(training)
+        narrow = BlockDiagonalMLP(dims, 2 * dims, 1).to(device, dtype).train(training)
         own, others = list(mixer.parameters()), list(dense.parameters())
         grouped = _grouped(mixer.ffn)
         ours = rows if channels_last else maps
@@ -142,6 +128,8 @@ def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
         inputs = {'convolutions': maps, 'channels last': rows, 'tokens': tokens}
         for name, run in _dense(dense).items():
             runs[f'dense e4, {name}'] = _step(run, inputs[name], others, training)
+        runs['narrow e2, tokens'] = _step(_dense(narrow)['tokens'], tokens,
+                                          list(narrow.parameters()), training)
         if training:
             runs['authors\''] = _step(_with_cca(grouped, mixer), maps, own, True)
         else:
@@ -163,7 +151,7 @@ def mixers(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
 def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
               dtype: torch.dtype, training: bool, channels_last: bool = False,
               compiled: bool = False, implementation: str = 'auto') -> Contest:
-    """Whole backbones: ours, its dense sister and mmpretrain's PoolFormer.
+    """Compare whole backbones: ours, its dense sister and mmpretrain's PoolFormer.
 
     Args:
         arch, batch, size, device, dtype, training: As for :func:`mixers`.
@@ -174,7 +162,9 @@ def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device
     from mmpretrain.models import PoolFormer
     ours = SCHEMEformer(arch, implementation=implementation)
     dense = SCHEMEformer(arch, implementation=implementation, **DENSE)
-    models: Dict[str, nn.Module] = {OURS: ours, 'dense PPAA': dense}
+    models: Dict[str, nn.Module] = {
+        OURS: ours, 'dense PPAA': dense,
+        'narrow PPAA': SCHEMEformer(arch, implementation=implementation, **NARROW)}
     if implementation != 'plain':
         models['ours, plain'] = SCHEMEformer(arch, implementation='plain')
         models['dense PPAA, plain'] = SCHEMEformer(arch, implementation='plain', **DENSE)
@@ -192,41 +182,3 @@ def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device
             runs[f'{name}, compiled'] = _step(torch.compile(models[name], fullgraph=True), x,
                                               list(models[name].parameters()), training)
     return Contest(f'{arch}, {batch} x {size[0]}x{size[1]}', runs)
-
-
-def config_models(cfg: Config, batch: int, size: Tuple[int, int], device: torch.device,
-                  training: bool) -> Contest:
-    """A config's whole model, with its backbone as it is, plain and dense.
-
-    Args:
-        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
-        batch, size, device: Of random images.
-        training: Loss and gradients; else prediction.
-    """
-    init_default_scope(cfg.default_scope)
-    changes: Dict[str, Dict[str, Any]] = {OURS: {}}
-    if cfg.model.backbone.type.endswith('SCHEMEformer'):
-        changes.update({'ours, plain': dict(implementation='plain'), 'dense PPAA': DENSE})
-    runs = {}
-    for name, change in changes.items():
-        model_cfg = deepcopy(cfg.model)
-        if cfg.get('data_preprocessor') and not model_cfg.get('data_preprocessor'):
-            model_cfg['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
-        model_cfg.backbone.update(change)
-        model = revert_sync_batchnorm(MODELS.build(model_cfg)).to(device).train(training)
-        runs[name] = _model_step(model, random_batch(cfg, size, batch), training)
-    return Contest(f'{batch} x {size[0]}x{size[1]}', runs)
-
-
-def _model_step(model: Any, batch: Dict[str, Any], training: bool) -> Callable[[], Any]:
-    def infer() -> None:
-        with torch.inference_mode():
-            data = model.data_preprocessor(deepcopy(batch), False)
-            model(data['inputs'], data['data_samples'], mode='predict')
-
-    def train() -> None:
-        data = model.data_preprocessor(deepcopy(batch), True)
-        losses = model(data['inputs'], data['data_samples'], mode='loss')
-        model.parse_losses(losses)[0].backward()
-        model.zero_grad()
-    return train if training else infer

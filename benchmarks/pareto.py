@@ -1,25 +1,78 @@
-"""The trade-off of models: what they cost against what they are."""
+"""Measure models and draw a metric, or their width, against what they cost."""
 import argparse
 import json
+import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+import torch
 from mmengine import Config
 from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 from torch import nn
 
+from mmscheme.analysis.complexity import CHANNEL_MIXERS, COUNTER, count_config, find_modules
+from mmscheme.analysis.random_batch import input_shape, random_batch
+from mmscheme.analysis.throughput import device_name
 from mmscheme.apis.config import load_config
 from mmscheme.layers import BlockDiagonalLinear
 from mmscheme.models.loading import build_model
+from mmscheme.utils.cli import add_shape_argument, read_shape
+from mmscheme.utils.config_query import step_name
 from mmscheme.utils.quiet import quiet
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.figures import new_figure
 
-from .complexity import CHANNEL_MIXERS, COUNTER, count_config, find_modules
-from .speed import Throughput, measure_throughput
 
-__all__ = ['Point', 'hidden_width', 'main', 'measure', 'plot_pareto', 'read_metric']
+class Throughput(NamedTuple):
+    """Images a second.
+
+    Attributes:
+        median, low, high: Over the runs; the middle half lies between the last two.
+        runs: How many there were.
+        device: Where.
+    """
+    median: float
+    low: float
+    high: float
+    runs: int
+    device: str
+
+
+def measure_throughput(cfg: Config, shape: Optional[Tuple[int, int]] = None, batch_size: int = 1,
+                       runs: int = 10) -> Throughput:
+    """Time predictions of a config's model, random weights on random images.
+
+    Preprocessing of the model and its heads are in it, reading files is not.
+
+    Args:
+        cfg: A config of mmsegmentation, mmdetection or mmpretrain.
+        shape: Height and width of the images; by default what the config tests with.
+        batch_size: Images a run.
+        runs: How many are timed, after two that are not.
+
+    Returns:
+        Images a second.
+    """
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    model = build_model(cfg).to(device)
+    batch = random_batch(cfg, shape or input_shape(cfg), batch_size)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(runs + 2):
+            data = deepcopy(batch)
+            start = time.perf_counter()
+            model.test_step(data)
+            if device.type == 'cuda':
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    rates = batch_size / np.asarray(seconds[2:])
+    low, median, high = np.percentile(rates, [25, 50, 75])
+    name = device_name(device) + (
+        '' if device.type == 'cuda' else f', {torch.get_num_threads()} threads')
+    return Throughput(float(median), float(low), float(high), runs, name)
 
 
 class Point(NamedTuple):
@@ -45,7 +98,7 @@ class Point(NamedTuple):
 
 
 def hidden_width(model: nn.Module) -> int:
-    """The sum of the widths that the channel mixers of a backbone expand to."""
+    """Return the sum of the widths that the channel mixers of a backbone expand to."""
     widths: List[int] = []
     for name in find_modules(model, CHANNEL_MIXERS):
         found: List[int] = [int(getattr(m, 'out_features', 0) or getattr(m, 'out_channels', 0))
@@ -56,9 +109,9 @@ def hidden_width(model: nn.Module) -> int:
 
 
 def _series(cfg: Config) -> Tuple[str, str]:
-    """Series and label of a config's backbone."""
+    """Return series and label of a config's backbone."""
     backbone = cfg.model.get('backbone') or {}
-    kind = str(backbone.get('type', '')).split('.')[-1]
+    kind = step_name(backbone) if backbone else ''
     arch = backbone.get('arch')
     label = arch if isinstance(arch, str) else Path(cfg.filename or '').stem
     if kind != 'SCHEMEformer':
@@ -71,7 +124,7 @@ def _series(cfg: Config) -> Tuple[str, str]:
 
 def measure(cfg: Config, shape: Optional[Tuple[int, int]] = None, batch_size: int = 1,
             runs: int = 10, metric: Optional[float] = None) -> Point:
-    """Measures the model of a config.
+    """Measure the model of a config.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
@@ -91,7 +144,7 @@ def measure(cfg: Config, shape: Optional[Tuple[int, int]] = None, batch_size: in
 
 
 def read_metric(path: Union[str, Path], name: str) -> float:
-    """Reads a metric from a result file of ``tools/test.py``.
+    """Read a metric from a result file of ``tools/test.py``.
 
     Args:
         path: A JSON file, or the work folder of a test, in which the newest result counts.
@@ -124,7 +177,7 @@ def read_metric(path: Union[str, Path], name: str) -> float:
 
 
 def plot_pareto(points: Sequence[Point], out: Union[str, Path], metric: str = '') -> None:
-    """Draws metric or width against multiply-adds, parameters and throughput.
+    """Draw metric or width against multiply-adds, parameters and throughput.
 
     Args:
         points: The models.
@@ -179,7 +232,7 @@ def _text(points: Sequence[Point], metric: str) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/analysis_tools/pareto.py``."""
+    """Measure, draw and print a table."""
     parser = argparse.ArgumentParser(
         description='Measure models and draw a metric, or their width, against multiply-adds, '
         'parameters and throughput.', epilog=COUNTER)
@@ -189,8 +242,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                         'file or a work folder')
     parser.add_argument('--metric', help='which metric of the results, e.g. mIoU, coco/bbox_mAP, '
                         'accuracy/top1')
-    parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both')
+    add_shape_argument(parser)
     parser.add_argument('--batch-size', type=int, default=1, help='of the throughput (1)')
     parser.add_argument('--runs', type=int, default=10,
                         help='of the throughput (10); 0 leaves it out')
@@ -201,11 +253,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     args = parser.parse_args(argv)
     with user_errors(args.debug):
-        shape = None
-        if args.shape:
-            if len(args.shape) > 2 or min(args.shape) < 1:
-                raise ValueError(f'--shape: expected one or two sizes, found {args.shape}')
-            shape = (args.shape[0], args.shape[-1])
+        shape = read_shape(args.shape)
         if args.batch_size < 1 or args.runs < 0:
             raise ValueError('--batch-size and --runs: expected positive numbers')
         if bool(args.results) != bool(args.metric):
@@ -227,3 +275,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                 for p in points]
             Path(args.json).write_text(json.dumps(content, indent=1))
     print(f'\n{_text(points, args.metric or "")}\n\n{Path(args.out).resolve()}')
+
+
+if __name__ == '__main__':
+    main()

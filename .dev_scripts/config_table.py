@@ -1,4 +1,4 @@
-"""The table of all configs, with what each costs, and OpenMMLab's index of them."""
+"""Write the table of all configs, with the cost of each, and OpenMMLab's index of them."""
 import argparse
 import sys
 from pathlib import Path
@@ -7,14 +7,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import yaml
 from mmengine import Config
 from mmengine.utils import track_iter_progress
+from plug_in_table import plug_in_readme
 
+from mmscheme.analysis.complexity import COUNTER, Complexity, count_config
 from mmscheme.apis.config import load_config
 from mmscheme.utils.setup_env import get_config_path
-
-from .complexity import COUNTER, Complexity, count_config
-from .plug_in_table import plug_in_readme
-
-__all__ = ['make_files', 'main']
 
 _NOT_TRAINED = 'not trained here'
 
@@ -80,9 +77,9 @@ class _Row(NamedTuple):
 def _readme(rows: Dict[Task, List[_Row]]) -> str:
     lines = [
         '# Configs', '',
-        'Written by `python tools/analysis_tools/config_table.py`; do not edit. Nothing here has',
-        'been trained on ImageNet, COCO or ADE20K, so there are no metrics of our configs. Rows',
-        'marked † are published figures of other trainings, for comparison.', '',
+        'Written by `python .dev_scripts/config_table.py`; do not edit. Nothing here has been',
+        'trained on ImageNet, COCO or ADE20K, so there are no metrics of our configs. Rows marked',
+        '† are published figures of other trainings, for comparison.', '',
         COUNTER, '',
         'A two-stage detector is counted with all the proposals (1000, in the demo 200) and',
         'detections (100) that it allows. The numbers are those of evaluation, without CCA.', '']
@@ -133,7 +130,7 @@ def _metafile(rows: Dict[Task, List[_Row]]) -> str:
 
 
 def make_files(folder: Path) -> Dict[Path, str]:
-    """Counts all configs of a folder.
+    """Count all configs of a folder.
 
     Args:
         folder: With the configs; its parent is the project.
@@ -164,7 +161,7 @@ def make_files(folder: Path) -> Dict[Path, str]:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """The command line: writes the files, or checks that they are current."""
+    """Write the files, or check that they are current."""
     parser = argparse.ArgumentParser(
         description='Write configs/README.md, configs/metafile.yml, model-index.yml and '
         'configs/plug_in/README.md.')
@@ -179,6 +176,10 @@ def main(argv: Optional[List[str]] = None) -> None:
                 path.write_text(text)
     if args.check and stale:
         print(f'\nerror: not current: {", ".join(stale)}; '
-              '`python tools/analysis_tools/config_table.py` writes them', file=sys.stderr)
+              '`python .dev_scripts/config_table.py` writes them', file=sys.stderr)
         sys.exit(1)
     print('\n' + ('current' if args.check or not stale else f'written: {", ".join(stale)}'))
+
+
+if __name__ == '__main__':
+    main()

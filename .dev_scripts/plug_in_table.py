@@ -8,11 +8,10 @@ from mmengine import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import track_iter_progress
 
+from mmscheme.analysis.complexity import COUNTER, Cost, count_module
+from mmscheme.analysis.random_batch import input_shape
 from mmscheme.apis.config import load_config
 from mmscheme.layers import SCHEMEMixer
-
-from .complexity import COUNTER, Cost, count_module
-from .random_batch import input_shape
 
 __all__ = ['plug_in_readme']
 
@@ -26,7 +25,7 @@ class _Row(NamedTuple):
 
 
 def _count(backbone: ConfigDict, scope: str, shape: Tuple[int, int]) -> Tuple[Cost, int]:
-    """What a backbone costs, and its SCHEME mixers; without computing anything."""
+    """Count what a backbone costs and its SCHEME mixers, without computing anything."""
     init_default_scope(scope)
     model = MODELS.build(backbone).to('meta').requires_grad_(False)
     model.eval()
@@ -55,7 +54,7 @@ def _line(row: _Row) -> str:
 
 
 def plug_in_readme(folder: Path) -> str:
-    """Counts the backbones of all configs of a folder, as they are and without SCHEME.
+    """Count the backbones of all configs of a folder, as they are and without SCHEME.
 
     Args:
         folder: With configs whose backbone is an ``mmscheme.SCHEMEWrapper``.
@@ -77,7 +76,7 @@ def plug_in_readme(folder: Path) -> str:
               'with SCHEME', 'ratio', 'multiply-adds, stock', 'with SCHEME', 'ratio']
     return '\n'.join([
         '# SCHEME in stock backbones', '',
-        'Written by `python tools/analysis_tools/config_table.py`; do not edit. Parameters and',
+        'Written by `python .dev_scripts/config_table.py`; do not edit. Parameters and',
         'multiply-adds are those of the backbone in evaluation, as its library has it and with',
         'its channel mixers replaced (`mixers`: how many); necks and heads are the same. Nothing',
         'here has been trained, so there are no metrics.', '', COUNTER, '',

@@ -1,10 +1,9 @@
-"""Trains the configs of a study with several seeds and keeps what came out."""
+"""Train the configs of a study with several seeds and keep the results."""
 import argparse
 import fcntl
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -17,6 +16,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine import Config
 
+from mmscheme.analysis.cca_plot import read_mixing_log
+from mmscheme.analysis.complexity import count_config
+from mmscheme.analysis.throughput import device_name
 from mmscheme.apis.config import load_config
 from mmscheme.apis.publish import publish
 from mmscheme.apis.test import build_test_runner
@@ -27,11 +29,6 @@ from mmscheme.utils.find_checkpoint import find_checkpoint
 from mmscheme.utils.quiet import quiet
 from mmscheme.utils.user_errors import user_errors
 
-from .cca_plot import read_mixing_log
-from .complexity import count_config
-
-__all__ = ['Run', 'execute', 'main', 'plan_runs', 'read_results', 'run_sweep']
-
 _SETTINGS = ('seeds', 'after', 'part', 'tests', 'publish')
 # What of a config decides over a result; logs and checkpoints do not.
 _DECISIVE = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'optim_wrapper',
@@ -39,7 +36,7 @@ _DECISIVE = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', '
 _CURVE_POINTS = 40
 # In the work folder of a run: its config, and that training has ended.
 _DIGEST, _TRAINED = 'config_digest', 'trained'
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Run(NamedTuple):
@@ -63,12 +60,12 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
         return f'{self.study.name}/{self.cell} seed {self.seed}'
 
 
 def _settings(cfg: Config) -> Dict[str, Any]:
-    """The ``study`` of a config: what a sweep does with it, beyond training."""
+    """Return the ``study`` of a config: tests, seeds and more, beyond training."""
     settings = dict(cfg.get('study') or {})
     unknown = sorted(set(settings) - set(_SETTINGS))
     if unknown:
@@ -82,7 +79,7 @@ def _settings(cfg: Config) -> Dict[str, Any]:
 
 def plan_runs(study: Union[str, Path], cells: Optional[Sequence[str]] = None,
               seeds: Optional[Sequence[int]] = None) -> List[Run]:
-    """The runs of a study: first all configs with the first seed, then with the next.
+    """Plan the runs of a study: first all configs with the first seed, then with the next.
 
     Args:
         study: Folder with ``configs/*.py``. In a config ``study = dict(...)`` may have
@@ -127,7 +124,7 @@ def _config(study: Path, cell: str) -> Path:
 
 
 def _source(study: Path, cell: str, settings: Dict[str, Any]) -> Optional[Tuple[Path, str]]:
-    """The config that a run of this one starts from."""
+    """Return the config that a run of this one starts from."""
     after = settings.get('after')
     if not after:
         return None
@@ -139,7 +136,7 @@ def _source(study: Path, cell: str, settings: Dict[str, Any]) -> Optional[Tuple[
 
 
 def read_results(path: Union[str, Path]) -> List[Dict[str, Any]]:
-    """Reads the results of a sweep.
+    """Read the results of a sweep.
 
     Args:
         path: File with a JSON object a line.
@@ -188,18 +185,12 @@ def _append(path: Path, result: Dict[str, Any]) -> None:
 
 
 def _machine() -> str:
-    cpu = platform.processor()
-    try:
-        cpu = next(line.split(':')[1].strip() for line in
-                   Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line)
-    except (OSError, StopIteration):
-        pass
-    gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
-    return f'{cpu}{gpu}'
+    devices = [torch.device('cpu'), *[torch.device('cuda')] * torch.cuda.is_available()]
+    return ', '.join(map(device_name, devices))
 
 
 def _commit() -> Optional[str]:
-    """The commit of this code, with a + where it was changed since."""
+    """Return the commit of this code, with a + where it was changed since."""
     command = ['git', '-C', str(_ROOT), 'describe', '--always', '--dirty=+', '--exclude=*']
     try:
         return subprocess.run(command, capture_output=True, text=True,
@@ -210,7 +201,7 @@ def _commit() -> Optional[str]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits until this process is the only one in a work folder; a kill opens the lock."""
+    """Wait until this process is the only one in a work folder; a kill opens the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'w') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -224,7 +215,7 @@ def _load(run: Run, work_dir: Path, options: Optional[Dict[str, Any]] = None,
 
 
 def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
-    """Tells a run's config from others, wherever its data and files are."""
+    """Tell a run's config from others, wherever its data and files are."""
     cfg = _load(run._replace(seed=0), Path(), options)
     for dataset in iter_datasets(cfg):
         dataset.pop('data_root', None)
@@ -238,7 +229,7 @@ def _digest(run: Run, options: Optional[Dict[str, Any]]) -> str:
 
 def execute(run: Run, folder: Union[str, Path], options: Optional[Dict[str, Any]] = None,
             data_root: Optional[str] = None) -> Dict[str, Any]:
-    """Trains and tests one run; one that was killed goes on from its last checkpoint.
+    """Train and test one run; one that was killed goes on from its last checkpoint.
 
     Args:
         run: Which.
@@ -332,7 +323,7 @@ def _find(results: Path, run: Run) -> Optional[Dict[str, Any]]:
 
 def _work(run: Run, folder: Path, results: Path, threads: int, commit: Optional[str],
           options: Optional[Dict[str, Any]], data_root: Optional[str]) -> None:
-    """A process of its own does one run: frameworks keep state for as long as one lives."""
+    """Do one run in a process of its own, because frameworks keep state while one lives."""
     torch.set_num_threads(threads)
     work_dir = _work_dir(folder, run.study, run.cell, run.seed)
     # Where another sweep is at this run, this one waits for its result.
@@ -348,7 +339,7 @@ def _work(run: Run, folder: Path, results: Path, threads: int, commit: Optional[
 def run_sweep(runs: Sequence[Run], results: Union[str, Path], folder: Union[str, Path],
               jobs: int = 1, threads: Optional[int] = None,
               options: Optional[Dict[str, Any]] = None, data_root: Optional[str] = None) -> int:
-    """Does the runs that have no result yet, several at a time.
+    """Do the runs that have no result yet, several at a time.
 
     A sweep that was killed is started again: runs with a result are left out, those that
     were at work go on from their last checkpoints.
@@ -430,7 +421,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(log: Path, before: int) -> str:
-    """The error in what a process has added to its log."""
+    """Return the error in the lines that a process has added to its log."""
     if not log.is_file():
         return 'no log'
     lines = log.read_bytes()[before:].decode(errors='replace').splitlines()
@@ -446,7 +437,7 @@ def _outcome(run: Run, results: Path, process: BaseProcess) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """The command line of ``tools/analysis_tools/sweep.py``."""
+    """Run the sweeps of the command line."""
     parser = argparse.ArgumentParser(
         description='Train the configs of a study with several seeds, test them and keep the '
         'results. Started again, it goes on where it was.')
@@ -485,3 +476,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if failed:
         print(f'error: {failed} runs failed', file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()

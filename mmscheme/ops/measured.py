@@ -1,0 +1,174 @@
+"""Take the fastest of several ways to compute the same, by timing them once a kind of input.
+
+A kind is what decides about speed: dtype, widths, groups, activation, the power of two above the
+number of tokens, the order of the memory and whether there is a backward pass. What was found is
+kept for the process and on the disk, beside Triton's cache, for this GPU and these versions.
+"""
+import functools
+import json
+import logging
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmscheme.utils.output_files import write_bytes
+from mmscheme.version import __version__
+
+__all__ = ['choose_fastest', 'time_call']
+
+Function = Callable[[Tensor], Tensor]
+
+_CALLS, _ROUNDS = 5, 3
+_WAIT = timedelta(minutes=5)
+_logger = logging.getLogger('mmscheme')
+_chosen: Dict[str, str] = {}
+
+
+def choose_fastest(x: Tensor, parts: Dict[str, Any],
+                   alternatives: Callable[[], Dict[str, Function]], stated: str) -> str:
+    """Return the name of the fastest alternative for inputs of this kind.
+
+    Nothing is timed in a compiled model or under ``torch.use_deterministic_algorithms``, which
+    take what is stated, nor while a CUDA graph is captured, which takes what is known. In a
+    distributed run the first process that meets a kind measures and all others take its choice,
+    because processes that round differently are hard to compare.
+
+    Args:
+        x: The input.
+        parts: Weights and groups, see :func:`mmscheme.ops.block_diagonal_mlp`.
+        alternatives: Make the functions of the input by name. The one called ``'plain'`` is what
+            the others are compared with.
+        stated: The choice where nothing is known and nothing may be measured.
+    """
+    if torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
+        return stated
+    training = torch.is_grad_enabled() and (x.requires_grad or parts['w1'].requires_grad)
+    key = _kind(x, parts, training)
+    if key not in _chosen:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return stated
+        _chosen[key] = _agree(key, lambda: _read(key) or _measure(key, x, parts, alternatives(),
+                                                                  training))
+    return _chosen[key]
+
+
+def _kind(x: Tensor, parts: Dict[str, Any], training: bool) -> str:
+    channels = parts['w2'].shape[0]
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    size = (x.numel() // channels - 1).bit_length()
+    order = 'channels last' if x.stride(1 if x.dim() == 4 else -1) == 1 else 'channels first'
+    return (f'{channels} -> {parts["w1"].shape[0]} channels, {parts["groups"]} groups, '
+            f'{parts["act"]}, {str(dtype)[6:]}, {x.dim()}-D, up to 2^{size} tokens, {order}, '
+            f'{"training" if training else "inference"}')
+
+
+def _agree(key: str, decide: Callable[[], str]) -> str:
+    """Return the choice that all processes of a run make, whichever of them is first."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return decide()
+    store = dist.distributed_c10d._get_default_store()
+    name, me = f'mmscheme: {key}', str(dist.get_rank())
+    # Nobody waits for a process that may never see such an input.
+    if store.compare_set(f'{name}: by', '', me).decode() == me:
+        choice = decide()
+        store.set(name, choice)
+        return choice
+    store.wait([name], _WAIT)
+    return store.get(name).decode()
+
+
+def time_call(call: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of a call, that of the host included: the least of some rounds."""
+    def round_() -> float:
+        _synchronize(device)
+        start = time.perf_counter()
+        for _ in range(_CALLS):
+            call()
+        _synchronize(device)
+        return (time.perf_counter() - start) / _CALLS
+    call()
+    return min(round_() for _ in range(_ROUNDS))
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Function],
+             training: bool) -> str:
+    x = x.detach()
+    weights = [t for t in parts.values() if isinstance(t, Tensor) and t.requires_grad]
+    if training:
+        x.requires_grad_()
+
+    def run(function: Function) -> List[Tensor]:
+        with torch.set_grad_enabled(training):
+            y = function(x)
+            if not training:
+                return [y]
+            return [y.detach(), *torch.autograd.grad(y, [x, *weights], y.detach())]
+
+    seconds: Dict[str, float] = {}
+    expected: List[Tensor] = []
+    for name in sorted(functions, key=lambda name: name != 'plain'):
+        try:
+            found = run(functions[name])
+            if expected:
+                error = _error(found, expected)
+                if not error < (1e-2 if x.dtype == torch.float32 else 1e-1):
+                    raise ValueError(f'it is off by {error:.1g}')
+            elif name == 'plain':
+                expected = found
+            del found
+            seconds[name] = time_call(lambda name=name: run(functions[name]), x.device)
+        except torch.cuda.OutOfMemoryError:
+            # The others keep the hidden map; what was tried here must not end a run.
+            torch.cuda.empty_cache()
+        except Exception as e:  # whatever a compiler or driver raises
+            text = (str(e).splitlines() or [''])[0]
+            _logger.warning('block-diagonal FFN: %s is not used for %s: %s: %s', name, key,
+                            type(e).__name__, text)
+    choice = min(seconds, key=lambda name: seconds[name]) if seconds else 'plain'
+    times = ', '.join(f'{name} {s * 1e3:.3f} ms' for name, s in seconds.items())
+    _logger.info('block-diagonal FFN, %s: %s (%s)', key, choice, times)
+    _write(key, choice)
+    return choice
+
+
+def _error(found: List[Tensor], expected: List[Tensor]) -> float:
+    """Return the largest distance of two lists of tensors, relative to the largest value."""
+    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-12))
+               for a, b in zip(found, expected))
+
+
+@functools.cache
+def _file() -> Path:
+    """Return the file of what was measured on this GPU with these versions."""
+    folder = os.environ.get('TRITON_CACHE_DIR') or Path.home() / '.triton' / 'cache'
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
+    words = f'mmscheme-{__version__}-torch-{torch.__version__}-{device}'
+    return Path(folder, f'{words.replace(" ", "_").replace("/", "_")}.json')
+
+
+def _read(key: str) -> str:
+    try:
+        return str(json.loads(_file().read_text()).get(key, ''))
+    except (OSError, ValueError, AttributeError):
+        return ''
+
+
+def _write(key: str, choice: str) -> None:
+    try:
+        known = json.loads(_file().read_text()) if _file().is_file() else {}
+        write_bytes(_file(), json.dumps({**known, key: choice}, indent=1).encode())
+    except (OSError, ValueError, TypeError) as e:
+        _logger.info('block-diagonal FFN: the choice is not kept, %s', e)
