@@ -1,4 +1,5 @@
 """The set-up tool, with stand-ins for pip, compilers and GPUs."""
+import importlib.machinery
 import importlib.util
 import re
 import subprocess
@@ -7,6 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
+from tests.test_mmcv_ext.conftest import INSTALLED
 from tests.utils import REPOSITORY
 
 
@@ -35,7 +37,7 @@ def nvcc(folder, release):
     ('13.2', '13.0', True, True, ''),
     ('12.4', '13.0', True, False, 'wants the compiler of CUDA 13.0, found .*nvcc of CUDA 12.4'),
     (None, '13.0', True, False, 'found no nvcc'),
-    ('13.0', '13.0', False, False, 'no GPU found: everything runs on the CPU'),
+    ('13.0', '13.0', False, False, ''),
 ])
 def test_gpu_operators_are_built_when_the_compiler_fits(dev, tmp_path, monkeypatch, capsys, found,
                                                         cuda, gpu, expected, line):
@@ -52,11 +54,19 @@ def test_gpu_operators_are_built_when_the_compiler_fits(dev, tmp_path, monkeypat
     assert re.search(line, capsys.readouterr().out)
 
 
-def test_a_gpu_that_torch_cannot_use_is_said(dev, tmp_path, monkeypatch, capsys):
-    executable(tmp_path / 'nvidia-smi', 'true')
+@pytest.mark.parametrize('gpu, tools, lines', [
+    (True, (), ()),
+    (False, ('c++', ), ('no GPU found', )),
+    (False, (), ('no GPU found', r'no C\+\+ compiler found')),
+    (False, ('nvidia-smi', 'g++'), (r'torch \(CUDA 13.0\) cannot use it', ))])
+def test_what_is_slower_here_is_said(dev, tmp_path, monkeypatch, capsys, gpu, tools, lines):
+    for name in tools:
+        executable(tmp_path / name, 'true')
     monkeypatch.setenv('PATH', str(tmp_path))
-    assert dev.choose_cuda('13.0', False) is None
-    assert 'torch (CUDA 13.0) cannot use it' in capsys.readouterr().out
+    monkeypatch.delenv('CXX', raising=False)
+    dev.report_hardware('13.0', gpu)
+    out = capsys.readouterr().out
+    assert out.count('\n') == len(lines) and all(re.search(line, out) for line in lines)
 
 
 def fake_builder(dev, tmp_path, monkeypatch, fails=()):
@@ -123,9 +133,9 @@ def test_environment_is_made_once_and_again_when_it_is_broken_or_of_another_stac
     folder = tmp_path / 'env'
     for stack, expected in (('upstream', 1), ('upstream', 1), ('forks', 2)):
         python = dev.make_venv(folder, stack)
-        assert len(made) == expected and run([python, '-m', 'pip', '--version']).returncode == 0
+        assert len(made) == 2 * expected and run([python, '-m', 'pip', '--version']).returncode == 0
     python.unlink()
-    assert dev.make_venv(folder, 'forks').exists() and len(made) == 3
+    assert dev.make_venv(folder, 'forks').exists() and len(made) == 6
 
 
 def test_stamp_changes_with_what_it_depends_on(dev, monkeypatch):
@@ -140,30 +150,136 @@ def test_stamp_changes_with_what_it_depends_on(dev, monkeypatch):
     assert dev.fingerprint('py', 'upstream') != first
 
 
-def test_own_torch_is_checked(dev, monkeypatch, capsys):
-    for torch, expected in (('2.5.1', None), ('2.15.0', None), ('', None),
-                            ('2.8.0+cu126', ['torch==2.8.0+cu126', 'torchvision==0.23'])):
-        monkeypatch.setattr(dev, 'ask', lambda python, code, torch=torch: '0.23'
-                            if 'torchvision' in code else torch)
-        if expected:
-            assert dev.own_torch('py') == expected
-        else:
-            with pytest.raises(SystemExit):
-                dev.own_torch('py')
-    assert 'found 2.15.0' in capsys.readouterr().err
+@pytest.mark.parametrize('torch, builds, expected', [
+    ('2.5.1', False, None), ('', False, None), ('2.15.0', True, None),
+    ('2.15.0', False, ['torch==2.15.0', 'torchvision==0.23']),
+    ('2.8.0+cu126', True, ['torch==2.8.0+cu126', 'torchvision==0.23'])])
+def test_own_torch_is_checked(dev, monkeypatch, capsys, torch, builds, expected):
+    monkeypatch.setattr(dev, 'ask', lambda python, code: '0.23'
+                        if 'torchvision' in code else torch)
+    if expected:
+        assert dev.own_torch('py', builds) == expected
+    else:
+        with pytest.raises(SystemExit):
+            dev.own_torch('py', builds)
+    captured = capsys.readouterr()
+    assert ('newer than' in captured.out) == (torch == '2.15.0' and not builds)
+    assert captured.err.count('\n') == (expected is None)
 
 
 def test_own_torch_is_named_as_pip_knows_it(dev):
     """Which is without the CUDA that ``torch.__version__`` may name."""
-    assert dev.own_torch(sys.executable) == [f'{name}=={version(name)}'
-                                             for name in ('torch', 'torchvision')]
+    assert dev.own_torch(sys.executable, False) == [f'{name}=={version(name)}'
+                                                    for name in ('torch', 'torchvision')]
+
+
+class FakeEnvironment:
+    """pip, Python and the operators' tool of an environment; notes what is asked of them."""
+
+    def __init__(self, dev, folder, monkeypatch, compiled=False, packages=''):
+        self.installed, self.removed, self.built, self.operators = [], [], [], 0
+        self.compiled, self.packages = compiled, packages
+        monkeypatch.setattr(dev, 'ROOT', folder)
+        (folder / '.venv').mkdir(exist_ok=True)
+        monkeypatch.setattr(dev, 'make_venv', lambda folder, stack: folder / 'bin' / 'python')
+        monkeypatch.setattr(dev, 'fingerprint', lambda python, stack: stack)
+        monkeypatch.setattr(dev, 'probe_torch', lambda python: ('2.12.1', '13.0', True))
+        monkeypatch.setattr(dev, 'choose_cuda', lambda cuda, gpu: None)
+        monkeypatch.setattr(dev, 'build_mmcv', self.build)
+        monkeypatch.setattr(dev, 'has_compiled_mmcv', lambda python: self.compiled)
+        monkeypatch.setattr(dev, 'ask', lambda python, code: self.packages
+                            if all(name in code for name in self.packages.split()) else '')
+        monkeypatch.setattr(dev, 'pip', self.pip)
+        monkeypatch.setattr(dev.subprocess, 'run', self.tool)
+
+    def pip(self, python, command, *arguments):
+        (self.removed if command == 'uninstall' else self.installed).append(arguments)
+        return ['downloading 1 s', 'installing 2 s']
+
+    def build(self, python, requirement, *rest):
+        self.built.append(requirement)
+        return 'mmcv.whl'
+
+    def tool(self, command, **options):
+        assert command[1].endswith('install_mmcv_ops.py')
+        self.operators += 1
+        return subprocess.CompletedProcess(command, 0)
+
+
+def test_set_up_compiles_nothing_unless_it_is_asked_to(dev, tmp_path, monkeypatch, capsys):
+    here = FakeEnvironment(dev, tmp_path, monkeypatch)
+    dev.set_up(False, 'upstream', False)
+    names = [name for call in here.installed for name in call]
+    assert 'mmcv-lite==2.1.0' in names and not here.built and here.operators == 1
+    out = capsys.readouterr().out
+    assert re.search(r'torch==\S+ and torchvision==\S+: \d+ s \(downloading 1 s, installing 2 s\)',
+                     out)
+    assert re.search(r'done in \d+ s', out)
+    # What is done is not done again.
+    dev.set_up(False, 'upstream', False)
+    assert here.operators == 1 and not capsys.readouterr().out
+
+
+def test_set_up_with_mmcv_replaces_the_operators_and_stays(dev, tmp_path, monkeypatch):
+    here = FakeEnvironment(dev, tmp_path, monkeypatch)
+    dev.set_up(False, 'upstream', False)
+    here.packages = 'mmcv-lite'
+    dev.set_up(False, 'upstream', True)
+    assert here.built == ['mmcv==2.1.0'] and here.removed == [('-y', 'mmcv-lite')]
+    calls = len(here.installed)
+    for with_mmcv in (True, False):
+        dev.set_up(False, 'upstream', with_mmcv)
+    assert len(here.installed) == calls and here.operators == 1
+
+
+def test_set_up_leaves_compiled_mmcv_of_an_environment_unless_it_is_broken(dev, tmp_path,
+                                                                          monkeypatch):
+    monkeypatch.setattr(dev, 'own_torch', lambda python, builds: ['torch==2.9', 'torchvision==2'])
+    here = FakeEnvironment(dev, tmp_path, monkeypatch, compiled=True, packages='mmcv')
+    dev.set_up(True, 'upstream', False)
+    assert not any('mmcv' in name for call in here.installed for name in call)
+    assert not here.removed and not here.operators
+    (tmp_path / '.in-place').unlink()
+    here.compiled = False
+    dev.set_up(True, 'upstream', False)
+    assert here.removed == [('-y', 'mmcv')] and here.operators == 1
+
+
+def test_forks_are_compiled(dev, tmp_path, monkeypatch):
+    here = FakeEnvironment(dev, tmp_path, monkeypatch)
+    dev.set_up(False, 'forks', False)
+    assert [r.split('==')[0] for r in here.built] == ['onedl-mmcv'] and not here.operators
+
+
+def test_pip_says_how_long_it_downloaded_and_installed(dev, tmp_path):
+    python = executable(tmp_path / 'python', """
+while [ "$1" != --log ]; do shift; done
+sleep 1; date +'%Y-%m-%dT%H:%M:%S,%3N Installing collected packages: x' >> "$2"; sleep 2""")
+    notes = dev.pip(python, 'install', 'x')
+    assert [re.sub(r'\d+', 'N', note) for note in notes] == ['downloading N s', 'installing N s']
+    seconds = [int(re.search(r'\d+', note)[0]) for note in notes]
+    assert seconds[0] >= 1 and seconds[1] >= 2
+
+
+def test_removing_packages_names_those_that_are_there(dev, monkeypatch):
+    calls = []
+    monkeypatch.setattr(dev, 'pip', lambda python, *words: calls.append(words))
+    dev.remove_packages(sys.executable, 'pytest', 'no-such-package')
+    dev.remove_packages(sys.executable, 'no-such-package')
+    assert calls == [('uninstall', '-y', 'pytest')]
+
+
+def test_compiled_mmcv_is_recognised(dev):
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    assert dev.has_compiled_mmcv(sys.executable) == INSTALLED.__file__.endswith(suffixes)
 
 
 def test_requirements_name_one_torch_each(dev):
     for stack in ('upstream', 'forks'):
         lines = dev.read_requirements(stack)
-        for name in ('torch', 'torchvision', 'mmcv', 'mmengine'):
+        for name in ('torch', 'torchvision', 'mmengine'):
             assert '==' in dev.requirement_of(lines, name)
+        assert len([line for line in lines if 'mmcv' in line]) == 1
 
 
 def test_unknown_jobs_and_arguments_are_errors():

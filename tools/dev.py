@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Sets up all that mmscheme needs and does a job: python3 tools/dev.py demo | test | lint | setup.
+"""Set up all that mmscheme needs and do a job: python3 tools/dev.py demo | test | lint | setup.
 
-Needs Python 3.10 or newer with venv, and a C++ compiler. The first call makes the
-environment .venv, installs the pinned stack there and builds mmcv, which takes about
-ten minutes on two cores; the built wheel is kept for other clones. Later calls start
-the job at once.
+Needs Python 3.10 or newer with venv, and no compiler. The first call makes the environment
+.venv and installs the pinned stack there, with mmscheme's own operators for mmcv; later
+calls start the job at once. With --with-mmcv mmcv is compiled instead, which needs a C++
+compiler and takes about ten minutes on two cores; the built wheel is kept for other clones.
 """
 import argparse
 import hashlib
@@ -18,38 +18,47 @@ import sys
 import sysconfig
 import tempfile
 import time
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional, Tuple
+from typing import Dict, Iterator, List, NoReturn, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements'
+# The releases that the tests ran with; weights-only loading as it is used here came with 2.6.
+TORCHES = (2, 6), (2, 14)
 
 
 def fail(message: str) -> NoReturn:
-    """Ends with one line."""
+    """End with one line."""
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
 
 
 def say(message: str) -> None:
-    """One step, at once also when the output is a file."""
+    """Print a line, at once also when the output is a file."""
     print(f'[set-up] {message}', flush=True)
 
 
 def read_requirements(name: str) -> List[str]:
-    """The lines of a requirements file without comments."""
+    """Return the lines of a requirements file without comments."""
     lines = (REQUIREMENTS / f'{name}.txt').read_text().splitlines()
     return [line.split('#')[0].strip() for line in lines if line.split('#')[0].strip()]
 
 
 def requirement_of(requirements: List[str], suffix: str) -> str:
-    """The requirement whose distribution name is ``suffix`` or ends with ``-suffix``."""
+    """Return the one whose distribution name is ``suffix`` or ends with ``-suffix``."""
     return next(r for r in requirements if re.split('[=<>]', r)[0].split('-')[-1] == suffix)
 
 
+def find_compiler() -> Optional[str]:
+    """Return the C++ compiler, or None."""
+    return shutil.which(os.environ.get('CXX', 'c++')) or shutil.which('g++')
+
+
 def check_compiler() -> None:
-    """What building mmcv needs beyond Python."""
-    if not (shutil.which(os.environ.get('CXX', 'c++')) or shutil.which('g++')):
+    """Fail if something is missing that building mmcv needs beyond Python."""
+    if not find_compiler():
         fail('a C++ compiler is needed to build mmcv, found neither c++ nor g++ '
              '(Debian, Ubuntu: apt install g++)')
     if not Path(sysconfig.get_paths()['include'], 'Python.h').exists():
@@ -58,16 +67,16 @@ def check_compiler() -> None:
 
 
 def make_venv(folder: Path, stack: str) -> Path:
-    """The interpreter of the environment, made anew unless one for this stack works."""
+    """Return the environment's interpreter; make it anew unless one for this stack works."""
     python, marker = folder / 'bin' / 'python', folder / 'mmscheme-stack'
     wanted = f'{stack} {sys.version_info[0]}.{sys.version_info[1]}'
     # One environment never holds both stacks: they install the same packages.
     if marker.exists() and marker.read_text() == wanted and ask(
             python, 'import pip, sys; print("%d.%d" % sys.version_info[:2])') == wanted.split()[1]:
         return python
-    say(f'making the environment {folder}')
-    result = subprocess.run([sys.executable, '-m', 'venv', '--clear', str(folder)],
-                            capture_output=True, text=True)
+    with step(f'environment {folder}'):
+        result = subprocess.run([sys.executable, '-m', 'venv', '--clear', str(folder)],
+                                capture_output=True, text=True)
     if result.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         fail('Python could not make an environment (Debian, Ubuntu: apt install python3-venv): '
@@ -77,7 +86,7 @@ def make_venv(folder: Path, stack: str) -> Path:
 
 
 def ask(python: Path, code: str) -> str:
-    """What a line of Python prints in the environment; empty when it fails."""
+    """Return what a line of Python prints in the environment; nothing when it fails."""
     try:
         result = subprocess.run([str(python), '-c', code], capture_output=True, text=True)
     except OSError:
@@ -85,35 +94,83 @@ def ask(python: Path, code: str) -> str:
     return result.stdout.strip() if result.returncode == 0 else ''
 
 
-def pip(python: Path, *arguments: str) -> None:
-    """Runs pip with its own progress; an error ends the set-up."""
-    command = [str(python), '-m', 'pip', '--disable-pip-version-check', *arguments]
-    if subprocess.run(command).returncode:
-        fail(f'pip {" ".join(arguments)} failed; see above')
+@contextmanager
+def step(title: str) -> Iterator[List[str]]:
+    """Print what is done, and afterwards how long it took; notes go into the list."""
+    notes: List[str] = []
+    say(title)
+    start = time.monotonic()
+    yield notes
+    took = f'{time.monotonic() - start:.0f} s'
+    say(f'{title}: {took}' + (f' ({", ".join(notes)})' if notes else ''))
+
+
+def pip(python: Path, *arguments: str) -> List[str]:
+    """Run pip with its own progress; return what downloading and installing took.
+
+    An error ends the set-up.
+    """
+    with tempfile.NamedTemporaryFile('r', suffix='.log') as log:
+        start = datetime.now()
+        command = [str(python), '-m', 'pip', '--disable-pip-version-check', '--log', log.name]
+        if subprocess.run([*command, *arguments]).returncode:
+            fail(f'pip {" ".join(arguments)} failed; see above')
+        end = datetime.now()
+        found = re.search(r'^(\S+) Installing collected packages', log.read(), re.M)
+    if not found:
+        return []
+    between = datetime.strptime(found[1], '%Y-%m-%dT%H:%M:%S,%f')
+    return [f'downloading {(between - start).total_seconds():.0f} s',
+            f'installing {(end - between).total_seconds():.0f} s']
+
+
+def remove_packages(python: Path, *names: str) -> None:
+    """Uninstall those packages of these names that are there."""
+    there = ask(python, f'from importlib.metadata import distributions; '
+                        f'print(*sorted({set(names)} & '
+                        '{(d.metadata["Name"] or "").lower() for d in distributions()}))')
+    if there:
+        say(f'removing {there}, which has the same files')
+        pip(python, 'uninstall', '-y', *there.split())
+
+
+def has_compiled_mmcv(python: Path) -> bool:
+    """Return True if mmcv has compiled operators that can be imported with this torch."""
+    return ask(python, 'import importlib, importlib.machinery, torch; '
+                       'm = importlib.import_module("mmcv._ext"); print(m.__file__.endswith('
+                       'tuple(importlib.machinery.EXTENSION_SUFFIXES)))').endswith('True')
 
 
 def probe_torch(python: Path) -> Tuple[str, str, bool]:
-    """Version of torch, its CUDA version and whether it can use a GPU here."""
+    """Return the versions of torch and its CUDA, and True if it can use a GPU here."""
     answer = ask(python, 'import torch, json; print(json.dumps([torch.__version__, '
                          'torch.version.cuda or "", torch.cuda.is_available()]))')
     version, cuda, gpu = json.loads(answer) if answer else ('', '', False)
     return version, cuda, gpu
 
 
+def report_hardware(cuda: str, gpu: bool) -> None:
+    """Say what will be slower here than it could be."""
+    if not gpu and shutil.which('nvidia-smi'):
+        say(f'a GPU is here but torch (CUDA {cuda or "none"}) cannot use it: is its driver '
+            'too old? Everything runs on the CPU; README, "Your own torch", helps')
+    elif not gpu:
+        say('no GPU found: everything runs on the CPU')
+    if not gpu and not find_compiler():
+        say("no C++ compiler found: the channel mixers run on torch's operators, more slowly "
+            '(Debian, Ubuntu: apt install g++)')
+
+
 def choose_cuda(cuda: str, gpu: bool) -> Optional[Path]:
-    """The CUDA toolkit to build mmcv's GPU operators with, or None; says why not."""
+    """Return the CUDA toolkit to build mmcv's GPU operators with, or None; say why not."""
     if not gpu:
-        if shutil.which('nvidia-smi'):
-            say(f'a GPU is here but torch (CUDA {cuda or "none"}) cannot use it: is its driver '
-                'too old? Everything runs on the CPU; README, "Your own torch", helps')
-        else:
-            say('no GPU found: everything runs on the CPU')
         return None
     nvcc = shutil.which('nvcc', path=os.pathsep.join(
         [*(str(Path(os.environ[k], 'bin')) for k in ('CUDA_HOME', ) if k in os.environ),
          os.environ.get('PATH', ''), '/usr/local/cuda/bin']))
     missing = f'mmcv is built without its GPU operators (segmentation needs none, Mask R-CNN ' \
-              f'does): torch wants the compiler of CUDA {cuda}, found '
+              f'does; without --with-mmcv it has some): torch wants the compiler of CUDA {cuda}, ' \
+              'found '
     if not nvcc:
         say(missing + 'no nvcc')
         return None
@@ -127,7 +184,7 @@ def choose_cuda(cuda: str, gpu: bool) -> Optional[Path]:
 
 def build_mmcv(python: Path, requirement: str, toolkit: Optional[Path], torch: str,
                cuda: str) -> Path:
-    """A wheel of mmcv for this torch, from the cache or built."""
+    """Return a wheel of mmcv for this torch, from the cache or built."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmscheme'
     tag = ask(python, 'import sys; print("cp%d%d" % sys.version_info[:2])')
     gpu = ask(python, 'import torch; print("sm%d%d" % torch.cuda.get_device_capability())')
@@ -173,7 +230,7 @@ def build_mmcv(python: Path, requirement: str, toolkit: Optional[Path], torch: s
 
 
 def run_with_progress(command: List[str], env: Dict[str, str], log: Path) -> int:
-    """Runs a build; turns ninja's counts in its output into progress and time left."""
+    """Run a build; turn ninja's counts in its output into progress and time left."""
     start, last = time.monotonic(), -1.
     with open(log, 'w') as file, subprocess.Popen(
             command, env=env, text=True, errors='replace', stdout=subprocess.PIPE,
@@ -195,7 +252,7 @@ def run_with_progress(command: List[str], env: Dict[str, str], log: Path) -> int
 
 
 def fingerprint(python: Path, stack: str) -> str:
-    """Changes when anything does that the installed environment depends on."""
+    """Return what changes when anything does that the installed environment depends on."""
     digest = hashlib.sha256()
     for path in (*sorted(REQUIREMENTS.glob('*.txt')), ROOT / 'setup.py',
                  ROOT / 'mmscheme' / 'version.py', Path(__file__)):
@@ -207,8 +264,8 @@ def fingerprint(python: Path, stack: str) -> str:
     return digest.hexdigest()
 
 
-def own_torch(python: Path) -> List[str]:
-    """The torch and torchvision of an environment, as requirements that change nothing."""
+def own_torch(python: Path, builds: bool) -> List[str]:
+    """Return the torch and torchvision of an environment, as requirements that change nothing."""
     # The version that pip knows: __version__ may name a CUDA beside it.
     found = {name: ask(python, f'import {name}; from importlib.metadata import version; '
                                f'print(version("{name}"))')
@@ -217,52 +274,73 @@ def own_torch(python: Path) -> List[str]:
         if not version:
             fail(f'--in-place uses the {name} of {python}, found none that can be imported')
     release = tuple(int(n) for n in re.findall(r'\d+', found['torch'])[:2])
-    # weights-only loading as it is used here; mmcv's build says C++17.
-    if not (2, 6) <= release < (2, 15):
-        fail(f'torch from 2.6 to 2.14 works here, found {found["torch"]}')
+    oldest, newest = ('.'.join(map(str, t)) for t in TORCHES)
+    # mmcv's build says C++17, torch 2.15 wants C++20.
+    if release < TORCHES[0] or builds and release > TORCHES[1]:
+        fail(f'torch from {oldest} to {newest} works here, found {found["torch"]}')
+    if release > TORCHES[1]:
+        say(f'torch {found["torch"]} is newer than {newest}, the newest that was tried')
     return [f'{name}=={version}' for name, version in found.items()]
 
 
-def set_up(in_place: bool, stack: Optional[str]) -> Path:
-    """Installs what is missing; returns the interpreter to work with."""
+def set_up(in_place: bool, stack: Optional[str], with_mmcv: bool) -> Path:
+    """Install what is missing; return the interpreter to work with."""
+    start = time.monotonic()
     if sys.version_info < (3, 10):  # noqa: UP036 - this runs before anything is installed
         fail(f'Python 3.10 or newer is needed, this is {platform.python_version()}; '
              'call this file with a newer one')
     stack = stack or ('upstream' if sys.version_info < (3, 13) else 'forks')
+    requirements = read_requirements(stack)
+    mmcv = next(r for r in requirements if 'mmcv' in r)
+    if with_mmcv or '-lite' not in mmcv:
+        with_mmcv, mmcv = True, mmcv.replace('-lite', '')
     folder = ROOT / '.venv'
     python = Path(sys.executable) if in_place else make_venv(folder, stack)
     stamp = ROOT / '.in-place' if in_place else folder / 'mmscheme-set-up'
-    if stamp.exists() and stamp.read_text() == fingerprint(python, stack):
+    done = stamp.read_text().split() if stamp.exists() else []
+    if done[:1] == [fingerprint(python, stack)] and (not with_mmcv or done[1:] == ['compiled']):
         return python
-    requirements = read_requirements(stack)
     if in_place:
-        torches = own_torch(python)
+        torches = own_torch(python, with_mmcv)
         say(f'using {" and ".join(torches)} as they are')
     else:
         torches = [requirement_of(requirements, name) for name in ('torch', 'torchvision')]
-        say(f'installing {" and ".join(torches)} (1 of 3)')
-        pip(python, 'install', *torches)
+        with step(' and '.join(torches)) as notes:
+            notes += pip(python, 'install', *torches)
     torch, cuda, gpu = probe_torch(python)
     if not torch:
         fail(f'{torches[0]} was installed but cannot be imported by {python}')
-    toolkit = choose_cuda(cuda, gpu)
-    mmcv = requirement_of(requirements, 'mmcv')
-    say(f'{mmcv} (2 of 3)')
-    wheel = build_mmcv(python, mmcv, toolkit, torch, cuda)
-    rest = [r for r in requirements if r != mmcv and not r.startswith('torch')]
-    say(f'installing {", ".join(rest)} and mmscheme (3 of 3)')
-    pip(python, 'install', str(wheel), *torches, *rest, *read_requirements('build'),
-        *read_requirements('dev'))
-    # pip leaves a wheel of the same version alone, whatever torch it was built for.
-    pip(python, 'install', '--force-reinstall', '--no-deps', str(wheel))
-    pip(python, 'install', '--no-build-isolation', '--no-deps', '-e', str(ROOT))
-    stamp.write_text(fingerprint(python, stack))
-    say('done')
+    report_hardware(cuda, gpu)
+    wanted = [mmcv]
+    if with_mmcv:
+        with step(f'{mmcv}, compiled'):
+            wanted = [str(build_mmcv(python, mmcv, choose_cuda(cuda, gpu), torch, cuda))]
+        remove_packages(python, 'mmcv-lite')
+    elif has_compiled_mmcv(python):
+        say('mmcv has compiled operators here, which stay')
+        with_mmcv, wanted = True, []
+    else:
+        remove_packages(python, 'mmcv')
+    rest = [r for r in requirements if 'mmcv' not in r and not r.startswith('torch')]
+    with step(', '.join([mmcv] * bool(wanted) + rest)) as notes:
+        notes += pip(python, 'install', *wanted, *torches, *rest, *read_requirements('build'),
+                     *read_requirements('dev'))
+    with step('mmscheme'):
+        if wanted and with_mmcv:
+            # pip leaves a wheel of the same version alone, whatever torch it was built for.
+            pip(python, 'install', '--force-reinstall', '--no-deps', *wanted)
+        pip(python, 'install', '--no-build-isolation', '--no-deps', '-e', str(ROOT))
+        if not with_mmcv:
+            tool = ROOT / 'tools' / 'misc' / 'install_mmcv_ops.py'
+            if subprocess.run([str(python), str(tool)]).returncode:
+                fail('the operators for mmcv could not be installed; see above')
+    stamp.write_text(f'{fingerprint(python, stack)} {"compiled" if with_mmcv else "lite"}')
+    say(f'done in {time.monotonic() - start:.0f} s')
     return python
 
 
 def main() -> None:
-    """Reads the command line, sets up and does the job."""
+    """Read the command line, set up and do the job."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--in-place', action='store_true',
@@ -271,11 +349,14 @@ def main() -> None:
     parser.add_argument('--stack', choices=['upstream', 'forks'],
                         help='releases of OpenMMLab, or their maintained forks (the default from '
                         'Python 3.13 on)')
+    parser.add_argument('--with-mmcv', action='store_true',
+                        help='compile mmcv with all its operators, instead of those of mmscheme '
+                        'on torchvision; needs a C++ compiler, and for a GPU that of CUDA')
     parser.add_argument('job', choices=['demo', 'test', 'lint', 'setup'])
     args, rest = parser.parse_known_args()
     if rest and args.job not in ('demo', 'test'):
         parser.error(f'unknown arguments for {args.job}: {" ".join(rest)}')
-    python = str(set_up(args.in_place, args.stack))
+    python = str(set_up(args.in_place, args.stack, args.with_mmcv))
     jobs = dict(
         demo=[[python, str(ROOT / 'tools' / 'demo.py'), *rest]],
         test=[[python, '-m', 'pytest', *rest]],

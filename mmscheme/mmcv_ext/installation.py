@@ -21,19 +21,26 @@ except ImportError as e:
 sys.modules[__name__] = operators
 activation.announce()
 '''
+# Of the list of files that pip removes with mmcv-lite.
+_ENTRY = 'mmcv/_ext.py,,\n'
 
 
-def _record() -> Optional[Path]:
-    """Return pip's list of the files of mmcv-lite, or None."""
+def _record(target: Path) -> Optional[Path]:
+    """Return pip's list of the files of the mmcv-lite that the file lies in, or None."""
     try:
         files = distribution('mmcv-lite').files or []
     except PackageNotFoundError:
         return None
-    return next((Path(str(f.locate())) for f in files if f.name == 'RECORD'), None)
+    records = (Path(str(f.locate())).resolve() for f in files if f.name == 'RECORD')
+    return next((r for r in records if r.parent.parent == target.parent.parent.resolve()), None)
 
 
 def _target() -> Path:
-    return mmcv_folder() / '_ext.py'
+    """Return the file to write, which may exist if it was written here."""
+    target = mmcv_folder() / '_ext.py'
+    if target.exists() and 'mmscheme' not in target.read_text():
+        raise FileExistsError(f'{target}: a file of mmscheme expected, found another')
+    return target
 
 
 def install() -> Path:
@@ -56,11 +63,10 @@ def install() -> Path:
         raise FileExistsError(f'mmcv: an installation without compiled operators expected, '
                               f'found {found}')
     target.write_text(_MODULE)
-    record = _record()
-    entry = f'{target.parent.name}/{target.name},,'
-    if record is not None and entry not in record.read_text().splitlines():
+    record = _record(target)
+    if record is not None and _ENTRY not in record.read_text():
         with open(record, 'a') as file:
-            file.write(f'{entry}\n')
+            file.write(_ENTRY)
     return target
 
 
@@ -78,12 +84,8 @@ def uninstall() -> Optional[Path]:
     target = _target()
     if not target.exists():
         return None
-    if 'mmscheme' not in target.read_text():
-        raise FileExistsError(f'{target}: a file of mmscheme expected, found another')
     target.unlink()
-    record = _record()
+    record = _record(target)
     if record is not None:
-        entry = f'{target.parent.name}/{target.name},,'
-        lines = record.read_text().splitlines(keepends=True)
-        record.write_text(''.join(line for line in lines if line.strip() != entry))
+        record.write_text(record.read_text().replace(_ENTRY, ''))
     return target

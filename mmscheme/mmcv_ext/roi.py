@@ -206,7 +206,7 @@ def _deform_roi_pool(input: Tensor, rois: Tensor, offset: Tensor, bins: Tuple[in
     start, size = _rectangles(rois, spatial_scale, True)
     channels, height, width = input.shape[1:]
     pixels = input.permute(0, 2, 3, 1).reshape(-1, channels)
-    output = input.new_zeros(len(rois), *bins, channels)
+    output, rows_of, values = input.new_zeros(len(rois), *bins, channels), [], []
     for found, rows, columns in _same_grids(size, bins, sampling_ratio):
         if not rows * columns:
             continue
@@ -221,7 +221,10 @@ def _deform_roi_pool(input: Tensor, rois: Tensor, offset: Tensor, bins: Tuple[in
         places = places + rois[found, 0].long().view(-1, 1, 1, 1, 1, 1) * (height * width)
         pooled = F.embedding_bag(places.flatten(3).flatten(0, 2), pixels, mode='sum',
                                  per_sample_weights=weights.flatten(3).flatten(0, 2))
-        output = output.index_copy(0, found, pooled.view(-1, *bins, channels) / (rows * columns))
+        rows_of.append(found)
+        values.append(pooled.view(-1, *bins, channels) / (rows * columns))
+    if values:
+        output = output.index_copy(0, torch.cat(rows_of), torch.cat(values))
     return output.permute(0, 3, 1, 2)
 
 
@@ -264,6 +267,8 @@ def deform_roi_pool_backward(grad_output: Tensor, input: Tensor, rois: Tensor, o
         shifts = offset.to(maps).detach().requires_grad_()
         output = _deform_roi_pool(maps, rois.to(maps), shifts, (pooled_height, pooled_width),
                                   spatial_scale, sampling_ratio, gamma)
+        if not output.requires_grad:  # no RoI has a sample
+            return
         grads = torch.autograd.grad(output, (maps, shifts), grad_output.to(maps),
                                     allow_unused=True)
     for target, grad in zip((grad_input, grad_offset), grads):

@@ -13,10 +13,10 @@ class Draw:
         self.random = np.random.RandomState(seed)
 
     def normal(self, *shape, scale=1.):
-        return torch.from_numpy(self.random.randn(*shape).astype(np.float32) * np.float32(scale))
+        return torch.tensor(self.random.standard_normal(shape), dtype=torch.float32) * scale
 
     def uniform(self, *shape):
-        return torch.from_numpy(self.random.rand(*shape).astype(np.float32))
+        return torch.tensor(self.random.random_sample(shape), dtype=torch.float32)
 
     def boxes(self, number, width=60, size=20):
         corners = self.uniform(number, 2) * width
@@ -72,7 +72,7 @@ def _suppression():
                lambda m=mode, a=aligned, o=offset: [ops.bbox_overlaps(boxes, others, m, a, o)])
 
 
-def _roi_inputs():
+def roi_inputs():
     draw = Draw(3)
     yield 'none', draw.normal(2, 3, 6, 7), draw.rois(2, 0)
     yield 'one', draw.normal(1, 2, 6, 7), draw.rois(1, 1)
@@ -86,7 +86,7 @@ def _roi_inputs():
 
 
 def _roi_align():
-    for name, maps, rois in _roi_inputs():
+    for name, maps, rois in roi_inputs():
         for pool, aligned, ratio in itertools.product(('avg', 'max'), (True, False), (0, 2)):
             yield (f'roi_align/{name}/{pool}/{aligned}/{ratio}',
                    lambda x=maps, r=rois, p=pool, a=aligned, s=ratio: with_gradients(
