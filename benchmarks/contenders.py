@@ -148,15 +148,16 @@ def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], d
                       values * maps.element_size())
 
 
-def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device,
-              dtype: torch.dtype, training: bool, channels_last: bool = False,
-              compiled: bool = False, implementation: str = 'auto') -> Contest:
+def backbones(arch: Union[str, Dict[str, Any]], batch: int, size: Tuple[int, int],
+              device: torch.device, dtype: torch.dtype, training: bool,
+              channels_last: bool = False, compiled: str = '', implementation: str = 'auto'
+              ) -> Contest:
     """Compare whole backbones: ours, its dense sister and mmpretrain's PoolFormer.
 
     Args:
         arch, batch, size, device, dtype, training: As for :func:`mixers`.
         channels_last: Memory format of the images.
-        compiled: Adds ``torch.compile`` of ours and of the dense one.
+        compiled: Adds ``torch.compile`` of ours and of the dense one, with this backend.
         implementation: Of the channel mixers of ours and of the dense one.
     """
     from mmpretrain.models import PoolFormer
@@ -168,7 +169,7 @@ def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device
     if implementation != 'plain':
         models['ours, plain'] = SCHEMEformer(arch, implementation='plain')
         models['dense PPAA, plain'] = SCHEMEformer(arch, implementation='plain', **DENSE)
-    if arch in PoolFormer.arch_settings:
+    if isinstance(arch, str) and arch in PoolFormer.arch_settings:
         models['PoolFormer'] = PoolFormer(arch, out_indices=(0, 2, 4, 6), frozen_stages=-1)
     x = torch.randn(batch, 3, *size, device=device).to(dtype)
     if channels_last:
@@ -179,6 +180,6 @@ def backbones(arch: str, batch: int, size: Tuple[int, int], device: torch.device
         runs[name] = _step(model, x, list(model.parameters()), training)
     if compiled:
         for name in (OURS, 'dense PPAA'):
-            runs[f'{name}, compiled'] = _step(torch.compile(models[name], fullgraph=True), x,
-                                              list(models[name].parameters()), training)
+            model = torch.compile(models[name], fullgraph=True, backend=compiled)
+            runs[f'{name}, compiled'] = _step(model, x, list(model.parameters()), training)
     return Contest(f'{arch}, {batch} x {size[0]}x{size[1]}', runs)

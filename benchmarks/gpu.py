@@ -237,14 +237,24 @@ def check_memory(plan: Plan) -> Iterator[Any]:
 # ---- training in 16 bits -----------------------------------------------------------------------
 
 
-def _task(plan: Plan, name: str) -> Tuple[Any, Callable[[], Tensor]]:
-    """Build a config's model and a function that returns its loss on a batch of noise."""
-    from mmscheme.analysis.random_batch import random_batch
+def _config(plan: Plan, name: str) -> Any:
+    """Load a config, for a dry run with a small backbone and few regions."""
     from mmscheme.apis.config import load_config
-    from mmscheme.models.loading import build_model
     cfg = load_config(str(ROOT / 'configs' / CONFIGS[name]))
     if plan.dry:
         cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), embed_dims=S12)
+        if name == 'detector':
+            few = dict(nms_pre=20, max_per_img=20)
+            cfg.model.train_cfg.rpn_proposal.update(few)
+            cfg.model.test_cfg.rpn.update(few)
+    return cfg
+
+
+def _task(plan: Plan, name: str) -> Tuple[Any, Callable[[], Tensor]]:
+    """Build a config's model and a function that returns its loss on a batch of noise."""
+    from mmscheme.analysis.random_batch import random_batch
+    from mmscheme.models.loading import build_model
+    cfg = _config(plan, name)
     torch.manual_seed(0)
     model = build_model(cfg).to(plan.device).train()
     size = plan.pick(dict(classifier=(224, 224)).get(name, (512, 512)), (64, 64))
@@ -280,7 +290,7 @@ def check_amp(plan: Plan) -> Iterator[Any]:
             yield Verdict(f'{name}: a step in {str(dtype)[6:]}', error < bound and not infinite,
                           f'loss {float(value):.4f} beside {exact:.4f} (bound {bound:.0%}), '
                           f'gradients that are not finite: {infinite[:2] or "none"}')
-        steps = plan.pick(50, 3)
+        steps = plan.pick(50, 2)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
         losses = []
         for _ in range(steps):
@@ -400,9 +410,10 @@ def bench_backbone(plan: Plan, limits: Any, training: bool = True, compiled: boo
                    ) -> Iterator[Any]:
     """Time the backbone S12."""
     batch, size = plan.pick((64, 224), (1, 64))
-    contest = contenders.backbones('s12', batch, (size, size), plan.device,
+    arch = plan.pick('s12', dict(depths=(1, 1, 1, 1), embed_dims=S12))
+    contest = contenders.backbones(arch, batch, (size, size), plan.device,
                                    plan.pick(torch.bfloat16, torch.float32), training,
-                                   compiled=compiled)
+                                   compiled=plan.pick('inductor', 'aot_eager') if compiled else '')
     if compiled:
         contest = contest._replace(runs={k: v for k, v in contest.runs.items()
                                          if k == OURS or 'compiled' in k})
@@ -420,16 +431,14 @@ def bench_backbone(plan: Plan, limits: Any, training: bool = True, compiled: boo
 def bench_models(plan: Plan, limits: Any) -> Iterator[Any]:
     """Time whole segmenters and detectors with ours and the dense backbone."""
     from mmscheme.analysis.random_batch import random_batch
-    from mmscheme.apis.config import load_config
     from mmscheme.models.loading import build_model
     for name in ('segmenter', 'detector'):
         for training in (True, False):
             runs = {}
-            for label, change in ((OURS, {}), ('dense PPAA', contenders.DENSE)):
-                cfg = load_config(str(ROOT / 'configs' / CONFIGS[name]))
+            others = plan.pick([('dense PPAA', contenders.DENSE)], [])
+            for label, change in ((OURS, {}), *others):
+                cfg = _config(plan, name)
                 cfg.model.backbone.update(change)
-                if plan.dry:
-                    cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), embed_dims=S12)
                 model = build_model(cfg).to(plan.device).train(training)
                 batch = random_batch(cfg, plan.pick((512, 512), (64, 64)), 2)
                 runs[label] = partial(_whole, plan, model, batch, training)
@@ -567,7 +576,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         if args.parts and part.name not in args.parts:
             continue
         began = time.monotonic()
-        left = 60 * args.minutes - (began - start)
+        left = float('inf') if args.dry_run else 60 * args.minutes - (began - start)
         print(f'[{number}/{len(parts)}] {part.name}, {began - start:.0f} s so far', flush=True)
         why = f'OpenMMLab is missing: {MISSING}' if part.mmlab and MISSING else \
             'no time left' if left < 5 else ''
@@ -579,7 +588,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                 (verdicts if isinstance(result, Verdict) else times).append(result)
                 print(f'    {result}', flush=True)
                 write_report(folder, title, facts, verdicts, times)
-                if time.monotonic() - began > min(part.seconds, left) and not args.dry_run:
+                if not args.dry_run and time.monotonic() - began > min(part.seconds, left):
                     verdicts.append(Verdict(part.name, None, 'cut off by its time limit'))
                     break
         except Exception as e:  # the next part may tell more

@@ -18,7 +18,7 @@ __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', '
 
 
 def parse_groups(groups: Union[int, Sequence[int]]) -> Tuple[int, int]:
-    """Reads ``groups`` as the pair (groups of the first layer, of the second).
+    """Read ``groups`` as the pair (groups of the first layer, of the second).
 
     Args:
         groups: One number for both layers or a pair of numbers, each >= 1.
@@ -39,7 +39,7 @@ def parse_groups(groups: Union[int, Sequence[int]]) -> Tuple[int, int]:
 
 def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] = None,
                           groups: int = 1) -> Tensor:
-    """Applies ``y = W x + b`` over the channels with a block-diagonal ``W``.
+    """Apply ``y = W x + b`` over the channels with a block-diagonal ``W``.
 
     Block ``k`` of ``W`` maps the ``k``-th of ``groups`` equal slices of the input
     channels to the ``k``-th slice of the output channels; everything off the
@@ -117,13 +117,13 @@ class BlockDiagonalLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new weights from a truncated normal of deviation ``init_std``; bias zero."""
+        """Draw new weights from a truncated normal of deviation ``init_std``; bias zero."""
         nn.init.trunc_normal_(self.weight, std=self.init_std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def check(self, x: Tensor) -> None:
-        """Raises a ValueError for an input of another width."""
+        """Raise a ValueError for an input of another width."""
         channels = x.shape[1] if x.dim() == 4 else x.shape[-1] if x.dim() > 1 else 0
         empty = x.dim() == 4 and not exporting() and 0 in x.shape[2:]
         if channels != self.in_features or empty:

@@ -16,7 +16,7 @@ _HALF = (torch.float16, torch.bfloat16)
 def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
                                  num_extra_tokens: int = 0, implementation: str = 'auto'
                                  ) -> Tensor:
-    """``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
+    """Compute ``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
 
     The Gram matrix and its softmax are computed in float32 at least, also under
     autocast: its entries are sums over all positions, beyond float16 for the
@@ -87,7 +87,7 @@ class ChannelCovarianceAttention(nn.Module):
         self.num_extra_tokens = num_extra_tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends between channels over all positions.
+        """Attend between channels over all positions.
 
         Args:
             x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)``; every token counts but the
@@ -109,7 +109,7 @@ class ChannelCovarianceAttention(nn.Module):
                                             ).transpose(1, 2)
 
     def factor(self, positions: int) -> float:
-        """What the Gram matrix is multiplied by."""
+        """Return the number that multiplies the Gram matrix."""
         return self.tau / positions if self.scaling == 'covariance' else self.tau
 
     def extra_repr(self) -> str:

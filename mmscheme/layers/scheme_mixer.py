@@ -79,7 +79,7 @@ class SCHEMEMixer(nn.Module):
         return 1 - self.cca_factor[0] * torch.sigmoid(-self.alpha_logit[0])
 
     def lower_cca_factor(self, limit: float) -> None:
-        """Lowers the factor of ``1 - alpha`` to ``limit`` in [0, 1]; it never rises.
+        """Lower the factor of ``1 - alpha`` to ``limit`` in [0, 1]; it never rises.
 
         Raises:
             ValueError: ``limit`` is outside, or there is no CCA.
@@ -91,7 +91,7 @@ class SCHEMEMixer(nn.Module):
         self.cca_factor.clamp_(max=limit)
 
     def retire_cca(self) -> None:
-        """Takes the branch out for good: its factor is 0 and it is no longer computed.
+        """Take the branch out for good: its factor becomes 0 and it is no longer computed.
 
         Raises:
             ValueError: There is no CCA.
@@ -136,6 +136,6 @@ def _mix(y: Tensor, covariance: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _unretire(mixer: SCHEMEMixer, keys: object) -> None:
-    """Weights that are loaded have their own factor; at 0 the branch stays out."""
+    """Compute CCA again unless the loaded factor is 0, because weights bring their own."""
     factor = mixer.cca_factor
     mixer.cca_retired = factor.device.type != 'meta' and not bool(factor)

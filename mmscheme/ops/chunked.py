@@ -21,7 +21,7 @@ _ALONE, _TOGETHER = 4 * 2**20, 8 * 2**20
 
 
 def _activate_(h: Tensor, act: str, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
-    """The activation, in place."""
+    """Apply the activation in place."""
     if act == 'gelu':
         return torch.ops.aten.gelu_(h)
     if act == 'silu':
@@ -31,7 +31,7 @@ def _activate_(h: Tensor, act: str, scale: Optional[Tensor], shift: Optional[Ten
 
 
 def _activate_backward_(grad: Tensor, h: Tensor, act: str, scale: Any) -> Tensor:
-    """The gradient before the activation, in the place of the gradient after it."""
+    """Turn the gradient after the activation into that before it, in place."""
     aten = torch.ops.aten
     if act == 'gelu':
         return aten.gelu_backward.grad_input(grad, h, grad_input=grad)
@@ -43,7 +43,7 @@ def _activate_backward_(grad: Tensor, h: Tensor, act: str, scale: Any) -> Tensor
 
 
 def _image(x: Tensor) -> Tensor:
-    """Tokens ``(B, N, C)`` as a channels-last map ``(b, C, n, 1)``."""
+    """View tokens ``(B, N, C)`` as a channels-last map ``(b, C, n, 1)``."""
     return as_image(x.reshape(-1, x.shape[-1]))
 
 
@@ -58,14 +58,14 @@ def _chunks(image: Tensor, width: int, limit: int) -> Iterator[Tuple[int, int]]:
 
 def _split(weight: Tensor, bias: Optional[Tensor], groups: int
            ) -> List[Tuple[Tensor, Optional[Tensor]]]:
-    """Weights ``(o, i, 1, 1)`` and biases of the groups."""
+    """Return weights ``(o, i, 1, 1)`` and biases of the groups."""
     weights = weight.view(groups, -1, weight.shape[1], 1, 1)
     return [(w, b) for w, b in zip(weights, [None] * groups if bias is None else
                                    bias.view(groups, -1))]
 
 
 def _in_order(image: Tensor) -> Tensor:
-    """A channels-last map as its memory lies."""
+    """View a channels-last map as its memory lies."""
     return image.permute(0, 2, 3, 1)
 
 
@@ -97,7 +97,7 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
              groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor]
              ) -> Tuple[Tensor, ...]:
-    """Gradients for ``x, w1, b1, w2, b2, scale, shift``; those of weights in float32 at least."""
+    """Return gradients for ``x, w1, b1, w2, b2, scale, shift``, of weights in float32 at least."""
     exact = torch.promote_types(x.dtype, torch.float32)
     dx = torch.empty_like(x)
     rows = dx if dx.is_contiguous() else dx.new_empty(dx.shape)

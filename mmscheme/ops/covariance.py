@@ -16,7 +16,7 @@ _MIXED_PRODUCTS = 'dtype' in torch.ops.aten.bmm.overloads()
 
 
 def _outer(a: Tensor, b: Tensor, factor: float = 1.) -> Tensor:
-    """``factor * A^T B`` of each sample ``(N, C)``, in float32 at least."""
+    """Return ``factor * A^T B`` of each sample ``(N, C)``, in float32 at least."""
     if a.dtype in _HALF:
         # Products of 16-bit numbers that are summed and given as float32 need no copies of them.
         if a.is_cuda and _MIXED_PRODUCTS:
@@ -92,7 +92,7 @@ def _backward_flops(grad: Sequence[int], *args: Any, **kwargs: Any) -> int:
 
 
 def channel_covariance(x: Tensor, tau: float, implementation: str = 'auto') -> Tensor:
-    """``softmax(tau * X^T X) X^T``, transposed, of tokens; without a second derivative.
+    """Compute ``softmax(tau * X^T X) X^T``, transposed, of tokens; without a second derivative.
 
     Args:
         x: ``(B, N, C)`` with any strides.

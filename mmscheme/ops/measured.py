@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -129,7 +130,7 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
             elif name == 'plain':
                 expected = found
             del found
-            seconds[name] = time_call(lambda name=name: run(functions[name]), x.device)
+            seconds[name] = time_call(partial(run, functions[name]), x.device)
         except torch.cuda.OutOfMemoryError:
             # The others keep the hidden map; what was tried here must not end a run.
             torch.cuda.empty_cache()

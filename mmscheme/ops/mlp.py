@@ -73,7 +73,7 @@ _mlp.register_autograd(_differentiate, setup_context=_save)
 
 def _forward_flops(x: Sequence[int], w1: Sequence[int], b1: Any, w2: Sequence[int], *args: Any,
                    **kwargs: Any) -> int:
-    """FLOPs of the two layers from the shapes."""
+    """Count FLOPs of the two layers from the shapes."""
     return 2 * x[0] * x[1] * (w1[0] * w1[1] + w2[0] * w2[1])
 
 
@@ -91,7 +91,7 @@ def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
                        b2: Optional[Tensor], groups: int, act: str,
                        scale: Optional[Tensor] = None, shift: Optional[Tensor] = None,
                        implementation: str = 'chunked', gain: Optional[Tensor] = None) -> Tensor:
-    """Two block-diagonal layers of as many blocks, with an activation between.
+    """Apply two block-diagonal layers of as many blocks, with an activation between.
 
     The backward pass computes the hidden values again; there is no second derivative.
     Under autocast everything is computed in its dtype, products are summed in float32.

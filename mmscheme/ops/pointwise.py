@@ -13,14 +13,14 @@ _BATCH = 16
 
 
 def as_image(rows: Tensor) -> Tensor:
-    """Rows ``(n, c)`` as a channels-last map ``(b, c, n / b, 1)``."""
+    """View rows ``(n, c)`` as a channels-last map ``(b, c, n / b, 1)``."""
     n, c = rows.shape
     batch = _BATCH if n % _BATCH == 0 and torch.get_num_threads() == 1 else 1
     return rows.reshape(batch, n // batch, 1, c).permute(0, 3, 1, 2)
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
-    """The sum over positions of the products of channels, the gradient of a weight.
+    """Sum the products of channels over positions: the gradient of a weight.
 
     Args:
         a: A map ``(b, o, h, w)``.

@@ -79,7 +79,7 @@ def _backward_flops(grad: Sequence[int], x: Sequence[int], w1: Sequence[int], b1
 def scheme_mixer(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
                  groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
                  alpha: Tensor, tau: float) -> Tensor:
-    """``alpha`` times the block-diagonal FFN plus ``1 - alpha`` times CCA, of float32 on the CPU.
+    """Compute ``alpha * FFN(x) + (1 - alpha) * CCA(x)`` in float32 on the CPU.
 
     Only the input is kept for the backward pass, which computes hidden values and attention
     again. There is no second derivative.

@@ -139,7 +139,8 @@ def _contests(args: argparse.Namespace, device: torch.device) -> Iterable[Contes
                                     not args.channels_first, tuple(args.groups), args.expansion)
     if args.work == 'backbone':
         return [_contenders().backbones(args.arch, args.batch, size, device, dtype, args.training,
-                                        args.channels_last, args.compile, args.implementation)]
+                                        args.channels_last,
+                                        'inductor' if args.compile else '', args.implementation)]
     if not Path(args.work).is_file():
         raise ValueError(f'work: expected mixer, backbone or the path of a config, '
                          f'found {args.work!r}')

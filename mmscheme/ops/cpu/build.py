@@ -32,7 +32,7 @@ def _cache() -> Path:
 
 
 def _processor() -> str:
-    """What decides about ``-march=native``: a home folder may serve different machines."""
+    """Describe the processor, because a home folder may serve machines of different ones."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
@@ -42,7 +42,7 @@ def _processor() -> str:
 
 
 def build(folder: Union[str, Path], architecture: Sequence[str] = ('-march=native', )) -> Path:
-    """Compiles the library, unless the folder has it for this source, compiler and processor.
+    """Compile the library, unless the folder has it for this source, compiler and processor.
 
     Args:
         folder: Where it is kept.
@@ -75,7 +75,7 @@ def build(folder: Union[str, Path], architecture: Sequence[str] = ('-march=nativ
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """The library with its functions' signatures.
+    """Load the library and declare its functions.
 
     Raises:
         OSError: It cannot be loaded.
@@ -98,12 +98,12 @@ def _find() -> Tuple[Optional[ctypes.CDLL], Optional[str]]:
 
 
 def problem() -> Optional[str]:
-    """Why there is no library; None when there is one. Builds it at the first call."""
+    """Return why there is no library, None when there is one; build it at the first call."""
     return _find()[1]
 
 
 def library() -> ctypes.CDLL:
-    """The library.
+    """Return the library.
 
     Raises:
         RuntimeError: There is none, see :func:`problem`.

@@ -28,7 +28,7 @@ def _number(x: Optional[Tensor], default: float) -> float:
 
 
 def _in_order(like: Tensor) -> Tuple[Tensor, Tensor]:
-    """An output with the strides of ``like``, and the contiguous one that is computed."""
+    """Return an output with the strides of ``like``, and the contiguous one that is computed."""
     out = torch.empty_like(like)
     return out, out if out.is_contiguous() else out.new_empty(out.shape)
 
@@ -48,7 +48,7 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, groups: int,
              act: str, scale: Optional[Tensor], shift: Optional[Tensor],
              b2: Optional[Tensor] = None, gain: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
-    """Gradients for ``x, w1, b1, w2, b2, scale, shift, gain``; the last one needs ``b2``."""
+    """Return gradients for ``x, w1, b1, w2, b2, scale, shift, gain``; the last one needs ``b2``."""
     rows, gradient, (dx, out) = _rows(x), _rows(grad), _in_order(x)
     w1, w2 = w1.contiguous(), w2.contiguous()
     dw1, dw2 = torch.empty_like(w1), torch.empty_like(w2)
@@ -61,7 +61,7 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
 
 
 def covariance_attention(x: Tensor, tau: float) -> Tensor:
-    """``softmax(tau * X^T X)`` of tokens ``(B, N, C)``, transposed: ``(B, C, C)``."""
+    """Compute ``softmax(tau * X^T X)`` of tokens ``(B, N, C)``, transposed: ``(B, C, C)``."""
     attention = x.new_empty((x.shape[0], x.shape[2], x.shape[2]))
     _call('mmscheme_cca_attention', x.contiguous(), attention, *x.shape, tau)
     return attention
@@ -91,7 +91,7 @@ def covariance_forward(x: Tensor, attention: Tensor, y: Optional[Tensor] = None,
 def covariance_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float,
                         dx: Optional[Tensor] = None, weight: float = 1
                         ) -> Tuple[Tensor, Tensor]:
-    """Gradients for ``x``, which is added to ``dx`` where that is given, and for the weight."""
+    """Return gradients for ``x``, added to ``dx`` where that is given, and for the weight."""
     given = dx is not None
     if dx is None:
         dx = torch.empty_like(x)
