@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Set up all that mmscheme needs and do a job: python3 tools/dev.py demo | test | lint | setup.
+"""Set up all that mmscheme needs and do a job: python3 tools/dev.py JOB, with demo, test,
+lint, gpu or setup.
 
 Needs Python 3.10 or newer with venv, and no compiler. The first call makes the environment
 .venv and installs the pinned stack there, with mmscheme's own operators for mmcv; later
@@ -352,17 +353,21 @@ def main() -> None:
     parser.add_argument('--with-mmcv', action='store_true',
                         help='compile mmcv with all its operators, instead of those of mmscheme '
                         'on torchvision; needs a C++ compiler, and for a GPU that of CUDA')
-    parser.add_argument('job', choices=['demo', 'test', 'lint', 'setup'])
+    parser.add_argument('job', choices=['demo', 'test', 'lint', 'gpu', 'setup'])
     args, rest = parser.parse_known_args()
-    if rest and args.job not in ('demo', 'test'):
+    if rest and args.job not in ('demo', 'test', 'gpu'):
         parser.error(f'unknown arguments for {args.job}: {" ".join(rest)}')
-    python = str(set_up(args.in_place, args.stack, args.with_mmcv))
+    # A lent GPU is measured with what its machine has: setting up would take its time.
+    bare = args.job == 'gpu' and ask(Path(sys.executable), 'import torch, triton; '
+                                     'print(torch.cuda.is_available())') == 'True'
+    python = sys.executable if bare else str(set_up(args.in_place, args.stack, args.with_mmcv))
     jobs = dict(
         demo=[[python, str(ROOT / 'tools' / 'demo.py'), *rest]],
         test=[[python, '-m', 'pytest', *rest]],
         lint=[[python, '-m', 'ruff', 'check', '.'], [python, '-m', 'mypy'],
               [python, str(ROOT / '.dev_scripts' / 'check_house.py')],
               [python, str(ROOT / '.dev_scripts' / 'config_table.py'), '--check']],
+        gpu=[[python, str(ROOT / 'benchmarks' / 'gpu.py'), *rest]],
         setup=[])
     for command in jobs[args.job]:
         code = subprocess.run(command, cwd=ROOT).returncode

@@ -8,7 +8,7 @@ import pytest
 
 from mmscheme.mmcv_ext import installation
 from mmscheme.mmcv_ext.activation import mmcv_folder
-from tests.conftest import REPOSITORY, run
+from tests.utils import REPOSITORY, run
 from tests.test_mmcv_ext.conftest import INSTALLED, operators
 
 LINE = 'mmcv has no compiled operators here'
