@@ -8,8 +8,8 @@ import pytest
 
 from mmscheme.mmcv_ext import installation
 from mmscheme.mmcv_ext.activation import mmcv_folder
-from tests.utils import REPOSITORY, run
 from tests.test_mmcv_ext.conftest import INSTALLED, operators
+from tests.utils import REPOSITORY, run
 
 LINE = 'mmcv has no compiled operators here'
 
