@@ -66,9 +66,9 @@ def test_floor_and_summary():
 
 @pytest.mark.parametrize('work, names', [
     (['mixer'], {'ours', 'dense e4, convolutions', 'dense e4, channels last', 'dense e4, tokens',
-                 "authors'", 'batched matmul'}),
+                 'narrow e2, tokens', "authors'", 'batched matmul'}),
     (['backbone', '--training'], {'ours', 'ours, plain', 'dense PPAA', 'dense PPAA, plain',
-                                  'PoolFormer'}),
+                                  'narrow PPAA', 'PoolFormer'}),
     (['configs/upernet_scheme_s_demo.py', '--training'], {'ours', 'ours, plain', 'dense PPAA'})])
 def test_command(work, names, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
