@@ -11,7 +11,7 @@ from tests.utils import REPOSITORY
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
 
 
-@pytest.mark.parametrize('path', slow_but(CONFIGS, '_s_'), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', slow_but(CONFIGS, '_scheme_s_'), ids=lambda p: p.stem)
 def test_config_trains_a_step_and_predicts(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / 'dumped.py')

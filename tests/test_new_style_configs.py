@@ -101,6 +101,7 @@ def detector(scenes, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_detector_through_the_tools(detector, scenes, tmp_path, capsys):
     work_dir = tmp_path / 'w'
     load_tool('misc/check_config').main([str(detector), '--work-dir', str(work_dir)])

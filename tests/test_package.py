@@ -245,6 +245,7 @@ def test_config_paths():
         mmscheme.get_config_path('x.py')
 
 
+@pytest.mark.slow
 def test_register_all_modules():
     code = ('import mmscheme; mmscheme.register_all_modules({})\n'
             'from mmengine.registry import MODELS, HOOKS, DATASETS, DefaultScope\n'
@@ -268,6 +269,7 @@ def test_module_command_has_the_tools(installed):
         assert set(re.search('{(.*)}', result.stderr)[1].split(',')) == expected
 
 
+@pytest.mark.slow
 def test_module_command_runs_the_tools():
     for tool in ('train', 'mmscheme2timm', 'predict_exported'):
         out = run(sys.executable, '-m', 'mmscheme', tool, '--help')

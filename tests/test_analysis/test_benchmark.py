@@ -64,6 +64,7 @@ def test_floor_and_summary():
     assert found['other'] == dict(mean=pytest.approx(2), least=1) and 'ours' not in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('work, names', [
     (['mixer'], {'ours', 'dense e4, convolutions', 'dense e4, channels last', 'dense e4, tokens',
                  'narrow e2, tokens', "authors'", 'batched matmul'}),

@@ -85,6 +85,7 @@ def test_parts_of_a_segmenter():
     assert larger['other'].macs == 2 * parts['other'].macs
 
 
+@pytest.mark.slow
 def test_detector_of_another_project_is_counted_with_all_proposals():
     cfg = Config.fromfile(stock(mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
     parts = count_config(cfg, (96, 128)).parts
@@ -111,10 +112,13 @@ def test_detector_of_another_project_is_counted_with_all_proposals():
 
 @pytest.mark.parametrize('package, name, shape', [
     (mmdet, 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', (64, 96)),
-    (mmdet, 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', (64, 96)),
+    pytest.param(mmdet, 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', (64, 96),
+                 marks=pytest.mark.slow),
     (mmdet, 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (64, 96)),
-    (mmdet, 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', (64, 96)),
-    (mmseg, 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py', (64, 96)),
+    pytest.param(mmdet, 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', (64, 96),
+                 marks=pytest.mark.slow),
+    pytest.param(mmseg, 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py', (64, 96),
+                 marks=pytest.mark.slow),
     (mmseg, 'point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py', (64, 96)),
     (mmpretrain, 'resnet/resnet18_8xb16_cifar10.py', None)])
 def test_models_of_other_projects(package, name, shape):

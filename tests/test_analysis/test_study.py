@@ -107,6 +107,7 @@ def test_the_repository_shows_its_results(tmp_path):
         assert f'studies/{name}/figure.png' in shown
 
 
+@pytest.mark.slow
 def test_every_result_has_a_config_and_enough_seeds():
     paths = list(STUDIES.glob('*/results.jsonl'))
     assert {p.parent for p in paths} == {p.parent for p in STUDIES.glob('*/configs')}

@@ -67,6 +67,7 @@ def weights(folder, cell, seed):
     return torch.load(path, weights_only=True)['state_dict']
 
 
+@pytest.mark.slow
 def test_what_a_sweep_keeps(results, study):
     # All configs with the first seed; what needs another comes after it.
     assert [(r['config'], r['seed']) for r in results] == [
@@ -95,6 +96,7 @@ def test_what_a_sweep_keeps(results, study):
         assert len(values) == len(curve['iterations'])
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_a_run_starts_from_another(results, study):
     one, two = (weights(study / 'w', 'mixed', seed) for seed in (0, 1))
     assert not torch.equal(one['head.fc.weight'], two['head.fc.weight'])
@@ -210,6 +212,7 @@ def test_results_of_other_options_are_refused(study, tmp_path, stubbed, capsys):
     assert len(read_results(path)) == 1
 
 
+@pytest.mark.slow
 def test_a_work_folder_of_other_options_is_refused(study, scenes, tmp_path, results):
     run, = plan_runs(study, ['dense'], [0])
     with pytest.raises(ValueError, match='seed_0 has a run of another config or other options'):

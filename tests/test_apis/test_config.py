@@ -171,6 +171,7 @@ def test_building_a_model_leaves_mmengine_as_it_is():
         run(sys.executable, '-c', textwrap.dedent(script).format(how=how))
 
 
+@pytest.mark.slow
 def test_none_switches_a_hook_off(scenes, tmp_path):
     """Any of default_hooks, not only the six that mmengine knows."""
 

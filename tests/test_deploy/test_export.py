@@ -37,7 +37,8 @@ def test_matrix_pooling_is_adaptive_pooling(size, bins):
     assert torch.allclose(pool(x), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize('suffix', ['onnx', 'pt2', 'pt'])
+@pytest.mark.parametrize('suffix', [
+    'onnx', pytest.param('pt2', marks=pytest.mark.slow), 'pt'])
 def test_segmenter_draws_the_picture_of_the_checkpoint(scenes, tmp_path, capsys, suffix):
     config, checkpoint, _ = tiny_checkpoint('upernet', tmp_path)
     formats = dict(onnx='onnx', pt2='torch_export', pt='torchscript')

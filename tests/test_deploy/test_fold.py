@@ -22,7 +22,7 @@ main = load_tool('deploy/fold').main
 CONFIGS = sorted((REPOSITORY / 'configs').glob('*.py'))
 
 
-@pytest.mark.parametrize('path', slow_but(CONFIGS, '_s_'), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', slow_but(CONFIGS, '_scheme_s_'), ids=lambda p: p.stem)
 def test_every_config_has_the_same_outputs_with_less(path):
     cfg = shrink(Config.fromfile(path))
     torch.manual_seed(0)

@@ -159,6 +159,7 @@ def test_keeping_cca_shows_none_where_alpha_is_1(config, scheduled, scenes, tmp_
     assert 'dropping it changes nothing' in log.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_keeping_what_is_not_there_is_an_error(config, free, scenes, tmp_path):
     message = run(sys.executable, 'tools/test.py', config, free[0] / f'iter_{ITERATIONS}.pth',
                   '--data-root', scenes, '--work-dir', tmp_path, '--keep-cca', '--cfg-options',

@@ -96,6 +96,7 @@ def test_compiled_operators_are_not_replaced(lite):
     assert installation.uninstall() and compiled.exists()
 
 
+@pytest.mark.slow
 def test_the_tool_installs_and_fails_with_one_line_at_files_of_others(lite):
     words = REPOSITORY / 'tools' / 'misc' / 'install_mmcv_ops.py',
     assert str(lite / 'mmcv' / '_ext.py') in python(lite, *words)
@@ -115,6 +116,7 @@ def test_an_environment_without_mmcv_is_an_error_of_one_line(monkeypatch, spec):
         mmcv_folder()
 
 
+@pytest.mark.slow
 def test_stock_programs_have_operators_and_say_whose():
     """mmdet is imported first, as its own tools do."""
     code = ('import mmdet.models, torch\n'

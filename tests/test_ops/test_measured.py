@@ -144,6 +144,7 @@ def _process(rank, port, seconds, results):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_run_take_one_choice():
     context = multiprocessing.get_context('spawn')
     results = context.Queue()
