@@ -95,7 +95,8 @@ def cases() -> Iterator[Tuple[str, Dict[str, Tensor], Callable[..., Any]]]:
                   bias: Tensor) -> List[Tensor]:
         out, *backs = like(grad, x, weight, bias, offset, mask)
         empty, numbers = x.new_empty(0), (3, 3, 1, 1, 1, 1, 1, 1, 1, 1, True)
-        ops.modulated_deform_conv_forward(x, weight, bias, empty, offset, mask, out, empty, *numbers)
+        ops.modulated_deform_conv_forward(x, weight, bias, empty, offset, mask, out, empty,
+                                          *numbers)
         ops.modulated_deform_conv_backward(x, weight, bias, empty, offset, mask, empty, *backs,
                                            grad, *numbers)
         return [out, *backs]
