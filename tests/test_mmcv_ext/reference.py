@@ -1,4 +1,4 @@
-"""Values of compiled mmcv, kept in one small file: read and written here alone."""
+"""Values of compiled mmcv, kept in one small file, and how tensors are compared with them."""
 import json
 from pathlib import Path
 
@@ -28,3 +28,16 @@ def write(results):
               for name, tensors in results.items()}
     values = torch.cat([x.flatten().float() for tensors in results.values() for x in tensors])
     np.savez_compressed(FILE, values=values.numpy(), shapes=json.dumps(shapes))
+
+
+def close(found, expected, tolerance=1e-5):
+    """Check that outputs and gradients agree, relative to the largest value of each."""
+    assert len(found) == len(expected)
+    for mine, other in zip(found, expected):
+        assert mine.shape == other.shape and mine.dtype == other.dtype
+        if mine.is_floating_point():
+            scale = float(other.abs().nan_to_num().max()) if other.numel() else 1.
+            torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance * scale,
+                                       equal_nan=True)
+        else:
+            assert torch.equal(mine, other)

@@ -12,7 +12,7 @@ from mmcv.ops.multi_scale_deform_attn import (
 from mmcv.ops.sync_bn import SyncBatchNormFunction
 
 from tests.test_mmcv_ext.cases import Draw, roi_inputs
-from tests.test_mmcv_ext.test_operators import close
+from tests.test_mmcv_ext.reference import close
 
 TINY = torch.finfo(torch.float32).tiny
 

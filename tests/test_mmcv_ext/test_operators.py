@@ -10,22 +10,10 @@ from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from mmscheme.mmcv_ext import operators
 from tests.test_mmcv_ext import reference
 from tests.test_mmcv_ext.cases import Draw, cases, with_gradients
+from tests.test_mmcv_ext.reference import close
 
 CASES = cases()
 REFERENCE = reference.read()
-
-
-def close(found, expected, tolerance=1e-5):
-    """Outputs and gradients agree, relative to the largest value of each."""
-    assert len(found) == len(expected)
-    for mine, other in zip(found, expected):
-        assert mine.shape == other.shape and mine.dtype == other.dtype
-        if mine.is_floating_point():
-            scale = float(other.abs().nan_to_num().max()) if other.numel() else 1.
-            torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance * scale,
-                                       equal_nan=True)
-        else:
-            assert torch.equal(mine, other)
 
 
 def test_every_case_has_a_reference():
