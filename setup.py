@@ -43,6 +43,13 @@ def read_version():
     return namespace['__version__']
 
 
+def read_requirements(name):
+    """Return a requirements file's lines without comments, and without the pinned torch."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    lines = [line.split('#')[0].strip() for line in lines]
+    return [line for line in lines if line and not line.startswith('torch')]
+
+
 setup(
     name='mmscheme',
     version=read_version(),
@@ -56,6 +63,8 @@ setup(
     # OpenMMLab is not required by name: its maintained forks have other distribution names.
     install_requires=['torch>=2.6', 'numpy'],
     extras_require={
+        # OpenMMLab, with mmcv's pure wheel: `python -m mmscheme install_mmcv_ops` completes it.
+        'openmmlab': ['torchvision', *read_requirements('upstream')],
         # Backbones for mmpretrain.TIMMBackbone.
         'timm': ['timm>=1.0'],
         # tools/deploy/export.py: torch writes ONNX with the first two, the third checks it.

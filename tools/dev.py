@@ -290,7 +290,8 @@ def set_up(in_place: bool, stack: Optional[str], with_mmcv: bool) -> Path:
     if sys.version_info < (3, 10):  # noqa: UP036 - this runs before anything is installed
         fail(f'Python 3.10 or newer is needed, this is {platform.python_version()}; '
              'call this file with a newer one')
-    stack = stack or ('upstream' if sys.version_info < (3, 13) else 'forks')
+    # mmcv 2.1.0 itself does not build for Python 3.13.
+    stack = stack or ('forks' if with_mmcv and sys.version_info >= (3, 13) else 'upstream')
     requirements = read_requirements(stack)
     mmcv = next(r for r in requirements if 'mmcv' in r)
     if with_mmcv or '-lite' not in mmcv:
@@ -348,8 +349,8 @@ def main() -> None:
                         help='no environment of its own: install into that of the Python that '
                         'runs this, leaving its torch and torchvision as they are')
     parser.add_argument('--stack', choices=['upstream', 'forks'],
-                        help='releases of OpenMMLab, or their maintained forks (the default from '
-                        'Python 3.13 on)')
+                        help='releases of OpenMMLab, or their maintained forks, which are compiled '
+                        '(the default of --with-mmcv from Python 3.13 on)')
     parser.add_argument('--with-mmcv', action='store_true',
                         help='compile mmcv with all its operators, instead of those of mmscheme '
                         'on torchvision; needs a C++ compiler, and for a GPU that of CUDA')

@@ -20,7 +20,8 @@ def is_plain(module: nn.Module, kind: type) -> bool:
     if (type(module) is not kind or 'forward' in own
             or own['_forward_pre_hooks'] or own['_forward_hooks']
             or own['_backward_pre_hooks'] or own['_backward_hooks']
-            or torch_module._has_any_global_hook()):
+            or torch_module._global_forward_pre_hooks or torch_module._global_forward_hooks
+            or torch_module._global_backward_pre_hooks or torch_module._global_backward_hooks):
         return False
     for parameter in own['_parameters'].values():
         # Subclasses of Parameter are quantised or sharded weights, plain tensors those of

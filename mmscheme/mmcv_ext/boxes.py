@@ -26,7 +26,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     # Half precision would merge coordinates that differ by pixels.
     boxes, scores = boxes.float(), scores.float()
     if offset:
-        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
     return torch.ops.torchvision.nms(boxes, scores, _single(iou_threshold))
 
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import precise
+
 __all__ = [
     'sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward', 'softmax_focal_loss_backward',
     'softmax_focal_loss_forward'
@@ -13,10 +15,6 @@ __all__ = [
 # mmcv's kernels take logarithms of at least the smallest normal float32.
 _LEAST = torch.finfo(torch.float32).tiny
 _LEAST_LOGARITHM = -87.33654475055310
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _check(target: Tensor, classes: int) -> None:
@@ -29,7 +27,7 @@ def _sigmoid_terms(input: Tensor, target: Tensor, alpha: float) -> Tuple[Tensor,
     """Return sign and factor of each element, the wrong probability and the right one's log."""
     classes = torch.arange(input.shape[1], device=input.device)
     positive = target[:, None] == classes
-    x = _precise(input)
+    x = precise(input)
     sign = torch.where(positive, 1., -1.).to(x.dtype)
     factor = torch.where(positive, alpha, 1 - alpha).to(x.dtype)
     return (sign, factor, (-sign * x).sigmoid(),
@@ -68,7 +66,7 @@ def _softmax_terms(input: Tensor, target: Tensor, weight: Tensor) -> Tuple[Tenso
     """Return the probability of each target, its logarithm and its weight."""
     known = target >= 0
     labels = target.clamp(min=0)
-    right = _precise(input).gather(1, labels[:, None])[:, 0]
+    right = precise(input).gather(1, labels[:, None])[:, 0]
     weights = known.to(right.dtype)
     if weight.numel():
         weights = weights * weight[labels]
@@ -103,4 +101,4 @@ def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, b
                                wrong.pow(gamma))
     classes = torch.arange(input.shape[1], device=input.device)
     hit = (target[:, None] == classes).to(slope.dtype)
-    grad_input.copy_(slope[:, None] * (hit - _precise(input)))
+    grad_input.copy_(slope[:, None] * (hit - precise(input)))

@@ -5,23 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import precise
+
 __all__ = [
     'carafe_backward', 'carafe_forward', 'carafe_naive_backward', 'carafe_naive_forward',
     'masked_col2im_forward', 'masked_im2col_forward', 'psamask_backward', 'psamask_forward'
 ]
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _carafe_parts(features: Tensor, masks: Tensor, kernel_size: int, group_size: int,
                   scale_factor: int) -> Tuple[Tensor, Tensor]:
     """Return the neighbours ``(B, g, c, k, H, W)`` and masks ``(B, g, k, H, s, W, s)``."""
     batch, channels, height, width = features.shape
-    neighbours = F.unfold(_precise(features), kernel_size, padding=kernel_size // 2)
+    neighbours = F.unfold(precise(features), kernel_size, padding=kernel_size // 2)
     return (neighbours.view(batch, group_size, channels // group_size, -1, height, width),
-            _precise(masks).view(batch, group_size, -1, height, scale_factor, width, scale_factor))
+            precise(masks).view(batch, group_size, -1, height, scale_factor, width, scale_factor))
 
 
 def carafe_naive_forward(features: Tensor, masks: Tensor, output: Tensor, kernel_size: int,
@@ -49,7 +47,7 @@ def carafe_naive_backward(grad_output: Tensor, features: Tensor, masks: Tensor,
         return
     parts = _carafe_parts(features, masks, kernel_size, group_size, scale_factor)
     batch, channels, height, width = features.shape
-    grad = _precise(grad_output).view(batch, group_size, -1, height, scale_factor, width,
+    grad = precise(grad_output).view(batch, group_size, -1, height, scale_factor, width,
                                       scale_factor)
     grad_masks.copy_(torch.einsum('bgckhw,bgchiwj->bgkhiwj', parts[0], grad).reshape(masks.shape))
     spread = torch.einsum('bgkhiwj,bgchiwj->bgckhw', parts[1], grad)

@@ -37,8 +37,8 @@ ABSENT = '''
 '''.split()
 
 
-def _as_it_is(function: Callable) -> Callable:
-    """Return the function without autocast, which would change the types of what it computes."""
+def _without_autocast(function: Callable) -> Callable:
+    """Return the function with types of its own: autocast would change some of them."""
 
     @functools.wraps(function)
     def operator(*args: Any, **kwargs: Any) -> Any:
@@ -72,6 +72,6 @@ def get_compiling_cuda_version() -> str:
     return 'none (operators of mmscheme on torchvision)'
 
 
-globals().update({name: _as_it_is(getattr(module, name))
+globals().update({name: _without_autocast(getattr(module, name))
                   for module in _MODULES for name in module.__all__})
 globals().update({name: _refusal(name) for name in ABSENT})

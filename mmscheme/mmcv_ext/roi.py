@@ -6,6 +6,8 @@ import torch.nn.functional as F
 import torchvision  # noqa: F401 - brings torch.ops.torchvision
 from torch import Tensor
 
+from .precision import precise
+
 __all__ = [
     'deform_roi_pool_backward', 'deform_roi_pool_forward', 'roi_align_backward',
     'roi_align_forward', 'roi_pool_backward', 'roi_pool_forward'
@@ -15,16 +17,11 @@ __all__ = [
 _NO_MAXIMUM = -10000.
 
 
-def _precise(x: Tensor) -> Tensor:
-    # Half precision has no room for coordinates; torchvision's own autocast does the same.
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _rectangles(rois: Tensor, spatial_scale: float, aligned: bool) -> Tuple[Tensor, Tensor]:
     """Return the upper left corners and the sizes of RoIs on the map, both ``(R, 2)`` as y, x."""
     corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.)
-    start = corners[:, [1, 0]]
-    size = corners[:, [3, 2]] - start
+    start = corners[:, :2].flip(1)
+    size = corners[:, 2:].flip(1) - start
     return start, size if aligned else size.clamp(min=1)
 
 
@@ -90,7 +87,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
     if not (input.numel() and output.numel()):
         return
     bins = aligned_height, aligned_width
-    maps, rois = _precise(input), _precise(rois).to(_precise(input))
+    maps, rois = precise(input), precise(rois).to(precise(input))
     if pool_mode:
         output.copy_(torch.ops.torchvision.roi_align(maps, rois, spatial_scale, *bins,
                                                      sampling_ratio, aligned))
@@ -122,7 +119,7 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
     """Write the gradient of :func:`roi_align_forward` to ``grad_input``."""
     if not (grad_input.numel() and grad_output.numel()):
         return
-    grad, shape = _precise(grad_output), grad_input.shape
+    grad, shape = precise(grad_output), grad_input.shape
     rois = rois.to(grad)
     if pool_mode:
         grad_input.copy_(torch.ops.torchvision._roi_align_backward(
@@ -145,7 +142,8 @@ def _bins_as_rois(rois: Tensor, shape: torch.Size, bins: Tuple[int, int],
     torchvision rounds RoIs to pixels, mmcv the edges of bins. A RoI of whole pixels with one
     bin is the same to both.
     """
-    begin, end = rois[:, [2, 1]] * spatial_scale, (rois[:, [4, 3]] + 1) * spatial_scale
+    begin = rois[:, 1:3].flip(1) * spatial_scale
+    end = (rois[:, 3:].flip(1) + 1) * spatial_scale
     size = end - begin
     edges = []
     for axis in range(2):
@@ -182,7 +180,7 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor
     argmax.fill_(-1)
     if not input.numel():
         return
-    maps = _precise(input)
+    maps = precise(input)
     grid = len(rois), pooled_height, pooled_width
     pixels = _bins_as_rois(rois.to(maps), input.shape, grid[1:], spatial_scale)
     for target, found in zip((output, argmax),
@@ -195,7 +193,7 @@ def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_in
     """Write the gradient of :func:`roi_pool_forward` to ``grad_input``."""
     if not (grad_input.numel() and grad_output.numel()):
         return
-    grad = _precise(grad_output).contiguous()
+    grad = precise(grad_output).contiguous()
     grad_input.copy_(torch.ops.torchvision._roi_pool_backward(
         grad, rois.to(grad), argmax.contiguous(), spatial_scale, pooled_height, pooled_width,
         *grad_input.shape))
@@ -245,7 +243,7 @@ def deform_roi_pool_forward(input: Tensor, rois: Tensor, offset: Tensor, output:
         gamma: Factor of the shifts.
     """
     if input.numel() and output.numel():
-        maps = _precise(input)
+        maps = precise(input)
         output.copy_(_deform_roi_pool(maps, rois.to(maps), offset.to(maps),
                                       (pooled_height, pooled_width), spatial_scale,
                                       sampling_ratio, gamma))
@@ -263,7 +261,7 @@ def deform_roi_pool_backward(grad_output: Tensor, input: Tensor, rois: Tensor, o
     if not (input.numel() and grad_output.numel()):
         return
     with torch.enable_grad():
-        maps = _precise(input).detach().requires_grad_()
+        maps = precise(input).detach().requires_grad_()
         shifts = offset.to(maps).detach().requires_grad_()
         output = _deform_roi_pool(maps, rois.to(maps), shifts, (pooled_height, pooled_width),
                                   spatial_scale, sampling_ratio, gamma)

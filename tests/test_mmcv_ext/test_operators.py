@@ -30,16 +30,15 @@ def test_kept_values_are_those_of_compiled_mmcv(compiled):
         close(case(), REFERENCE[name])
 
 
+@pytest.mark.skipif(mmcv.__version__ != '2.1.0', reason='other releases ask for other names')
 def test_every_name_that_mmcv_asks_for_is_there():
     asked = set()
     for path in Path(mmcv.ops.__file__).parent.glob('*.py'):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'load_ext':
                 asked |= set(ast.literal_eval(node.args[1]))
-    known = {*operators.PRESENT, *operators.ABSENT}
     assert len(asked) > 100 and all(callable(getattr(operators, name)) for name in asked)
-    # Other releases of mmcv than 2.1.0 ask for other names.
-    assert mmcv.__version__ != '2.1.0' or known == asked - {
+    assert {*operators.PRESENT, *operators.ABSENT} == asked - {
         'get_compiler_version', 'get_compiling_cuda_version'}
 
 
