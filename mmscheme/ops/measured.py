@@ -112,7 +112,9 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
         x.requires_grad_()
 
     def run(function: Function) -> List[Tensor]:
-        with torch.set_grad_enabled(training):
+        # Hooks of its own, because those of a checkpointed block would compute the block again.
+        with torch.set_grad_enabled(training), torch.autograd.graph.saved_tensors_hooks(
+                lambda t: t, lambda t: t):
             y = function(x)
             if not training:
                 return [y]
@@ -138,7 +140,9 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
             text = (str(e).splitlines() or [''])[0]
             _logger.warning('block-diagonal FFN: %s is not used for %s: %s: %s', name, key,
                             type(e).__name__, text)
-    choice = min(seconds, key=lambda name: seconds[name]) if seconds else 'plain'
+    if not seconds:
+        return 'plain'
+    choice = min(seconds, key=lambda name: seconds[name])
     times = ', '.join(f'{name} {s * 1e3:.3f} ms' for name, s in seconds.items())
     _logger.info('block-diagonal FFN, %s: %s (%s)', key, choice, times)
     _write(key, choice)
@@ -154,7 +158,7 @@ def _error(found: List[Tensor], expected: List[Tensor]) -> float:
 @functools.cache
 def _file() -> Path:
     """Return the file of what was measured on this GPU with these versions."""
-    folder = os.environ.get('TRITON_CACHE_DIR') or Path.home() / '.triton' / 'cache'
+    folder = os.environ.get('TRITON_CACHE_DIR') or os.path.expanduser('~/.triton/cache')
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
     words = f'mmscheme-{__version__}-torch-{torch.__version__}-{device}'
     return Path(folder, f'{words.replace(" ", "_").replace("/", "_")}.json')
