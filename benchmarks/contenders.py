@@ -1,4 +1,5 @@
 """Channel mixers and backbones that tools/analysis_tools/benchmark.py compares ours with."""
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Union
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from mmscheme.analysis.throughput import OURS, Contest
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer, channel_covariance_attention
+from mmscheme.ops import block_diagonal_mlp
 
 try:
     from mmscheme.models import SCHEMEformer
@@ -59,20 +61,6 @@ def _with_cca(ffn: Callable[[Tensor], Tensor], mixer: SCHEMEMixer) -> Callable[[
         covariance = channel_covariance_attention(
             x.flatten(2), mixer.cca.tau, implementation='plain')  # type: ignore[union-attr]
         return alpha * y + (1 - alpha) * covariance.view_as(x)
-    return run
-
-
-def _batched(ffn: BlockDiagonalMLP) -> Callable[[Tensor], Tensor]:
-    """Return a batched matrix product over the groups, of tokens."""
-    g = ffn.fc1.groups
-
-    def run(x: Tensor) -> Tensor:
-        rows = x.view(-1, g, x.shape[-1] // g).transpose(0, 1)
-        w1, w2 = (fc.weight.view(g, -1, fc.weight.shape[1]).transpose(1, 2)
-                  for fc in (ffn.fc1, ffn.fc2))
-        h = F.gelu(torch.baddbmm(ffn.fc1.bias.view(g, 1, -1), rows, w1))
-        y = torch.baddbmm(ffn.fc2.bias.view(g, 1, -1), h, w2)
-        return y.transpose(0, 1).reshape(x.shape)
     return run
 
 
@@ -135,8 +123,9 @@ def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], d
         else:
             runs['authors\''] = _step(grouped, maps, own, False)
         if groups[0] == groups[1]:
-            runs['batched matmul'] = _step(_batched(mixer.ffn), tokens,
-                                           list(mixer.ffn.parameters()), training)
+            batched = partial(block_diagonal_mlp, **mixer.ffn.arguments(),
+                              implementation='batched')
+            runs['batched matmul'] = _step(batched, tokens, list(mixer.ffn.parameters()), training)
         positions = batch * height * width
         layers = positions * expansion * dims**2 * sum(1 / g for g in groups)
         weights = sum(p.numel() for p in own)

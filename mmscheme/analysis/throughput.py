@@ -11,6 +11,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 import torch
 import torch.nn.functional as F
 
+from mmscheme.ops.measured import synchronize
+
 __all__ = ['OURS', 'Ceilings', 'Contest', 'Timing', 'ceilings', 'device_name', 'environment',
            'peak_memory', 'take_turns']
 
@@ -59,16 +61,11 @@ class Contest(NamedTuple):
     bytes_: Optional[float] = None
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     run()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 

@@ -65,6 +65,12 @@ def _say_once(text: str, level: int = logging.INFO) -> None:
         _logger.log(level, text)
 
 
+def _must_be_plain(x: Tensor, wanted: str) -> bool:
+    """Return True if no operator of ours may compute an input."""
+    return (wanted == 'plain' or not FUSED or exporting() or _transform() is not None
+            or x.numel() == 0)
+
+
 def choose_mlp(x: Tensor, parts: Dict[str, Any], groups: int, wanted: str = 'auto',
                alternatives: Optional[Callable[[], Dict[str, Callable[[Tensor], Tensor]]]] = None
                ) -> str:
@@ -82,8 +88,7 @@ def choose_mlp(x: Tensor, parts: Dict[str, Any], groups: int, wanted: str = 'aut
     Returns:
         ``'plain'``, ``'batched'``, ``'chunked'``, ``'native'`` or ``'triton'``.
     """
-    if (wanted == 'plain' or not FUSED or exporting() or _transform() is not None
-            or x.numel() == 0):
+    if _must_be_plain(x, wanted):
         return 'plain'
     automatic = wanted == 'auto'
     if automatic:
@@ -115,8 +120,7 @@ def choose_mlp(x: Tensor, parts: Dict[str, Any], groups: int, wanted: str = 'aut
 
 def is_fused_cca(x: Tensor, implementation: str, num_extra_tokens: int = 0) -> bool:
     """Return True if channel covariance attention of an input is one operator."""
-    return (implementation != 'plain' and FUSED and not num_extra_tokens and not exporting()
-            and _transform() is None and x.numel() > 0)
+    return not num_extra_tokens and not _must_be_plain(x, implementation)
 
 
 @torch.compiler.assume_constant_result

@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, ContextManager, Dict, List
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from torch import Tensor
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
 
-__all__ = ['choose_fastest', 'time_call']
+__all__ = ['apart_from_hooks', 'choose_fastest', 'synchronize', 'time_call']
 
 Function = Callable[[Tensor], Tensor]
 
@@ -86,20 +86,29 @@ def _agree(key: str, decide: Callable[[], str]) -> str:
     return store.get(name).decode()
 
 
+def apart_from_hooks() -> ContextManager[Any]:
+    """Keep a backward pass inside a forward pass apart from the hooks around it.
+
+    Those of a checkpointed block would compute the block again, and end that at its first need.
+    """
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+
+
 def time_call(call: Callable[[], Any], device: torch.device) -> float:
     """Return the seconds of a call, that of the host included: the least of some rounds."""
     def round_() -> float:
-        _synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         for _ in range(_CALLS):
             call()
-        _synchronize(device)
+        synchronize(device)
         return (time.perf_counter() - start) / _CALLS
     call()
     return min(round_() for _ in range(_ROUNDS))
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU; on other devices there is nothing to wait for."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
@@ -112,9 +121,7 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
         x.requires_grad_()
 
     def run(function: Function) -> List[Tensor]:
-        # Hooks of its own, because those of a checkpointed block would compute the block again.
-        with torch.set_grad_enabled(training), torch.autograd.graph.saved_tensors_hooks(
-                lambda t: t, lambda t: t):
+        with torch.set_grad_enabled(training), apart_from_hooks():
             y = function(x)
             if not training:
                 return [y]

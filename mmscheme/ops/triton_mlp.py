@@ -18,6 +18,8 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 
+from .measured import apart_from_hooks
+
 __all__ = ['backward', 'forward', 'needs', 'split_width', 'tiles', 'trial']
 
 # Sums over tokens are split into parts of so many tokens, unless they would take more bytes.
@@ -317,6 +319,7 @@ def _store_sums(dw1_ptr, dw2_ptr, dw1, dw2, group, j, i, C: tl.constexpr, H: tl.
 _INTERPRETED = isinstance(_dot, InterpretedFunction)
 
 
+@functools.cache
 def tiles(kernel: Any, width: int, hidden: int, exact: bool = False, capability: int = 90
           ) -> List[Dict[str, int]]:
     """Return tiles for groups of a width, the best first; later ones need less shared memory.
@@ -413,7 +416,7 @@ def trial(device: torch.device) -> Optional[str]:
             grad = x.flip(1).contiguous()
             found = [forward(x, w1, b1, w2, b2, 2, 'gelu', None, None, None),
                      *backward(grad, x, w1, b1, w2, 2, 'gelu', None, None)[:5]]
-            with torch.enable_grad():
+            with torch.enable_grad(), apart_from_hooks():
                 x, w1, b1, w2, b2 = doubles = [t.double().requires_grad_() for t in tensors]
                 hidden = torch.einsum('bngi,goi->bngo', x.unflatten(2, (2, 12)),
                                       w1.unflatten(0, (2, 40))).flatten(2) + b1

@@ -8,6 +8,7 @@ import torch
 
 from mmscheme.analysis.throughput import Ceilings, peak_memory, take_turns
 from mmscheme.layers import BlockDiagonalMLP, SCHEMEMixer
+from mmscheme.ops import block_diagonal_mlp
 from tests.commands import load_script, load_tool
 from tests.utils import REPOSITORY, readme_commands, run
 
@@ -24,8 +25,8 @@ def test_contenders_compute_the_same():
     tokens = x.flatten(2).transpose(1, 2).contiguous()
     expected = mixer.ffn(x)
     assert torch.allclose(contenders._grouped(mixer.ffn)(x), expected, atol=1e-6)
-    batched = contenders._batched(mixer.ffn)(tokens).transpose(1, 2).view_as(x)
-    assert torch.allclose(batched, expected, atol=1e-6)
+    batched = block_diagonal_mlp(tokens, **mixer.ffn.arguments(), implementation='batched')
+    assert torch.allclose(batched.transpose(1, 2).view_as(x), expected, atol=1e-6)
     trained = contenders._with_cca(contenders._grouped(mixer.ffn), mixer)(x)
     assert torch.allclose(trained, mixer.train()(x), atol=1e-6)
     dense = BlockDiagonalMLP(16, 64, 1)

@@ -3,12 +3,18 @@ import json
 import logging
 import multiprocessing
 import socket
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import BlockDiagonalMLP
-from mmscheme.ops import dispatch, measured
+from mmscheme.ops import block_diagonal_mlp, dispatch, measured
+
+
+class OnGPU(torch.Tensor):
+    is_cuda = True
 
 
 @pytest.fixture
@@ -97,6 +103,25 @@ def test_gradients_of_the_run_are_left_alone(fresh, monkeypatch):
     assert x.grad is None and all(p.grad is None for p in ffn.parameters())
 
 
+def test_a_choice_inside_a_checkpointed_block_leaves_it_as_it_is(fresh, caplog):
+    ffn = BlockDiagonalMLP(8, groups=2, implementation='plain')
+    chosen = []
+
+    def block(x):
+        forms = {name: partial(block_diagonal_mlp, **ffn.arguments(), implementation=name)
+                 for name in ('batched', 'chunked')}
+        chosen.append(measured.choose_fastest(
+            x, ffn.arguments(), lambda: {'plain': ffn._layer_by_layer, **forms}, 'stated'))
+        return ffn(x)
+    x = torch.randn(2, 50, 8, requires_grad=True)
+    wanted = torch.autograd.grad(ffn(x).square().sum(), [x, *ffn.parameters()])
+    y = checkpoint(block, x, use_reentrant=False)
+    found = torch.autograd.grad(y.square().sum(), [x, *ffn.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+    assert len(chosen) == 2 and len(set(chosen)) == 1 and 'not used' not in caplog.text
+    assert list(json.loads(fresh.read_text()).values()) == chosen[:1]
+
+
 def test_nothing_is_timed_where_it_must_not(fresh, monkeypatch):
     torch.use_deterministic_algorithms(True)
     try:
@@ -108,8 +133,6 @@ def test_nothing_is_timed_where_it_must_not(fresh, monkeypatch):
         assert choose(dict(plain=1., triton=2.), monkeypatch) == ('triton', [])
     assert not measured._chosen
 
-    class OnGPU(torch.Tensor):
-        is_cuda = True
     x = torch.randn(2, 50, 8).as_subclass(OnGPU)
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     assert choose(dict(plain=1., triton=2.), monkeypatch, x=x) == ('triton', [])
@@ -119,8 +142,6 @@ def test_nothing_is_timed_where_it_must_not(fresh, monkeypatch):
 
 
 def test_export_and_the_switch_come_before_any_choice(monkeypatch):
-    class OnGPU(torch.Tensor):
-        is_cuda = True
     x = torch.randn(2, 50, 8).as_subclass(OnGPU)
     monkeypatch.setattr(dispatch, '_triton_cannot', lambda *args: None)
     monkeypatch.setattr(dispatch, 'choose_fastest', lambda *args, **kwargs: 'batched')

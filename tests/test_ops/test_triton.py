@@ -27,6 +27,14 @@ import torch
 from mmscheme.ops import triton_mlp
 with torch.inference_mode():
     print(triton_mlp.trial(torch.device('cpu')))
+from torch.utils.checkpoint import checkpoint
+def block(x):
+    triton_mlp.trial.cache_clear()
+    print(triton_mlp.trial(torch.device('cpu')))
+    return x.square()
+x = torch.ones(3, requires_grad=True)
+checkpoint(block, x, use_reentrant=False).sum().backward()
+print(x.grad.tolist())
 right = triton_mlp.backward
 def broken(*args):
     raise RuntimeError('out of resource\\nand more')
@@ -37,7 +45,9 @@ for wrong in (lambda *args: [1.1 * g for g in right(*args)], broken):
 '''
     lines = run(sys.executable, '-c', code, TRITON_INTERPRET='1',
                 PYTHONPATH=str(REPOSITORY)).splitlines()
-    assert lines == ['None', 'its Triton kernels are off by 0.1 in a trial',
+    # Once in the forward pass of a checkpointed block, once where that is computed again.
+    assert lines == ['None', 'None', 'None', '[2.0, 2.0, 2.0]',
+                     'its Triton kernels are off by 0.1 in a trial',
                      'a trial of its Triton kernels ended with RuntimeError: out of resource']
 
 
