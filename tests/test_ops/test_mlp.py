@@ -33,6 +33,16 @@ def test_output_and_all_gradients(shape, act, bias, layout, dtype, chunks):
     assert max(found) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize('layout', ['channels_first', 'channels_last', 'tokens', 'view'])
+@pytest.mark.parametrize('shape, act, bias', [
+    ((12, 60, 4), 'gelu', True), ((34, 70, 2), 'silu', False), ((9, 27, 3), 'relu', True),
+    ((12, 60, 4), 'star_relu', True)])
+def test_batched_output_and_all_gradients(shape, act, bias, layout):
+    torch.manual_seed(0)
+    inputs = make(layout, *shape, act, bias, torch.float64)
+    assert max(errors(block_diagonal_mlp, inputs, shape[2], act, implementation='batched')) < 1e-12
+
+
 def test_gradcheck_and_no_second_derivative():
     torch.manual_seed(0)
     inputs = [t for t in make('tokens', 6, 10, 2, 'gelu', True, torch.float64, (1, 5), 1)
