@@ -1,8 +1,10 @@
 """Losses that are not finite stay out of the weights, and are named when the log is written."""
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -258,6 +260,45 @@ def test_a_scaler_that_never_steps_stops_the_run(fused, tmp_path, monkeypatch):
         train(samples(bad=range(30), count=30, value=1000.), tmp_path, 1, model,
               scaled(model, 1., fused))
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
+
+
+def test_a_spoilt_first_step_leaves_no_memory_as_momentum(tmp_path):
+    model = Net()
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True))
+    # What the momentum would be made of, if it were taken as it is found.
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(samples(bad=(0, )), tmp_path, model=model, optimizer=optimizer)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for value in [*model.parameters(), *(s['momentum_buffer']
+                                         for s in optimizer.optimizer.state.values())]:
+        assert value.isfinite().all()
+
+
+def test_fused_steps_stay_fused_when_an_older_checkpoint_is_loaded(tmp_path):
+    model = Net()
+    older = torch.optim.AdamW(model.parameters())
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    older.step()
+    checkpoint = dict(optimizer=older.state_dict())
+    assert not checkpoint['optimizer']['param_groups'][0]['fused']
+    runner = SimpleNamespace(optim_wrapper=OptimWrapper(
+        torch.optim.AdamW(model.parameters(), fused=True)))
+    NonFiniteLossHook().after_load_checkpoint(runner, checkpoint)
+    NonFiniteLossHook().after_load_checkpoint(runner, {})  # weights alone
+    # A run that only tests has the config in the place of the optimizer.
+    for wrapper in (None, ConfigDict(optimizer=dict(type='AdamW'))):
+        NonFiniteLossHook().after_load_checkpoint(SimpleNamespace(optim_wrapper=wrapper),
+                                                  copy.deepcopy(checkpoint))
+    runner.optim_wrapper.load_state_dict(checkpoint['optimizer'])
+    optimizer = runner.optim_wrapper.optimizer
+    assert all(group['fused'] for group in optimizer.param_groups)
+    scaler = torch.amp.GradScaler('cpu')
+    scaler.scale(torch.ones(1))
+    scaler.step(optimizer)
 
 
 def test_limit():

@@ -82,12 +82,19 @@ class NonFiniteLossHook(Hook):
         self._finite = [k for k in weights if k not in bad]
         self._buffers = [(b, b.detach().clone()) for name, b in model.named_buffers()
                          if name not in bad and b.is_floating_point() and b.numel()]
-        wrapper = runner.optim_wrapper
-        wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         self._remove()
-        for optimizer in (w.optimizer for w in wrappers if hasattr(w, 'optimizer')):
+        for optimizer in _optimizers(runner).values():
             self._handles += [optimizer.register_step_pre_hook(self._before_step),
                               optimizer.register_step_post_hook(self._after_step)]
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
+        """Keep the config's choice of fused steps, which an older checkpoint would undo."""
+        saved = checkpoint.get('optimizer') or {}
+        for name, optimizer in _optimizers(runner).items():
+            state = saved if name is None else saved.get(name) or {}
+            for group in state.get('param_groups', ()):
+                if 'fused' in optimizer.defaults:
+                    group['fused'] = optimizer.defaults['fused']
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
@@ -192,10 +199,22 @@ class NonFiniteLossHook(Hook):
         self._handles = []
 
 
+def _optimizers(runner: Any) -> Dict[Optional[str], Any]:
+    """Return the optimizers of a run by their names, None for the only one; none in a test."""
+    wrapper = runner.optim_wrapper
+    wrappers = dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {None: wrapper}
+    return {name: w.optimizer for name, w in wrappers.items()
+            if not isinstance(w, dict) and hasattr(w, 'optimizer')}
+
+
 def _is_fused(optimizer: Any) -> bool:
-    """Return True if an optimizer leaves out steps on the device, as a GradScaler asks it to."""
+    """Return True if an optimizer leaves out steps on the device, as a GradScaler asks it to.
+
+    SGD's first one with momentum would leave the momentum as memory was found.
+    """
     return (getattr(optimizer, '_step_supports_amp_scaling', False)
-            and all(group.get('fused') for group in optimizer.param_groups))
+            and all(group.get('fused') and (not group.get('momentum') or optimizer.state)
+                    for group in optimizer.param_groups))
 
 
 def _largest(values: Sequence[Tensor]) -> List[Tensor]:
