@@ -26,7 +26,7 @@ __all__ = ['apart_from_hooks', 'choose_fastest', 'synchronize', 'time_call']
 Function = Callable[[Tensor], Tensor]
 
 _CALLS, _ROUNDS = 5, 3
-_WAIT = timedelta(minutes=5)
+_WAIT = timedelta(minutes=1)
 _logger = logging.getLogger('mmscheme')
 _chosen: Dict[str, str] = {}
 
@@ -54,8 +54,8 @@ def choose_fastest(x: Tensor, parts: Dict[str, Any],
     if key not in _chosen:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return stated
-        _chosen[key] = _agree(key, lambda: _read(key) or _measure(key, x, parts, alternatives(),
-                                                                  training))
+        _chosen[key] = _agree(key, stated, lambda: _read(key) or _measure(
+            key, x, parts, alternatives(), training))
     return _chosen[key]
 
 
@@ -71,8 +71,11 @@ def _kind(x: Tensor, parts: Dict[str, Any], training: bool) -> str:
             f'{"training" if training else "inference"}')
 
 
-def _agree(key: str, decide: Callable[[], str]) -> str:
-    """Return the choice that all processes of a run make, whichever of them is first."""
+def _agree(key: str, stated: str, decide: Callable[[], str]) -> str:
+    """Return the choice that all processes of a run make, whichever of them is first.
+
+    Where that one does not answer, which may be because it waits for this one, it is ``stated``.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return decide()
     store = dist.distributed_c10d._get_default_store()
@@ -82,7 +85,12 @@ def _agree(key: str, decide: Callable[[], str]) -> str:
         choice = decide()
         store.set(name, choice)
         return choice
-    store.wait([name], _WAIT)
+    try:
+        store.wait([name], _WAIT)
+    except RuntimeError as e:
+        _logger.warning('block-diagonal FFN, %s: %s, because another process did not answer: %s',
+                        key, stated, (str(e).splitlines() or [''])[0])
+        return stated
     return store.get(name).decode()
 
 

@@ -1,5 +1,6 @@
 """The default runtime waits for the device when it writes the log, not in every iteration."""
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.hooks.device_values import read
+from mmscheme.engine.hooks.runtime_info_hook import RuntimeInfoHook
 from mmscheme.layers import SCHEMEMixer
 from tests.utils import REPOSITORY
 
@@ -118,3 +120,11 @@ def test_a_checkpoint_between_two_logs_has_the_log_so_far(tmp_path):
                                                              torch.tensor(0.5).half()]])
 def test_values_of_any_shape_and_type_are_read_in_order(values):
     assert read(values) == [x for v in values for x in v.reshape(-1).tolist()]
+
+
+def test_a_loss_of_several_values_is_refused_by_name():
+    hook, runner = RuntimeInfoHook(), SimpleNamespace(
+        hooks=[], train_dataloader=range(5), iter=0, max_iters=100)
+    hook.after_train_iter(runner, 0, None, dict(loss=torch.ones(1), lr=1))
+    with pytest.raises(ValueError, match='stats: .*2'):
+        hook.after_train_iter(runner, 0, None, dict(stats=torch.ones(2), loss=torch.ones(())))

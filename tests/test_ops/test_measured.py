@@ -3,6 +3,7 @@ import json
 import logging
 import multiprocessing
 import socket
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -152,6 +153,19 @@ def test_export_and_the_switch_come_before_any_choice(monkeypatch):
         assert ffn.choose(x) == 'plain'
     monkeypatch.setattr(dispatch, 'FUSED', False)
     assert ffn.choose(x) == 'plain'
+
+
+def test_a_process_that_does_not_answer_ends_nothing(monkeypatch, caplog):
+    store = torch.distributed.HashStore()
+    store.set('mmscheme: a kind: by', '1')  # which never says what it found
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(torch.distributed, 'get_rank', lambda: 0)
+    monkeypatch.setattr(torch.distributed.distributed_c10d, '_get_default_store', lambda: store)
+    monkeypatch.setattr(measured, '_WAIT', timedelta(milliseconds=50))
+    assert measured._agree('a kind', 'triton', lambda: 'plain') == 'triton'
+    assert 'did not answer' in caplog.text
+    assert measured._agree('another kind', 'triton', lambda: 'plain') == 'plain'
 
 
 def _process(rank, port, seconds, results):

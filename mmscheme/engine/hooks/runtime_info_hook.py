@@ -26,7 +26,15 @@ class RuntimeInfoHook(_RuntimeInfoHook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                          outputs: Optional[Dict[str, Any]] = None) -> None:
-        """Keep the losses; pass them on if the log is written."""
+        """Keep the losses; pass them on if the log is written.
+
+        Raises:
+            ValueError: One of them is no single value.
+        """
+        for name, value in (outputs or {}).items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f'{name}: expected one value of train_step for the log, found a '
+                                 f'tensor of shape {tuple(value.shape)}')
         # Copies, because a model may change in place what it returned.
         self._pending.append({k: v.detach().clone() if isinstance(v, Tensor) else v
                               for k, v in (outputs or {}).items()})
