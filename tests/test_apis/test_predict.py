@@ -105,6 +105,7 @@ def test_what_cannot_be_read_does_not_stop_the_rest(segmenter, scenes, tmp_path,
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['scene_00000.jpg']
 
 
+@pytest.mark.slow
 def test_an_image_that_the_model_refuses_does_not_stop_the_rest(segmenter, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     for name, size in (('a.jpg', (60, 50)), ('b.png', (1, 100)), ('c.jpg', (60, 50))):

@@ -64,7 +64,8 @@ def guarded(box):
 
 
 @pytest.mark.parametrize('task, workers', [
-    ('seg', 2), pytest.param('det', 0, marks=pytest.mark.slow), ('cls', 1)])
+    ('seg', 2), pytest.param('det', 0, marks=pytest.mark.slow),
+    pytest.param('cls', 1, marks=pytest.mark.slow)])
 def test_a_run_stops_and_names_the_file(task, workers, box, capsys):
     path = damage(box, task)
     line = stopped(capsys, box, task, workers=workers)
@@ -95,6 +96,7 @@ def test_too_many_bad_files_stop_it_anyway(box, capsys):
     assert re.match(r'error: [34] files are bad data, max_bad_data=2: .*scene_0000\d\.jpg', line)
 
 
+@pytest.mark.slow
 def test_a_truncated_image_that_opencv_takes_is_bad_data(box):
     halve(box.image())
     assert cv2.imread(str(box.image())) is not None

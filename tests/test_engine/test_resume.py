@@ -44,6 +44,7 @@ def test_interrupted_run_ends_with_the_same_bits(scenes, tmp_path, task, interru
         assert whole['meta']['iter'] == resumed['meta']['iter'] > interrupt
 
 
+@pytest.mark.slow
 def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(scenes, tmp_path):
     """A run without a seed of its own, of a stock loop, ended while it validated."""
     options = {'train_cfg.max_iters': 4, 'train_cfg.val_interval': 3, 'randomness': {},
