@@ -261,6 +261,10 @@ class _Rehearsal:
         batches = [loader.collate_fn([dataset[i]]) for i in chosen]
         known = getattr(dataset, 'get_data_info', None)
         infos = [known(i) if known else {} for i in chosen]
+        samples = as_list(batches[0].get('data_samples'))
+        if 'instances' not in infos[0] and not any(
+                key in s for s in samples for key in ('gt_sem_seg', 'gt_label')):
+            batches = batches[:1]  # without truth
         names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
         step = f'{split}_step'
         predict, done = getattr(self.model, step), []

@@ -6,55 +6,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine import Config
-from mmengine.registry import init_default_scope
 
 from mmscheme.apis.config import load_config
 from mmscheme.apis.train import train
-from mmscheme.checks import check_run
 from mmscheme.checks import rehearsal as module
 from mmscheme.checks import run as run_module
-from mmscheme.datasets.scenes import write_scenes
-from tests.bad_inputs import Box
-
-
-@pytest.fixture(scope='module')
-def few(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 3, (48, 64))
-
-
-@pytest.fixture
-def box(few, tmp_path):
-    return Box(tmp_path, few)
+from tests.test_checks.checking import check, only_error, own_data
 
 
 @pytest.fixture
 def no_rules(monkeypatch):
     """The rehearsal alone: no check of data, labels or evaluators beside it."""
     monkeypatch.setattr(run_module, 'check_data', lambda *args, **kwargs: None)
-
-
-def check(box, task, extra='', splits=('train', 'val'), **changes):
-    cfg = load_config(box.config(task, extra), str(box.folder / 'work'), changes,
-                      str(box.scenes))
-    init_default_scope(cfg.default_scope)
-    return check_run(cfg, splits)
-
-
-def own_data(more=''):
-    """Lines of a config whose data set is mmseg's base class."""
-    lines = ''
-    for split, folder, pipeline in (('train', 'training', 'train'), ('val', 'validation', 'test')):
-        lines += (
-            f"{split}_dataloader = dict(dataset=dict(_delete_=True, type='BaseSegDataset', "
-            f"data_root='x', data_prefix=dict(img_path='images/{folder}', "
-            f"seg_map_path='annotations/{folder}'), reduce_zero_label=True, {more}"
-            f"pipeline=_base_.{pipeline}_pipeline))\n")
-    return lines + 'test_dataloader = val_dataloader\n'
-
-
-def only_error(findings):
-    assert len(findings.errors) == 1, (findings.errors, findings.warnings)
-    return findings.errors[0]
 
 
 @pytest.mark.parametrize('task, expected', [
