@@ -409,7 +409,8 @@ def bench_mixers(plan: Plan, limits: Any, batch: int = 64, dtype: str = 'bfloat1
         if batch > 1 and dtype == 'bfloat16' and not training:
             found = times.milliseconds.get('graph', times.milliseconds['eager'])
             ratio, least = _best_dense(found) / found[OURS], 2. if stage < 2 else 1.3
-            yield Verdict(f'forward of stage {stage + 1}{", compiled" * compiled}', None if plan.dry else ratio >= least,
+            yield Verdict(f'forward of stage {stage + 1}{", compiled" * compiled}',
+                          None if plan.dry else ratio >= least,
                           f'{ratio:.2f} times the best dense form (bound {least})')
 
 

@@ -50,7 +50,8 @@ def test_the_fastest_is_taken_said_once_and_kept(fresh, monkeypatch, caplog):
         assert choose(slow_kernel, monkeypatch)[0] == 'plain'
         choice, timed = choose(dict(plain=2., triton=1.), monkeypatch)
         assert choice == 'plain' and not timed  # known
-    assert len(caplog.records) == 1 and 'triton 2500.000 and 2500.000' in caplog.records[0].getMessage()
+    assert len(caplog.records) == 1
+    assert 'triton 2500.000 and 2500.000' in caplog.records[0].getMessage()
     measured._chosen.clear()  # another process
     choice, timed = choose(dict(plain=2., triton=1.), monkeypatch)
     assert choice == 'plain' and not timed
