@@ -1,5 +1,7 @@
 """Weights from the Hugging Face Hub and to it, with a hub in this process."""
 import hashlib
+import re
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from mmscheme.utils.checkpoint_io import read_weights, save_checkpoint
 from tests.commands import load_tool
 from tests.fake_hub import COMMIT, FakeHub
 from tests.models import TINY
-from tests.utils import REPOSITORY, RunsCode
+from tests.utils import REPOSITORY, RunsCode, run
 
 publish_model = load_tool('misc/publish_model').main
 
@@ -103,3 +105,41 @@ def test_a_push_that_fails_leaves_the_files(hub, weights, tmp_path, capsys, monk
         error = capsys.readouterr().err
         assert status.value.code == 2 and message in error and error.count('\n') == 1
         assert bool(list(tmp_path.glob('m-*.pth'))) == (repo == 'me/x') and not hub.repos
+
+
+def block(name):
+    """Return the code below ``<!-- test: NAME -->`` in docs/hub.md."""
+    text = (REPOSITORY / 'docs' / 'hub.md').read_text()
+    code, = re.findall(rf'<!-- test: {name} -->\n```python\n(.*?)```', text, re.S)
+    return code
+
+
+def test_the_documented_timm_model(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    ours = SCHEMEformer('s12').eval()
+    for name, p in ours.named_parameters():
+        if 'layer_scale' in name:
+            torch.nn.init.uniform_(p, 0.3, 1)
+    save_checkpoint(ours.state_dict(), tmp_path / 'scheme.safetensors')
+    load_tool('model_converters/mmscheme2timm').main(
+        [str(tmp_path / 'scheme.safetensors'), str(tmp_path / 'timm.safetensors')])
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block('timm'), names)
+    assert all(re.match(r'norm[0-2]\.', k) for k in names['rest'].unexpected_keys)
+    x = torch.rand(1, 3, 97, 65)
+    theirs, expected = names['model'].forward_features(x), ours(x)[-1]
+    assert (names['model'].head.norm(theirs) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.slow
+def test_the_documented_switch_in_stock_mmengine(weights, tmp_path):
+    path, _ = weights
+    save_checkpoint(torch.load(path), tmp_path / 'a.safetensors')
+    (tmp_path / 'config.py').write_text(block('switch in a config'))
+    load = (f'from mmengine.runner import CheckpointLoader\n'
+            f'CheckpointLoader.load_checkpoint({str(tmp_path / "a.safetensors")!r})\n')
+    config = f'from mmengine import Config\nConfig.fromfile({str(tmp_path / "config.py")!r})\n'
+    for code in (block('switch'), config):
+        run(sys.executable, '-c', code + load)
+    assert 'Error' in run(sys.executable, '-c', 'import mmscheme\n' + load, fails=True)

@@ -49,7 +49,7 @@ def _tuples(value: Any) -> Any:
 
 
 def safetensors_bytes(content: Dict[str, Any]) -> bytes:
-    """Return the file for a checkpoint with ``state_dict`` and maybe ``meta``, or for weights alone.
+    """Return the file for ``state_dict`` and maybe ``meta`` of a checkpoint, or for weights alone.
 
     Raises:
         ValueError: There are weights that safetensors cannot hold, such as sparse ones.
