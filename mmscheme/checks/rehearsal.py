@@ -154,6 +154,9 @@ class _Rehearsal:
             if isinstance(hook, dict):
                 self._redirect(hook)
                 hook.pop('published_keys', None)
+                if 'show' in hook:
+                    hook['show'] = False
+        self.draws = any(isinstance(h, dict) and h.get('draw') for h in hooks.values())
         visualizer = cfg.get('visualizer')
         if visualizer is not None:
             visualizer = dict(visualizer, name='rehearsal',
@@ -275,7 +278,7 @@ class _Rehearsal:
         segm = any('segm' in as_list(e.get('metric')) for e in evaluators)
         watch.ann_file = getattr(dataset, 'ann_file', None)
         watch.told = [e['ann_file'] for e in evaluators if e.get('ann_file')]
-        if 'instances' in infos[0]:
+        if 'instances' in infos[0] and not self.draws:
             sample = batches[0]['data_samples'][0]
             others = [i for i in _spread(count, _ANNOTATED) if i not in chosen]
             infos += [known(i) for i in others]
@@ -285,9 +288,12 @@ class _Rehearsal:
         def truth(data: Any) -> Any:
             number = len(done)
             done.append(number)
-            samples = as_list(data['data_samples'])
-            # Each image that the evaluator sees once is enough for what the network gives.
-            samples = predict(data) if number == 0 else samples
+            if number == 0:  # once is enough for what the network gives
+                samples = predict(data)
+            elif len(data['inputs']):  # as the network would hand them on
+                samples = self.model.data_preprocessor(data, False)['data_samples']
+            else:
+                samples = data['data_samples']
             for sample in samples:
                 watch.images.append(sample.get('img_id'))
                 watch.truth &= _predict_truth(sample, infos[number], len(names), segm)
