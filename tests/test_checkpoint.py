@@ -15,6 +15,8 @@ from mmscheme.utils.checkpoint_io import load_checkpoint, make_plain, restore_pl
 from tests.models import TINY
 from tests.utils import RunsCode
 
+pytestmark = pytest.mark.usefixtures('safe_checkpoints')
+
 
 class ObjectArray:
     """Its pickle makes an array of pointers to wherever it likes."""

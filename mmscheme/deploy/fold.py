@@ -23,7 +23,7 @@ from mmscheme.layers import Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
-from mmscheme.utils.checkpoint_io import make_plain, save_checkpoint
+from mmscheme.utils.checkpoint_io import check_checkpoint_name, make_plain, save_checkpoint
 from mmscheme.utils.config_query import find_class, scope_of, step_name, walk
 from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
@@ -206,7 +206,8 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
     Args:
         cfg: The config of the checkpoint.
         checkpoint: File.
-        target: ``DIR/NAME.pth`` to write; the config goes to ``DIR/NAME.py``.
+        target: ``DIR/NAME.pth`` or ``DIR/NAME.safetensors`` to write; the config goes to
+            ``DIR/NAME.py``.
 
     Returns:
         Both files, the largest difference of the outputs on a random image, and the
@@ -218,8 +219,7 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
             one of them is read.
     """
     target = Path(target)
-    if target.suffix != '.pth':
-        raise ValueError(f'expected a name *.pth to write, found {target}')
+    check_checkpoint_name(target)
     config = target.with_suffix('.py')
     check_not_read(target, checkpoint=checkpoint)
     check_not_read(config, config=cfg.filename)

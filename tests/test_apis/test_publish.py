@@ -89,7 +89,7 @@ def test_command_and_its_errors(training, tmp_path, capsys):
     for source, target, message in (
             ('none.pth', 'x.pth', 'checkpoint not found: '), ('bad.pth', 'x.pth', 'bad.pth'),
             ('empty.pth', 'x.pth', "with tensors by key, found ['optimizer']"),
-            ('epoch_3.pth', 'x.bin', 'expected a name *.pth to write')):
+            ('epoch_3.pth', 'x.bin', 'expected a name *.pth or *.safetensors to write')):
         with pytest.raises(SystemExit) as status:
             main([str(tmp_path / source), str(tmp_path / target)])
         error = capsys.readouterr().err

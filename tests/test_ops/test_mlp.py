@@ -113,10 +113,12 @@ def test_compiled_in_one_graph():
         grads.append((y, *torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()])))
     for a, b in zip(*grads):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-    inputs = make('tokens', 6, 12, 2, 'gelu', True, torch.float32)[:5]
+    inputs = [t.detach() for t in make('tokens', 6, 12, 2, 'gelu', True, torch.float32)[:5]]
     for implementation in ('chunked', 'native'):
-        torch.library.opcheck(mlp._mlp, (*inputs, 2, 'gelu', None, None, implementation))
-    alpha = torch.tensor(.3, requires_grad=True)
+        options = 2, 'gelu', None, None, implementation
+        torch.library.opcheck(mlp._mlp, (*inputs, *options))
+        torch.library.opcheck(mlp._mlp_backward, (inputs[0], *inputs[:4], *options))
+    alpha = torch.tensor(.3)
     torch.library.opcheck(mixer_operator, (*inputs, 2, 'gelu', None, None, alpha, .01))
 
 

@@ -31,7 +31,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with user_errors(args.debug):
         suffix = {v: k for k, v in FORMATS.items()}[args.format]
-        target = Path(args.out) if args.out else Path(args.checkpoint).with_suffix(suffix)
+        # The file of an address is written to this folder.
+        source = Path(args.checkpoint.split('://')[-1])
+        source = Path(source.name) if '://' in args.checkpoint else source
+        target = Path(args.out) if args.out else source.with_suffix(suffix)
         if target.suffix != suffix:
             raise ValueError(f'--out: expected a file *{suffix} for {args.format}, found {target}')
         shape = read_shape(args.shape, least=32)
