@@ -221,9 +221,11 @@ class BlockDiagonalMLP(nn.Module):
 
     def choose(self, x: Tensor) -> str:
         """Return the implementation for an input; see :mod:`mmscheme.ops.dispatch`."""
+        return self._choose(x, self.arguments())
+
+    def _choose(self, x: Tensor, parts: Dict[str, Any]) -> str:
         if not self._is_fusable():
             return 'plain'
-        parts = self.arguments()
         return choose_mlp(x, parts, self.fc2.groups, self.implementation, lambda: {
             'plain': self._layer_by_layer,
             **{name: partial(block_diagonal_mlp, **parts, implementation=name)
@@ -257,8 +259,9 @@ class BlockDiagonalMLP(nn.Module):
             The shape of ``x``.
         """
         self.fc1.check(x)
-        chosen = self.choose(x)
+        parts = self.arguments()
+        chosen = self._choose(x, parts)
         if chosen != 'plain':
-            return block_diagonal_mlp(x, **self.arguments(), implementation=chosen, gain=gain)
+            return block_diagonal_mlp(x, **parts, implementation=chosen, gain=gain)
         y = self._layer_by_layer(x)
         return y if gain is None else gain * y
