@@ -274,7 +274,7 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
             findings.error(f'label {label} of {sample.get("img_path")}: expected 0 to '
                            f'{len(names) - 1}', 'label')
     for folder, label in getattr(built, 'folder_to_idx', {}).items():
-        if names and folder in names and names[label] != folder:
+        if names and folder in names and list(names).index(folder) != label:
             findings.error(f'{where}: folder {folder} has label {label}, which metainfo.classes '
                            f'calls {names[label]!r}: write classes={sorted(names)}', 'folder')
     table.names = tuple(names or ())

@@ -97,7 +97,7 @@ class _Few(List[Any]):
 def _loader(batches: List[Any], dataset: Any) -> DataLoader:
     few = _Few(batches)
     few.metainfo = getattr(dataset, 'metainfo', None) or {}
-    return DataLoader(few, collate_fn=lambda batch: batch[0])  # type: ignore[arg-type]
+    return DataLoader(few, collate_fn=lambda batch: batch[0])
 
 
 class _Watch(Hook):
@@ -207,10 +207,10 @@ class _Rehearsal:
                 arguments.update(self.train_arguments() if part == 'train' else
                                  self.test_arguments(part, watch))
             watch.stage = 'start'
-            self.model.init_weights = lambda: None  # type: ignore[assignment]
+            self.model.init_weights = lambda: None
             runner = Runner(model=self.model, **self.common, **arguments)
             runner.cfg = self.whole
-            runner.save_checkpoint = lambda *args, **kwargs: None  # type: ignore[assignment]
+            runner.save_checkpoint = lambda *args, **kwargs: None
             runner.register_hook(watch, priority='HIGHEST')
             getattr(runner, parts[0])()
         except Exception as e:
@@ -240,7 +240,7 @@ class _Rehearsal:
         batch = next(iter(loader))
         batches = [batch]
         size = getattr(loader.batch_sampler, 'batch_size', None) or 1
-        last = len(loader.dataset) % size  # type: ignore[arg-type]
+        last = len(loader.dataset) % size
         loop = dict(self.cfg.train_cfg)
         if last and not loader.drop_last and 'max_epochs' in loop:
             batches.append(_first(batch, last))
@@ -262,7 +262,7 @@ class _Rehearsal:
         count = len(dataset)
         chosen = _spread(count, _IMAGES)
         batches = [loader.collate_fn([dataset[i]]) for i in chosen]
-        known = getattr(dataset, 'get_data_info', None)
+        known: Any = getattr(dataset, 'get_data_info', None)
         infos = [known(i) if known else {} for i in chosen]
         samples = as_list(batches[0].get('data_samples'))
         if 'instances' not in infos[0] and not any(
@@ -270,7 +270,8 @@ class _Rehearsal:
             batches = batches[:1]  # without truth
         names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
         step = f'{split}_step'
-        predict, done = getattr(self.model, step), []
+        predict: Any = getattr(self.model, step)
+        done: List[int] = []
         evaluators = [e for e in as_list(self.cfg.get(f'{split}_evaluator'))
                       if isinstance(e, dict)]
         for evaluator in evaluators:

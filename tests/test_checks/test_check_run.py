@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmscheme.checks import Findings, check_run
 from mmscheme.checks import data as data_checks
 from mmscheme.checks.coco import _run_lengths
+from mmscheme.checks.labels import LabelTable
 from mmscheme.checks.model import build_for_checks, check_sizes
 from mmscheme.checks.resources import check_batch_size, check_disk
 from mmscheme.datasets.scenes import write_scenes
@@ -106,7 +107,8 @@ def test_the_first_label_of_images_that_no_class_has(box, label, wrong):
     built = type('Listed', (), dict(__len__=lambda self: 1, **vars(built)))
     built.full_init, built.get_data_info = (staticmethod(f) for f in (
         built.full_init, built.get_data_info))
-    data_checks._check_listed(cfg.train_dataloader.dataset, built(), names, True, findings)
+    data_checks._check_listed(cfg.train_dataloader.dataset, built(),
+                              LabelTable('train', 'images', names), True, findings)
     assert len(findings.errors) == wrong
 
 
