@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_README = 150
 GLOSSARY = ROOT / 'docs' / 'glossary.md'
 # How a term may be written, where that is not its heading in the glossary.
-SPELLINGS = {'44-e8': r'\d\d-e\d+', 'FFN': r'FFNs?', 'Channel mixer': r'[Cc]hannel[ -]mixers?',
+SPELLINGS = {'44-e8': r'\d\d-e\d+', 'FFN': r'FFNs?', 'Channel mixer': r'[Cc]hannel[\s-]mixers?',
              'CCA weight': r'CCA weights?', 'Block-diagonal': r'[Bb]lock-diagonal',
              'Alpha': r'[Aa]lpha', 'Multiply-adds': r'[Mm]ultiply-adds',
-             'CCA schedule': r"CCA schedule", 'SCHEME': r'SCHEME'}
+             'CCA': r'CCA(?!\s(?:weight|schedule))'}
 # What defines a term or only repeats its names.
 EXEMPT = {'docs/glossary.md', 'CHANGELOG.md', 'CONTRIBUTING.md'}
 FENCE = re.compile(r'^([ ]*)```(.*?)\n(.*?)^\1```', re.M | re.S)
@@ -66,7 +66,7 @@ def find_dead_links(page: Path, text: str) -> Iterator[Tuple[int, str]]:
 def find_unexplained(text: str) -> Iterator[Tuple[int, str]]:
     """Yield position and complaint of each term that is used before it is explained."""
     # Code, addresses and headings do not count: nobody reads them for an explanation.
-    prose = re.compile(r'^#.*$|<!--.*?-->|`[^`\n]*`|!\[[^\]]*\]\([^)]*\)', re.M | re.S).sub(
+    prose = re.compile(r'^#[^\n]*$|<!--.*?-->|`[^`\n]*`|!\[[^\]]*\]\([^)]*\)', re.M | re.S).sub(
         lambda m: ' ' * len(m[0]), FENCE.sub(lambda m: ' ' * len(m[0]), text))
     prose = re.sub(r'\]\((?![^)]*glossary\.md#)[^)]*\)', lambda m: ' ' * len(m[0]), prose)
     for term in re.findall('^## (.*)$', GLOSSARY.read_text(), re.M):
@@ -75,10 +75,10 @@ def find_unexplained(text: str) -> Iterator[Tuple[int, str]]:
         used = re.search(rf'(?<![\w-])(?:{spelling})(?![\w-])', prose)
         if not used:
             continue
-        first = re.search(rf'(?:\*\*|\[)(?:[^*\]\n]* )?(?:{spelling})(?:\*\*|\]\([^)]*glossary\.md#)',
-                          prose)
+        first = re.search(
+            rf'(?:\*\*|\[)(?:[^*\]]*\s)?(?:{spelling})(?:\*\*|\]\([^)]*glossary\.md#)', prose)
         if not first or first.start() > used.start():
-            yield used.start(), f'{term}: used before it is explained (bold, or linked to the glossary)'
+            yield used.start(), f'{term}: used before it is explained, in bold or by a link'
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ def draw_schedule() -> str:
         text(left, 34, 'factor of the CCA weight', 'muted', 'start'),
         *arrow((left, low), (right + 16, low)),
         f'<path d="M{left} {low}V{top - 8}" class="line"/>',
-        text(left - 12, top + 7, '1', 'muted', 'end'), text(left - 12, low + 7, '0', 'muted', 'end'),
+        text(left - 12, top + 7, '1', 'muted', 'end'),
+        text(left - 12, low + 7, '0', 'muted', 'end'),
         f'<polyline points="{left},{top} {half:g},{top} {end:g},{low} {right},{low}" '
         'class="cca" style="fill:none"/>',
         *(f'<path d="M{x:g} {top}V{low}" class="rule"/>' for x in (half, end)),

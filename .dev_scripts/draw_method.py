@@ -109,8 +109,8 @@ def draw() -> str:
         *_box(496, middle, ['block-diagonal', 'FFN'], 'ffn'),
         *arrow((668, middle), (688, middle)), text(700, middle + 6, 'y'),
         text(582, low + 46, 'CCA is dropped', 'muted')]
-    return svg(WIDTH, HEIGHT, 'The SCHEME channel mixer: a block-diagonal FFN, with channel covariance '
-               'attention (CCA) beside it in training', shapes)
+    return svg(WIDTH, HEIGHT, 'The SCHEME channel mixer: a block-diagonal FFN, with channel '
+               'covariance attention (CCA) beside it in training', shapes)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
