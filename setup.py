@@ -37,38 +37,32 @@ class BuildWithConfigs(build_py):
                                     ignore=shutil.ignore_patterns('__pycache__'))
 
 
-def read_version():
-    namespace = {}
-    exec((ROOT / 'mmscheme' / 'version.py').read_text(), namespace)
-    return namespace['__version__']
-
-
 def read_requirements(name):
-    """Return a requirements file's lines without comments, and without the pinned torch."""
+    """Return the lines of a requirements file without comments."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
-    lines = [line.split('#')[0].strip() for line in lines]
-    return [line for line in lines if line and not line.startswith('torch')]
+    return [line.split('#')[0].strip() for line in lines if line.split('#')[0].strip()]
+
+
+def openmmlab(*without):
+    """Return OpenMMLab's packages but some, with mmcv's pure wheel, for the torch that is there."""
+    packages = [r for r in read_requirements('upstream')
+                if not r.startswith('torch') and r.split('==')[0] not in without]
+    return ['torchvision', *packages]
 
 
 setup(
-    name='mmscheme',
-    version=read_version(),
-    description='SCHEME channel mixers and SCHEMEformer backbones for OpenMMLab',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
+    license='Apache-2.0',  # not in pyproject.toml, where setuptools of before and after 77 differ
     packages=find_packages(include=['mmscheme', 'mmscheme.*']),
     package_data={'mmscheme': ['py.typed', 'analysis/report.html', 'ops/cpu/*.cpp']},
-    python_requires='>=3.10',
-    # OpenMMLab is not required by name: its maintained forks have other distribution names.
-    install_requires=['torch>=2.6', 'numpy'],
+    install_requires=read_requirements('core'),
     extras_require={
-        # OpenMMLab, with mmcv's pure wheel: `python -m mmscheme install_mmcv_ops` completes it.
-        'openmmlab': ['torchvision', *read_requirements('upstream')],
-        # Backbones for mmpretrain.TIMMBackbone.
-        'timm': ['timm>=1.0'],
-        # tools/deploy/export.py: torch writes ONNX with the first two, the third checks it.
-        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+        # `python -m mmscheme install_mmcv_ops` completes mmcv-lite.
+        'openmmlab': openmmlab(),
+        'seg': openmmlab('mmdet', 'mmpretrain'),
+        'det': openmmlab('mmsegmentation', 'mmpretrain', 'ftfy', 'regex'),
+        'cls': openmmlab('mmdet', 'mmsegmentation', 'ftfy', 'regex'),
+        **{name: read_requirements(name)
+           for name in ('timm', 'onnx', 'openvino', 'hub', 'docs', 'dev')},
     },
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,

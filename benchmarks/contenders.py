@@ -29,7 +29,7 @@ def _step(function: Callable[[Tensor], Any], x: Tensor, parameters: List[Tensor]
     """Return a call of a function, in training with its backward pass."""
     if not training:
         def infer() -> Any:
-            with torch.inference_mode():
+            with torch.no_grad():  # the weights were made outside of inference mode
                 return function(x)
         return infer
     x = x.detach().requires_grad_()
@@ -86,7 +86,8 @@ def _dense(ffn: BlockDiagonalMLP) -> Dict[str, Callable[[Tensor], Tensor]]:
 
 def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], device: torch.device,
            dtype: torch.dtype, training: bool, channels_last: bool = True,
-           groups: Tuple[int, int] = (4, 4), expansion: int = 8) -> Iterator[Contest]:
+           groups: Tuple[int, int] = (4, 4), expansion: int = 8, compiled: str = ''
+           ) -> Iterator[Contest]:
     """Compare channel mixers alone, at the shapes of each stage.
 
     Args:
@@ -97,6 +98,7 @@ def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], d
         training: Forward and backward pass, with CCA; else inference.
         channels_last: Memory format of our input.
         groups, expansion: Of ours and of the authors' construction.
+        compiled: Adds ``torch.compile`` of the dense one on tokens, with this backend.
     """
     widths = ARCHS[arch]['embed_dims'] if isinstance(arch, str) else arch
     for stage, dims in enumerate(widths):
@@ -116,6 +118,9 @@ def mixers(arch: Union[str, Sequence[int]], batch: int, size: Tuple[int, int], d
         inputs = {'convolutions': maps, 'channels last': rows, 'tokens': tokens}
         for name, run in _dense(dense).items():
             runs[f'dense e4, {name}'] = _step(run, inputs[name], others, training)
+        if compiled:
+            run = torch.compile(_dense(dense)['tokens'], backend=compiled)
+            runs['dense e4, tokens, compiled'] = _step(run, tokens, others, training)
         runs['narrow e2, tokens'] = _step(_dense(narrow)['tokens'], tokens,
                                           list(narrow.parameters()), training)
         if training:
@@ -149,7 +154,12 @@ def backbones(arch: Union[str, Dict[str, Any]], batch: int, size: Tuple[int, int
         compiled: Adds ``torch.compile`` of ours and of the dense one, with this backend.
         implementation: Of the channel mixers of ours and of the dense one.
     """
-    from mmpretrain.models import PoolFormer
+    settings: Any = {}
+    try:
+        from mmpretrain.models import PoolFormer
+        settings = PoolFormer.arch_settings
+    except (ImportError, TypeError) as e:  # the latter beside a transformers that is too new
+        print(f'no PoolFormer, {type(e).__name__}: {e}')
     ours = SCHEMEformer(arch, implementation=implementation)
     dense = SCHEMEformer(arch, implementation=implementation, **DENSE)
     models: Dict[str, nn.Module] = {
@@ -158,7 +168,7 @@ def backbones(arch: Union[str, Dict[str, Any]], batch: int, size: Tuple[int, int
     if implementation != 'plain':
         models['ours, plain'] = SCHEMEformer(arch, implementation='plain')
         models['dense PPAA, plain'] = SCHEMEformer(arch, implementation='plain', **DENSE)
-    if isinstance(arch, str) and arch in PoolFormer.arch_settings:
+    if isinstance(arch, str) and arch in settings:
         models['PoolFormer'] = PoolFormer(arch, out_indices=(0, 2, 4, 6), frozen_stages=-1)
     x = torch.randn(batch, 3, *size, device=device).to(dtype)
     if channels_last:

@@ -36,6 +36,18 @@ def real_data():
     return folder
 
 
+@pytest.fixture
+def safe_checkpoints():
+    """Switch safe loading on for a test, as the tools do, and off again."""
+    from mmengine.runner import CheckpointLoader
+
+    import mmscheme
+    before = CheckpointLoader._schemes.copy()
+    mmscheme.use_safe_checkpoints()
+    yield
+    CheckpointLoader._schemes = before
+
+
 @pytest.fixture(autouse=True)
 def _fresh_scopes():
     """Runners leave their default scope behind; each test starts without."""

@@ -282,6 +282,13 @@ def test_requirements_name_one_torch_each(dev):
         assert len([line for line in lines if 'mmcv' in line]) == 1
 
 
+def test_the_workflow_runs_what_ci_runs():
+    """But for the real data, which a clone does not have."""
+    steps = [re.findall(r'python3 tools/dev.py .*', (REPOSITORY / path).read_text())
+             for path in ('.ci/run', '.github/workflows/ci.yml')]
+    assert steps[0] == steps[1] and len(steps[0]) == 3
+
+
 def test_unknown_jobs_and_arguments_are_errors():
     for arguments in (['build'], ['lint', '--fix']):
         result = subprocess.run([sys.executable, 'tools/dev.py', *arguments], cwd=REPOSITORY,

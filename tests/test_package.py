@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import torch
 from mmengine import Config
 from mmengine.registry import MODELS
 from mmseg.visualization import SegLocalVisualizer
+from packaging.requirements import Requirement
 
 import mmscheme
 from mmscheme.datasets.scenes import write_scenes
@@ -51,6 +53,40 @@ def test_wheel_has_configs_and_tools(installed):
     for name in ('py.typed', 'analysis/report.html', 'ops/cpu/channel_mixer.cpp'):
         assert (installed / 'mmscheme' / name).exists()
     assert f'mmscheme-{mmscheme.__version__}.dist-info' in {p.name for p in installed.iterdir()}
+
+
+def test_extras_are_the_requirements(installed):
+    found, = distributions(path=[str(installed)])
+    listed = [Requirement(line) for line in found.requires]
+    assert {r.name for r in listed if not r.marker} == {'torch', 'numpy', 'safetensors'}
+    extras = set(found.metadata.get_all('Provides-Extra'))
+    assert extras >= {'openmmlab', 'seg', 'det', 'cls', 'onnx', 'openvino', 'hub', 'docs', 'dev'}
+
+    def names(extra):
+        return {r.name for r in listed if f'extra == "{extra}"' in str(r.marker)}
+
+    every, pins = names('openmmlab'), {str(r).split(';')[0].strip() for r in listed}
+    assert 'mmdet==3.3.0' in pins and 'mmengine' in every
+    assert names('seg') == every - {'mmdet', 'mmpretrain'}
+    for extra, own in (('det', 'mmdet'), ('cls', 'mmpretrain')):
+        assert names(extra) == every - {'mmdet', 'mmpretrain', 'mmsegmentation', 'ftfy',
+                                        'regex'} | {own}
+    for extra in extras - {'openmmlab', 'seg', 'det', 'cls'}:
+        file = (REPOSITORY / 'requirements' / f'{extra}.txt').read_text()
+        assert all(name.replace('-', '_') in file.replace('-', '_') for name in names(extra))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task, others', [
+    ('upernet', 'mmdet mmpretrain'), ('mask_rcnn', 'mmseg mmpretrain'), ('cls', 'mmseg mmdet')])
+def test_one_framework_is_enough(task, others, scenes, tmp_path):
+    """As after ``pip install 'mmscheme[seg]'``, in a process that cannot import the others."""
+    run(sys.executable, '-c', f"""
+import sys
+sys.modules.update(dict.fromkeys({others.split()}))
+from tests.models import tiny_run, train
+assert train(tiny_run({task!r}, {str(scenes)!r}, {str(tmp_path)!r}))
+""")
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     that of the process, or 1 if a signal ended it.
     """
     os.environ[LAUNCHED] = '1'
+    # A process that a signal ends shows where it was.
+    os.environ.setdefault('PYTHONFAULTHANDLER', '1')
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     start = time.monotonic()
     try:

@@ -6,7 +6,7 @@ from typing import List, Optional
 from mmscheme.apis.config import load_config
 from mmscheme.apis.test import test
 from mmscheme.utils.cli import add_common_arguments, add_config_arguments
-from mmscheme.utils.processes import set_local_rank
+from mmscheme.utils.processes import end_launched, set_local_rank
 from mmscheme.utils.user_errors import user_errors
 
 
@@ -47,6 +47,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             print(f'\nreport: {outcome.page.resolve()}')
         if outcome.comparison is not None:
             print(f'\n{outcome.comparison}')
+    end_launched()
 
 
 if __name__ == '__main__':

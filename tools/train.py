@@ -6,7 +6,7 @@ from typing import List, Optional
 from mmscheme.apis.config import load_config
 from mmscheme.apis.train import train
 from mmscheme.utils.cli import add_common_arguments, add_config_arguments
-from mmscheme.utils.processes import set_local_rank
+from mmscheme.utils.processes import end_launched, set_local_rank
 from mmscheme.utils.user_errors import user_errors
 
 
@@ -37,6 +37,7 @@ def main(argv: Optional[List[str]] = None) -> None:
               auto_scale_lr=args.auto_scale_lr, launcher=args.launcher,
               pretrained=args.pretrained, preflight=args.preflight,
               stock_runtime=args.stock_runtime)
+    end_launched()
 
 
 if __name__ == '__main__':

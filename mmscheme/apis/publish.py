@@ -1,6 +1,5 @@
 """Checkpoints for publication: what inference needs, with the file's hash in its name."""
 import hashlib
-import io
 from pathlib import Path
 from typing import Optional, Union
 
@@ -8,7 +7,12 @@ import torch
 from mmengine import Config
 from torch import Tensor
 
-from mmscheme.utils.checkpoint_io import make_plain, read_weights
+from mmscheme.utils.checkpoint_io import (
+    check_checkpoint_name,
+    checkpoint_bytes,
+    make_plain,
+    read_weights,
+)
 from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
@@ -24,34 +28,31 @@ def publish(checkpoint: Union[str, Path], target: Union[str, Path], half: bool =
 
     Args:
         checkpoint: File written by training; read without running code from it.
-        target: Where to write, ``DIR/NAME.pth``; the first 8 digits of the SHA-256 of the
-            file are added to the name, as ``torch.hub`` checks it.
+        target: Where to write, ``DIR/NAME.pth`` or ``DIR/NAME.safetensors``; the first 8 digits
+            of the SHA-256 of the file are added to the name, as ``torch.hub`` checks it.
         half: Stores float32 weights as float16; models load them as what they are.
         cfg: Config to write beside it, whole, as ``NAME-xxxxxxxx.py``.
 
     Returns:
-        The file written, ``DIR/NAME-xxxxxxxx.pth``. ``torch.load`` reads it with its safe
-        default.
+        The file written, ``DIR/NAME-xxxxxxxx.pth`` or ``.safetensors``. ``torch.load`` reads the
+        first with its safe default.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It has no weights, or some that float16 cannot hold; ``target`` is not
-            named ``*.pth``; the config would be written over the one that is read.
+        ValueError: It has no weights, or some that float16 or safetensors cannot hold;
+            ``target`` has another suffix; the config would be written over the one that is read.
     """
     target = Path(target)
-    if target.suffix != '.pth':
-        raise ValueError(f'expected a name *.pth to write, found {target}')
+    check_checkpoint_name(target)
     weights, meta = read_weights(str(checkpoint))
     kept = dict(
         meta=make_plain({**{k: meta[k] for k in _META if k in meta},
                          'mmscheme_version': __version__}),
         # A view would drag the whole tensor along.
         state_dict={k: _halve(k, v) if half else v.clone() for k, v in weights.items()})
-    # In memory: torch writes the name of a file into it, and the hash would follow the name.
-    buffer = io.BytesIO()
-    torch.save(kept, buffer)
-    data = buffer.getvalue()
-    published = target.with_name(f'{target.stem}-{hashlib.sha256(data).hexdigest()[:8]}.pth')
+    data = checkpoint_bytes(kept, target.suffix)
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    published = target.with_name(f'{target.stem}-{digest}{target.suffix}')
     config = published.with_suffix('.py')
     if cfg is not None:
         check_not_read(config, config=cfg.filename)

@@ -6,7 +6,12 @@ import torch
 from mmengine import Config
 from torch import Tensor, nn
 
-from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint, load_matching
+from mmscheme.utils.checkpoint_io import (
+    CACHED_SOURCES,
+    find_weights,
+    load_checkpoint,
+    load_matching,
+)
 from mmscheme.utils.config_query import is_pretrained, walk
 
 from .findings import Findings
@@ -23,13 +28,13 @@ _LEAST = 0.01
 def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: Findings) -> None:
     """Read a checkpoint as the run will, and compare it with the model, whose weights it replaces.
 
-    For ``use='test'`` and ``'resume'`` all weights must fit, for ``'load_from'`` some must. A URL
-    is left to the run.
+    For ``use='test'`` and ``'resume'`` all weights must fit, for ``'load_from'`` some must. A
+    file that would be fetched twice is left to the run.
     """
-    if '://' in path:
+    if '://' in path and not path.startswith(CACHED_SOURCES):
         return
     if os.path.isdir(path):
-        findings.error(f'checkpoint not found: {path} is a folder; name a file *.pth in it')
+        findings.error(f'checkpoint not found: {path} is a folder; name a file in it')
         return
     try:
         content = load_checkpoint(path, map_location='cpu')

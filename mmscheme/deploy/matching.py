@@ -1,5 +1,5 @@
 """Compare two lists of detections of one image."""
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,8 @@ __all__ = ['Match', 'match_boxes']
 
 # Scores this close to the last one kept decide by rounding who is in the list.
 _CLOSE = 1e-4
+# Logits that deviate by less are as good as one.
+_FLAT = 0.1
 
 
 class Match(NamedTuple):
@@ -15,19 +17,23 @@ class Match(NamedTuple):
 
     Attributes:
         number: Pairs of boxes with one label.
-        difference: Largest difference of their coordinates in pixels.
-        scores: Largest difference of their scores.
+        pixels: Largest difference of their coordinates in pixels.
+        difference: Root mean square of the same, in units of the box's sides.
+        scores: Root mean square of the differences of their scores as logits, in units of the
+            logits' deviation.
         alone: Boxes without a partner, but for those at the end of a list.
     """
     number: int
+    pixels: float
     difference: float
     scores: float
     alone: int
 
     def text(self) -> str:
         """Return the comparison as a sentence."""
-        return (f'{self.number} boxes differ by {self.difference:.2g} pixels, their scores by '
-                f'{self.scores:.2g}' + (f'; {self.alone} have no partner' if self.alone else ''))
+        return (f'{self.number} boxes differ by {self.difference:.2g} of their sides (at most '
+                f'{self.pixels:.2g} pixels), the logits of their scores by {self.scores:.2g} of '
+                'their deviation' + (f'; {self.alone} have no partner' if self.alone else ''))
 
 
 def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 1.) -> Match:
@@ -45,11 +51,11 @@ def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 
     boxes, scores, labels = (found[k][kept] for k in ('boxes', 'scores', 'labels'))
     expected = [np.asarray(reference[k]) for k in ('bboxes', 'scores', 'labels')]
     free = np.ones(len(labels), bool)
-    difference = score_difference = 0.
-    number = alone = 0
+    pairs: List[Tuple[int, int]] = []
+    alone = 0
     full = len(expected[1]) == len(found['labels'])
     last = expected[1].min() if full and len(expected[1]) else -1.
-    for box, score, label in zip(*expected):
+    for i, (box, score, label) in enumerate(zip(*expected)):
         distances = np.where(free & (labels == label), np.abs(boxes - box).max(-1)
                              + np.abs(scores - score), np.inf)
         best = int(distances.argmin()) if len(distances) else -1
@@ -58,8 +64,23 @@ def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 
             alone += int(score > last + _CLOSE)
             continue
         free[best] = False
-        number += 1
-        difference = max(difference, float(np.abs(boxes[best] - box).max()))
-        score_difference = max(score_difference, float(abs(scores[best] - score)))
+        pairs.append((best, i))
     alone += int((free & (scores > last + _CLOSE)).sum())
-    return Match(number, difference, score_difference, alone)
+    if not pairs:
+        return Match(0, 0., 0., 0., alone)
+    ours, theirs = (list(side) for side in zip(*pairs))
+    gaps, (left, right) = boxes[ours] - expected[0][theirs], (
+        _logit(scores[ours]), _logit(expected[1][theirs]))
+    sides = np.tile(expected[0][theirs, 2:] - expected[0][theirs, :2], 2)
+    return Match(len(pairs), float(np.abs(gaps).max()), _rms(gaps / np.maximum(sides, 1)),
+                 _rms(left - right) / max(float(np.std(right)), _FLAT), alone)
+
+
+def _logit(scores: NDArray[Any]) -> NDArray[Any]:
+    # Above, the last digit of a score in float32 is too much of its logit.
+    p = np.clip(scores.astype(np.float64), 1e-6, 0.99)
+    return np.log(p / (1 - p))
+
+
+def _rms(values: NDArray[Any]) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from mmscheme.utils.check_args import check_count, check_number
 
-__all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name']
+__all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name',
+           'is_pointwise']
 
 
 class StarReLU(nn.Module):
@@ -61,6 +62,12 @@ def fused_name(act: nn.Module) -> Optional[str]:
         return None
     # A subclass may compute something else.
     return {nn.GELU: 'gelu', nn.SiLU: 'silu', nn.ReLU: 'relu', StarReLU: 'star_relu'}.get(type(act))
+
+
+def is_pointwise(act: nn.Module) -> bool:
+    """Return True if an activation is known to treat each value by itself."""
+    return type(act) in (nn.GELU, nn.SiLU, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.LeakyReLU, nn.ELU,
+                         nn.Mish, nn.Sigmoid, nn.Tanh, StarReLU)
 
 
 def apply_activation(act: nn.Module, x: Tensor) -> Tensor:

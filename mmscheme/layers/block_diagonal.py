@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmscheme.ops import IMPLEMENTATIONS, block_diagonal_mlp, choose_mlp, exporting
 from mmscheme.utils.check_args import check_choice, check_count, check_flags, check_number
 
-from .activations import apply_activation, fused_name
-from .fusable import is_plain
+from .activations import apply_activation, fused_name, is_pointwise
+from .fusable import is_plain, runs_own_forward
 
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
@@ -56,6 +56,8 @@ def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] =
     Returns:
         The same layout as ``x`` with ``C_out`` channels.
     """
+    if groups > 1 and exporting():
+        return _by_group(lambda i, part: _block(i, part, weight, bias, groups), x, groups)
     if x.dim() == 4:
         return F.conv2d(x, weight[:, :, None, None], bias, groups=groups)
     if groups == 1:
@@ -63,6 +65,24 @@ def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] =
     blocks = weight.unflatten(0, (groups, -1))
     y = torch.einsum('...gi,goi->...go', x.unflatten(-1, (groups, -1)), blocks).flatten(-2)
     return y if bias is None else y + bias
+
+
+def _block(i: int, x: Tensor, weight: Tensor, bias: Union[Tensor, None], groups: int) -> Tensor:
+    """Apply one block to its own channels."""
+    size = weight.shape[0] // groups
+    # By slices, because the ONNX exporter does not fold a split of constants.
+    rows = slice(i * size, (i + 1) * size)
+    return block_diagonal_linear(x, weight[rows], None if bias is None else bias[rows])
+
+
+def _by_group(function: Callable[[int, Tensor], Tensor], x: Tensor, groups: int) -> Tensor:
+    """Apply a function of number and channels to each group of channels.
+
+    The form for other runtimes, because grouped convolutions and einsums can be slower there
+    than a dense layer of twice the arithmetic; small dense layers are not.
+    """
+    axis = 1 if x.dim() == 4 else -1
+    return torch.cat([function(i, part) for i, part in enumerate(x.chunk(groups, axis))], axis)
 
 
 def _check_divides(name: str, channels: int, groups: int) -> None:
@@ -191,19 +211,21 @@ class BlockDiagonalMLP(nn.Module):
         self.fc2 = BlockDiagonalLinear(hidden_dims, embed_dims, g2, **start)
         self.drop2 = nn.Dropout(drop)
 
-    def _is_fusable(self) -> bool:
+    def _is_fusable(self, plain: Callable[[nn.Module, type], bool] = is_plain) -> bool:
         """Return True if nothing but the two layers and the activation acts on the input."""
         drops = (self.drop1, self.drop2)
-        return (all(is_plain(drop, nn.Dropout) and not (drop.training and drop.p > 0)
+        return (all(plain(drop, nn.Dropout) and not (drop.training and drop.p > 0)
                     for drop in drops)
-                and all(is_plain(fc, BlockDiagonalLinear) for fc in (self.fc1, self.fc2))
-                and is_plain(self.act, type(self.act)))
+                and all(plain(fc, BlockDiagonalLinear) for fc in (self.fc1, self.fc2))
+                and plain(self.act, type(self.act)))
 
     def choose(self, x: Tensor) -> str:
         """Return the implementation for an input; see :mod:`mmscheme.ops.dispatch`."""
+        return self._choose(x, self.arguments())
+
+    def _choose(self, x: Tensor, parts: Dict[str, Any]) -> str:
         if not self._is_fusable():
             return 'plain'
-        parts = self.arguments()
         return choose_mlp(x, parts, self.fc2.groups, self.implementation, lambda: {
             'plain': self._layer_by_layer,
             **{name: partial(block_diagonal_mlp, **parts, implementation=name)
@@ -216,6 +238,13 @@ class BlockDiagonalMLP(nn.Module):
                     scale=getattr(self.act, 'scale', None), shift=getattr(self.act, 'bias', None))
 
     def _layer_by_layer(self, x: Tensor) -> Tensor:
+        groups = self.fc1.groups
+        if (exporting() and groups == self.fc2.groups > 1 and is_pointwise(self.act)
+                and self._is_fusable(runs_own_forward)):
+            # A group goes through both layers, so that the hidden map is never put together.
+            first, second = ((fc.weight, fc.bias, groups) for fc in (self.fc1, self.fc2))
+            return _by_group(
+                lambda i, part: _block(i, self.act(_block(i, part, *first)), *second), x, groups)
         hidden = self.drop1(apply_activation(self.act, self.fc1(x)))
         return self.drop2(self.fc2(hidden))
 
@@ -230,8 +259,9 @@ class BlockDiagonalMLP(nn.Module):
             The shape of ``x``.
         """
         self.fc1.check(x)
-        chosen = self.choose(x)
+        parts = self.arguments()
+        chosen = self._choose(x, parts)
         if chosen != 'plain':
-            return block_diagonal_mlp(x, **self.arguments(), implementation=chosen, gain=gain)
+            return block_diagonal_mlp(x, **parts, implementation=chosen, gain=gain)
         y = self._layer_by_layer(x)
         return y if gain is None else gain * y

@@ -119,6 +119,8 @@ class SCHEMEMixer(nn.Module):
         """
         if self.cca is None:
             return self.ffn(x)
+        if self.cca_retired and not torch.is_grad_enabled():
+            return self.ffn(x)  # alpha is 1
         if self.cca_retired or not (self.training or self.keep_cca):
             return self.ffn(x, self.alpha)
         if self._is_one_operator(self.cca, x):
@@ -130,10 +132,12 @@ class SCHEMEMixer(nn.Module):
 
 
 def _mix(y: Tensor, covariance: Tensor, alpha: Tensor) -> Tensor:
-    """Return ``alpha * y + (1 - alpha) * covariance``, in one pass where the dtypes are equal."""
-    if alpha.dtype == y.dtype == covariance.dtype:
+    """Return ``alpha * y + (1 - alpha) * covariance`` in one pass."""
+    if y.dtype == covariance.dtype == alpha.dtype:
         return torch.lerp(covariance, y, alpha)
-    return alpha * y + (1 - alpha) * covariance
+    # Under autocast. The smaller weight is cast, which rounds it by its own size.
+    dtype = torch.promote_types(y.dtype, covariance.dtype)
+    return torch.lerp(y.to(dtype), covariance.to(dtype), (1 - alpha).to(dtype))
 
 
 def _unretire(mixer: SCHEMEMixer, keys: object) -> None:

@@ -96,8 +96,11 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
 
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
              groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor]
-             ) -> Tuple[Tensor, ...]:
-    """Return gradients for ``x, w1, b1, w2, b2, scale, shift``, of weights in float32 at least."""
+             ) -> Tuple[Tensor, Tensor, Tensor]:
+    """Return gradients for ``x``, all others (see ``gradient_sizes``) and ``b2``.
+
+    All but the first are float32 at least.
+    """
     exact = torch.promote_types(x.dtype, torch.float32)
     dx = torch.empty_like(x)
     rows = dx if dx.is_contiguous() else dx.new_empty(dx.shape)
@@ -133,5 +136,5 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
             out.copy_(F.conv2d(dh, w1t))
     if rows is not dx:
         dx.copy_(rows)
-    return (dx, dw1.view(w1.shape), db1.flatten(), dw2.transpose(1, 2).reshape(w2.shape),
-            grad.sum((0, 1), dtype=exact), dscale, dshift)
+    found = [dw1, dw2.transpose(1, 2), db1, *([dscale, dshift] if act == 'star_relu' else [])]
+    return dx, torch.cat([g.flatten() for g in found]), grad.sum((0, 1), dtype=exact)

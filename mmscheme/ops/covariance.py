@@ -7,6 +7,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .cpu import operators as native
 from .dispatch import native_cannot
+from .operator import once_differentiable, operator
 
 __all__ = ['channel_covariance']
 
@@ -26,59 +27,55 @@ def _outer(a: Tensor, b: Tensor, factor: float = 1.) -> Tensor:
     return torch.baddbmm(into, a.transpose(1, 2), b, beta=0, alpha=factor)
 
 
-@torch.library.custom_op('mmscheme::channel_covariance', mutates_args=())
-def _attend(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
-    if fused:
-        attention = native.covariance_attention(x, tau)
-        return native.covariance_forward(x, attention), attention
-    with torch.autocast(x.device.type, enabled=False):
-        # The Gram matrix is its own transpose: the softmax over columns is that of the softmax
-        # over rows, and what the product wants.
-        attention = torch.softmax(_outer(x, x, tau), dim=1)
-        y = torch.empty_like(x)
-        torch.bmm(x, attention.to(x.dtype), out=y)
-        return y, attention
-
-
-@torch.library.custom_op('mmscheme::channel_covariance_backward', mutates_args=())
-def _attend_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float, fused: bool
-                     ) -> Tensor:
-    if fused:
-        return native.covariance_backward(grad, x, attention, tau)[0]
-    with torch.autocast(x.device.type, enabled=False):
-        scores = torch._softmax_backward_data(_outer(x, grad), attention, 1, attention.dtype)
-        # The Gram matrix is X^T X: its gradient reaches X from both sides.
-        both = scores + scores.transpose(1, 2)
-        dx = torch.empty_like(x)
-        torch.bmm(grad, attention.to(x.dtype).transpose(1, 2), out=dx)
-        return dx.baddbmm_(x, both.to(x.dtype), alpha=tau)
-
-
-@_attend.register_fake
-def _(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
+def _fake_outputs(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
     dtype = torch.float32 if x.dtype in _HALF else x.dtype
     return torch.empty_like(x), x.new_empty((x.shape[0], x.shape[2], x.shape[2]), dtype=dtype)
 
 
-@_attend_backward.register_fake
-def _(grad: Tensor, x: Tensor, *args: Any) -> Tensor:
+@operator('channel_covariance', _fake_outputs)
+def _attend(x: Tensor, tau: float, fused: bool) -> Tuple[Tensor, Tensor]:
+    if fused:
+        attention = native.covariance_attention(x, tau)
+        return native.covariance_forward(x, attention), attention
+    attention = torch.softmax(_outer(x, x, tau), dim=-1)
+    y = torch.empty_like(x)
+    torch.bmm(x, attention.to(x.dtype).transpose(1, 2), out=y)
+    return y, attention
+
+
+def _like_input(grad: Tensor, x: Tensor, *args: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def _save(ctx: Any, inputs: Tuple[Tensor, float, bool], output: Tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[0], output[1])
-    ctx.tau, ctx.fused = inputs[1:]
-    ctx.set_materialize_grads(False)
+@operator('channel_covariance_backward', _like_input)
+def _attend_backward(grad: Tensor, x: Tensor, attention: Tensor, tau: float, fused: bool
+                     ) -> Tensor:
+    if fused:
+        return native.covariance_backward(grad, x, attention, tau)[0]
+    scores = torch._softmax_backward_data(_outer(grad, x), attention, -1, attention.dtype)
+    # The Gram matrix is X^T X: its gradient reaches X from both sides.
+    both = scores + scores.transpose(1, 2)
+    dx = torch.empty_like(x)
+    torch.bmm(grad, attention.to(x.dtype), out=dx)
+    return dx.baddbmm_(x, both.to(x.dtype), alpha=tau)
 
 
-def _differentiate(ctx: Any, grad: Any, of_attention: Any) -> Tuple[Any, None, None]:
-    if grad is None:
-        return None, None, None
-    x, attention = ctx.saved_tensors
-    return _attend_backward(grad, x, attention, ctx.tau, ctx.fused), None, None
+class _FusedCCA(torch.autograd.Function):
+    """The operator with its derivative."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tau: float, fused: bool) -> Tensor:
+        y, attention = _attend(x, tau, fused)
+        ctx.save_for_backward(x, attention)
+        ctx.options = tau, fused
+        return y
 
-_attend.register_autograd(_differentiate, setup_context=_save)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
+        x, attention = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            return _attend_backward(grad, x, attention, *ctx.options), None, None
 
 
 @register_flop_formula(torch.ops.mmscheme.channel_covariance)
@@ -103,4 +100,7 @@ def channel_covariance(x: Tensor, tau: float, implementation: str = 'auto') -> T
         The shape, dtype and memory format of ``x``.
     """
     fused = implementation in ('auto', 'native') and native_cannot(x) is None
-    return _attend(x, tau, fused)[0]
+    with torch.autocast(x.device.type, enabled=False):
+        if torch.is_grad_enabled():
+            return _FusedCCA.apply(x, tau, fused)
+        return _attend(x, tau, fused)[0]

@@ -1,8 +1,10 @@
 """Take the fastest of several ways to compute the same, by timing them once a kind of input.
 
 A kind is what decides about speed: dtype, widths, groups, activation, the power of two above the
-number of tokens, the order of the memory and whether there is a backward pass. What was found is
-kept for the process and on the disk, beside Triton's cache, for this GPU and these versions.
+number of tokens, the order of the memory and whether there is a backward pass. A call costs the
+host and the device time, and what counts is the larger; in a CUDA graph it is that of the device
+alone, so two choices are made. They are kept for the process and on the disk, beside Triton's
+cache, for this GPU and these versions.
 """
 import functools
 import json
@@ -12,7 +14,7 @@ import time
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List
+from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Tuple
 
 import torch
 import torch.distributed as dist
@@ -21,14 +23,23 @@ from torch import Tensor
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
 
-__all__ = ['apart_from_hooks', 'choose_fastest', 'synchronize', 'time_call']
+__all__ = ['Cost', 'apart_from_hooks', 'choose_fastest', 'describe', 'synchronize', 'time_call']
 
 Function = Callable[[Tensor], Tensor]
 
 _CALLS, _ROUNDS = 5, 3
+# Clock cycles that keep a GPU busy while the calls are put into its queue, some milliseconds.
+_BUSY = 10_000_000
 _WAIT = timedelta(minutes=1)
 _logger = logging.getLogger('mmscheme')
-_chosen: Dict[str, str] = {}
+# By kind: what is fastest call by call, a slash, and what is in a CUDA graph.
+_chosen: Dict[Tuple[Any, ...], str] = {}
+
+
+class Cost(NamedTuple):
+    """Seconds that a call takes on the host and on the device."""
+    host: float
+    device: float
 
 
 def choose_fastest(x: Tensor, parts: Dict[str, Any],
@@ -50,24 +61,32 @@ def choose_fastest(x: Tensor, parts: Dict[str, Any],
     if torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
         return stated
     training = torch.is_grad_enabled() and (x.requires_grad or parts['w1'].requires_grad)
-    key = _kind(x, parts, training)
-    if key not in _chosen:
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+    kind = _kind(x, parts, training)
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if kind not in _chosen:
+        if capturing:
             return stated
-        _chosen[key] = _agree(key, stated, lambda: _read(key) or _measure(
+        key = describe(kind)
+        _chosen[kind] = _agree(key, f'{stated}/{stated}', lambda: _read(key) or _measure(
             key, x, parts, alternatives(), training))
-    return _chosen[key]
+    return _chosen[kind].split('/')[capturing]
 
 
-def _kind(x: Tensor, parts: Dict[str, Any], training: bool) -> str:
+def _kind(x: Tensor, parts: Dict[str, Any], training: bool) -> Tuple[Any, ...]:
     channels = parts['w2'].shape[0]
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-    size = (x.numel() // channels - 1).bit_length()
-    order = 'channels last' if x.stride(1 if x.dim() == 4 else -1) == 1 else 'channels first'
-    return (f'{channels} -> {parts["w1"].shape[0]} channels, {parts["groups"]} groups, '
-            f'{parts["act"]}, {str(dtype)[6:]}, {x.dim()}-D, up to 2^{size} tokens, {order}, '
+    return (channels, parts['w1'].shape[0], parts['groups'], parts['act'], dtype, x.dim(),
+            (x.numel() // channels - 1).bit_length(), x.stride(1 if x.dim() == 4 else -1) == 1,
+            training)
+
+
+def describe(kind: Tuple[Any, ...]) -> str:
+    """Return a kind in words; they are its name on the disk and between processes."""
+    channels, hidden, groups, act, dtype, dim, size, last, training = kind
+    return (f'{channels} -> {hidden} channels, {groups} groups, {act}, {str(dtype)[6:]}, {dim}-D, '
+            f'up to 2^{size} tokens, channels {"last" if last else "first"}, '
             f'{"training" if training else "inference"}')
 
 
@@ -89,7 +108,7 @@ def _agree(key: str, stated: str, decide: Callable[[], str]) -> str:
         store.wait([name], _WAIT)
     except RuntimeError as e:
         _logger.warning('block-diagonal FFN, %s: %s, because another process did not answer: %s',
-                        key, stated, (str(e).splitlines() or [''])[0])
+                        key, stated.split('/')[0], (str(e).splitlines() or [''])[0])
         return stated
     return store.get(name).decode()
 
@@ -102,17 +121,29 @@ def apart_from_hooks() -> ContextManager[Any]:
     return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
 
 
-def time_call(call: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of a call, that of the host included: the least of some rounds."""
-    def round_() -> float:
+def time_call(call: Callable[[], Any], device: torch.device) -> Cost:
+    """Return what a call costs: the least of some rounds, of the host and of the device."""
+    def round_() -> Cost:
         synchronize(device)
         start = time.perf_counter()
+        if device.type != 'cuda':
+            for _ in range(_CALLS):
+                call()
+            return Cost(*[(time.perf_counter() - start) / _CALLS] * 2)
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # What lies in the queue already runs without gaps that are the host's. The function is
+        # private but that of torch's own tests.
+        torch.cuda._sleep(_BUSY)
+        first.record()
         for _ in range(_CALLS):
             call()
+        last.record()
+        host = time.perf_counter() - start
         synchronize(device)
-        return (time.perf_counter() - start) / _CALLS
-    call()
-    return min(round_() for _ in range(_ROUNDS))
+        return Cost(host / _CALLS, first.elapsed_time(last) / 1e3 / _CALLS)
+    with torch.cuda.device_of(torch.empty(0, device=device)):
+        call()
+        return Cost(*map(min, zip(*(round_() for _ in range(_ROUNDS)))))
 
 
 def synchronize(device: torch.device) -> None:
@@ -135,7 +166,7 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
                 return [y]
             return [y.detach(), *torch.autograd.grad(y, [x, *weights], y.detach())]
 
-    seconds: Dict[str, float] = {}
+    costs: Dict[str, Cost] = {}
     expected: List[Tensor] = []
     for name in sorted(functions, key=lambda name: name != 'plain'):
         try:
@@ -147,7 +178,7 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
             elif name == 'plain':
                 expected = found
             del found
-            seconds[name] = time_call(partial(run, functions[name]), x.device)
+            costs[name] = time_call(partial(run, functions[name]), x.device)
         except torch.cuda.OutOfMemoryError:
             # The others keep the hidden map; what was tried here must not end a run.
             torch.cuda.empty_cache()
@@ -155,13 +186,16 @@ def _measure(key: str, x: Tensor, parts: Dict[str, Any], functions: Dict[str, Fu
             text = (str(e).splitlines() or [''])[0]
             _logger.warning('block-diagonal FFN: %s is not used for %s: %s: %s', name, key,
                             type(e).__name__, text)
-    if not seconds:
-        return 'plain'
-    choice = min(seconds, key=lambda name: seconds[name])
-    times = ', '.join(f'{name} {s * 1e3:.3f} ms' for name, s in seconds.items())
-    _logger.info('block-diagonal FFN, %s: %s (%s)', key, choice, times)
-    _write(key, choice)
-    return choice
+    if not costs:
+        return 'plain/plain'
+    eager = min(costs, key=lambda name: max(costs[name]))
+    graph = min(costs, key=lambda name: costs[name].device)
+    times = ', '.join(f'{name} {c.host * 1e3:.3f} and {c.device * 1e3:.3f}'
+                      for name, c in costs.items())
+    _logger.info('block-diagonal FFN, %s: %s, in a CUDA graph %s (ms on host and device: %s)', key,
+                 eager, graph, times)
+    _write(key, f'{eager}/{graph}')
+    return f'{eager}/{graph}'
 
 
 def _error(found: List[Tensor], expected: List[Tensor]) -> float:
@@ -181,9 +215,10 @@ def _file() -> Path:
 
 def _read(key: str) -> str:
     try:
-        return str(json.loads(_file().read_text()).get(key, ''))
+        found = str(json.loads(_file().read_text()).get(key, ''))
     except (OSError, ValueError, AttributeError):
         return ''
+    return found if found.count('/') == 1 else ''
 
 
 def _write(key: str, choice: str) -> None:

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import chunked
 from .batched import batched_mlp
 from .cpu import operators as native
+from .operator import cast, gradient_sizes, gradients, once_differentiable, operator
 
 __all__ = ['block_diagonal_mlp']
 
@@ -19,56 +20,59 @@ def _kernels(name: str) -> Any:
     return native if name == 'native' else chunked
 
 
-@torch.library.custom_op('mmscheme::block_diagonal_mlp', mutates_args=())
+def _like_input(x: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@operator('block_diagonal_mlp', _like_input)
 def _mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
          groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
          implementation: str, gain: Optional[Tensor] = None) -> Tensor:
     return _kernels(implementation).forward(x, w1, b1, w2, b2, groups, act, scale, shift, gain)
 
 
-@torch.library.custom_op('mmscheme::block_diagonal_mlp_backward', mutates_args=())
+def _fake_gradients(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
+                    groups: int, act: str, *args: Any) -> Tuple[Tensor, Tensor, Tensor]:
+    exact = torch.promote_types(x.dtype, torch.float32)
+    return (torch.empty_like(x), x.new_empty(sum(gradient_sizes(w1, w2, act)), dtype=exact),
+            x.new_empty(len(w2), dtype=exact))
+
+
+@operator('block_diagonal_mlp_backward', _fake_gradients)
 def _mlp_backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
                   groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
-                  implementation: str
-                  ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    with torch.autocast(x.device.type, enabled=False):  # as in the forward pass
-        return _kernels(implementation).backward(grad, x, w1, b1, w2, groups, act, scale,
-                                                 shift)[:7]
+                  implementation: str) -> Tuple[Tensor, Tensor, Tensor]:
+    return _kernels(implementation).backward(grad, x, w1, b1, w2, groups, act, scale, shift)[:3]
 
 
-@_mlp.register_fake
-def _(x: Tensor, *args: Any) -> Tensor:
-    return torch.empty_like(x)
+class _FusedMLP(torch.autograd.Function):
+    """The operator with its derivative; the weights are cast here, their gradients are exact."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
+                b2: Optional[Tensor], groups: int, act: str, scale: Optional[Tensor],
+                shift: Optional[Tensor], implementation: str) -> Tensor:
+        given = (w1, b1, w2, b2, scale, shift)
+        ctx.dtypes = [None if t is None else t.dtype for t in given]
+        w1, b1, w2, b2, scale, shift = cast(given, x.dtype)
+        ctx.save_for_backward(x, w1, b1, w2, scale, shift)
+        ctx.options = groups, act, implementation
+        return _mlp(x, w1, b1, w2, b2, groups, act, scale, shift, implementation)
 
-@_mlp_backward.register_fake
-def _(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, *args: Any
-      ) -> Tuple[Tensor, ...]:
-    exact = torch.promote_types(x.dtype, torch.float32)
-
-    def new(*shape: int) -> Tensor:
-        return x.new_empty(shape, dtype=exact)
-
-    return (torch.empty_like(x), new(*w1.shape), new(w1.shape[0]), new(*w2.shape),
-            new(w2.shape[0]), new(1), new(1))
-
-
-def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
-    x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, ctx.implementation, _ = inputs
-    ctx.save_for_backward(x, w1, b1, w2, b2, scale, shift)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-    x, w1, b1, w2, b2, scale, shift = ctx.saved_tensors
-    found = _mlp_backward(grad, x, w1, b1, w2, ctx.groups, ctx.act, scale, shift,
-                          ctx.implementation)
-    dx, dw1, db1, dw2, db2, dscale, dshift = (
-        None if t is None else g.to(t.dtype) for t, g in zip((x, w1, b1, w2, b2, scale, shift),
-                                                             found))
-    return dx, dw1, db1, dw2, db2, None, None, dscale, dshift, None, None
-
-
-_mlp.register_autograd(_differentiate, setup_context=_save)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, w1, b1, w2, scale, shift = ctx.saved_tensors
+        groups, act, implementation = ctx.options
+        with torch.autocast(x.device.type, enabled=False):  # as in the forward pass
+            dx, sums, db2 = _mlp_backward(grad, x, w1, b1, w2, groups, act, scale, shift,
+                                          implementation)
+        dw1, db1, dw2, dscale, dshift = gradients(sums, w1, b1, w2, act)
+        found = dw1, db1, dw2, db2, dscale, dshift
+        dw1, db1, dw2, db2, dscale, dshift = (
+            None if g is None or dtype is None else g.to(dtype)
+            for g, dtype in zip(found, ctx.dtypes))
+        return dx, dw1, db1, dw2, db2, None, None, dscale, dshift, None
 
 
 def _forward_flops(x: Sequence[int], w1: Sequence[int], b1: Any, w2: Sequence[int], *args: Any,
@@ -112,9 +116,7 @@ def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
         The shape and the memory format of ``x``.
     """
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, w1, w2 = x.to(dtype), w1.to(dtype), w2.to(dtype)
-        b1, b2, scale, shift = (None if t is None else t.to(dtype) for t in (b1, b2, scale, shift))
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     if x.dim() == 4:
         tokens = x.flatten(2).transpose(1, 2)
     else:
@@ -123,9 +125,12 @@ def block_diagonal_mlp(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
     after = gain if torch.is_grad_enabled() or implementation == 'batched' else None
     with torch.autocast(x.device.type, enabled=False):  # what is computed has its dtype already
         if implementation == 'batched':
+            w1, b1, w2, b2, scale, shift = cast((w1, b1, w2, b2, scale, shift), x.dtype)
             y = batched_mlp(tokens, w1, b1, w2, b2, groups, act, scale, shift)
+        elif torch.is_grad_enabled():
+            y = _FusedMLP.apply(tokens, w1, b1, w2, b2, groups, act, scale, shift, implementation)
         else:
-            y = _mlp(tokens, w1, b1, w2, b2, groups, act, scale, shift, implementation,
-                     gain if after is None else None)
+            w1, b1, w2, b2, scale, shift = cast((w1, b1, w2, b2, scale, shift), x.dtype)
+            y = _mlp(tokens, w1, b1, w2, b2, groups, act, scale, shift, implementation, gain)
     y = y.transpose(1, 2).unflatten(2, x.shape[2:]) if x.dim() == 4 else y.view(x.shape)
     return y if after is None else after * y

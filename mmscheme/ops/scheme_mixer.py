@@ -7,11 +7,16 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import covariance, mlp
 from .cpu import operators as native
+from .operator import gradient_sizes, gradients, once_differentiable, operator
 
 __all__ = ['scheme_mixer']
 
 
-@torch.library.custom_op('mmscheme::scheme_mixer', mutates_args=())
+def _like_input(x: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@operator('scheme_mixer', _like_input)
 def _mix(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[Tensor],
          groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor], alpha: Tensor,
          tau: float) -> Tensor:
@@ -20,46 +25,46 @@ def _mix(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optional[T
     return native.covariance_forward(x, attention, y, 1 - float(alpha))
 
 
-@torch.library.custom_op('mmscheme::scheme_mixer_backward', mutates_args=())
+def _fake_gradients(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
+                    b2: Optional[Tensor], groups: int, act: str, *args: Any
+                    ) -> Tuple[Tensor, ...]:
+    return (torch.empty_like(x), x.new_empty(sum(gradient_sizes(w1, w2, act))),
+            x.new_empty(len(w2)), x.new_empty(1))
+
+
+@operator('scheme_mixer_backward', _fake_gradients)
 def _mix_backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
                   b2: Optional[Tensor], groups: int, act: str, scale: Optional[Tensor],
                   shift: Optional[Tensor], alpha: Tensor, tau: float
-                  ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dx, *others, dalpha = native.backward(grad, x, w1, b1, w2, groups, act, scale, shift, b2,
-                                          alpha)
+                  ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, sums, db2, dalpha = native.backward(grad, x, w1, b1, w2, groups, act, scale, shift, b2,
+                                            alpha)
     attention = native.covariance_attention(x, tau)
     dx, dweight = native.covariance_backward(grad, x, attention, tau, dx, 1 - float(alpha))
-    return (dx, *others, dalpha - dweight)
+    return dx, sums, db2, dalpha - dweight
 
 
-@_mix.register_fake
-def _(x: Tensor, *args: Any) -> Tensor:
-    return torch.empty_like(x)
+class _FusedMixer(torch.autograd.Function):
+    """The operator with its derivative."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
+                b2: Optional[Tensor], groups: int, act: str, scale: Optional[Tensor],
+                shift: Optional[Tensor], alpha: Tensor, tau: float) -> Tensor:
+        ctx.save_for_backward(x, w1, b1, w2, b2, scale, shift, alpha)
+        ctx.options = groups, act, tau
+        return _mix(x, w1, b1, w2, b2, groups, act, scale, shift, alpha, tau)
 
-@_mix_backward.register_fake
-def _(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, *args: Any
-      ) -> Tuple[Tensor, ...]:
-    return (torch.empty_like(x), x.new_empty(w1.shape), x.new_empty(len(w1)),
-            x.new_empty(w2.shape), x.new_empty(len(w2)), *(x.new_empty(1) for _ in range(3)))
-
-
-def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
-    x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, alpha, ctx.tau = inputs
-    ctx.save_for_backward(x, w1, b1, w2, b2, scale, shift, alpha)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-    x, w1, b1, w2, b2, scale, shift, alpha = ctx.saved_tensors
-    found = _mix_backward(grad, x, w1, b1, w2, b2, ctx.groups, ctx.act, scale, shift, alpha,
-                          ctx.tau)
-    dx, dw1, db1, dw2, db2, dscale, dshift, dalpha = (
-        None if t is None else g.view(t.shape)
-        for t, g in zip((x, w1, b1, w2, b2, scale, shift, alpha), found))
-    return dx, dw1, db1, dw2, db2, None, None, dscale, dshift, dalpha, None
-
-
-_mix.register_autograd(_differentiate, setup_context=_save)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, w1, b1, w2, b2, scale, shift, alpha = ctx.saved_tensors
+        groups, act, tau = ctx.options
+        dx, sums, db2, dalpha = _mix_backward(grad, x, w1, b1, w2, b2, groups, act, scale, shift,
+                                              alpha, tau)
+        dw1, db1, dw2, dscale, dshift = gradients(sums, w1, b1, w2, act)
+        return (dx, dw1, db1, dw2, None if b2 is None else db2, None, None, dscale, dshift,
+                dalpha.view(alpha.shape), None)
 
 
 @register_flop_formula(torch.ops.mmscheme.scheme_mixer)
@@ -95,5 +100,5 @@ def scheme_mixer(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Op
         The shape and the memory format of ``x``.
     """
     tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
-    y = _mix(tokens, w1, b1, w2, b2, groups, act, scale, shift, alpha, tau)
+    y = _FusedMixer.apply(tokens, w1, b1, w2, b2, groups, act, scale, shift, alpha, tau)
     return y.transpose(1, 2).unflatten(2, x.shape[2:]) if x.dim() == 4 else y

@@ -19,6 +19,7 @@ from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 
 from .measured import apart_from_hooks
+from .operator import gradients
 
 __all__ = ['backward', 'forward', 'needs', 'split_width', 'tiles', 'trial']
 
@@ -295,16 +296,18 @@ def _weight_kernel(g_ptr, x_ptr, w1_ptr, b1_ptr, w2_ptr, scale_ptr, shift_ptr, s
         dw1a += _dot(dh, xa, WIDEN, PRECISION)
         if BLOCK_B > 0:
             dw1b += _dot(dh, xb, WIDEN, PRECISION)
-    # A part's sums lie one after the other: dw1, dw2, db1, dscale, dshift.
+    # A part's sums lie one after the other: dw1, dw2, db1 and those of StarReLU.
     hidden = groups * H
-    base = sums_ptr + part.to(tl.int64) * (2 * hidden * C + 3 * hidden)
+    columns = 2 * C + 3 if ACT == 'star_relu' else 2 * C + 1
+    base = sums_ptr + part.to(tl.int64) * (hidden * columns)
     _store_sums(base, base + hidden * C, dw1a, dw2a, group, j, ia, C, H)
     if BLOCK_B > 0:
         _store_sums(base, base + hidden * C, dw1b, dw2b, group, j, ib, C, H)
     base += 2 * hidden * C + group * H + j
     tl.store(base, db1, mask=j < H)
-    tl.store(base + hidden, dscale, mask=j < H)
-    tl.store(base + 2 * hidden, dshift, mask=j < H)
+    if ACT == 'star_relu':
+        tl.store(base + hidden, dscale, mask=j < H)
+        tl.store(base + 2 * hidden, dshift, mask=j < H)
 
 
 @triton.jit
@@ -414,8 +417,10 @@ def trial(device: torch.device) -> Optional[str]:
                                    dtype=torch.float32).to(device) for shape in shapes]
             x, w1, b1, w2, b2 = tensors
             grad = x.flip(1).contiguous()
-            found = [forward(x, w1, b1, w2, b2, 2, 'gelu', None, None, None),
-                     *backward(grad, x, w1, b1, w2, 2, 'gelu', None, None)[:5]]
+            y = forward(x, w1, b1, w2, b2, 2, 'gelu', None, None, None)
+            dx, sums, db2 = backward(grad, x, w1, b1, w2, 2, 'gelu', None, None)
+            dw1, db1, dw2, *_ = gradients(sums, w1, b1, w2, 'gelu')
+            found = [y, dx, dw1, db1, dw2, db2]
             with torch.enable_grad(), apart_from_hooks():
                 x, w1, b1, w2, b2 = doubles = [t.double().requires_grad_() for t in tensors]
                 hidden = torch.einsum('bngi,goi->bngo', x.unflatten(2, (2, 12)),
@@ -487,8 +492,11 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
 
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor,
              groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor]
-             ) -> Tuple[Tensor, ...]:
-    """Return gradients for ``x, w1, b1, w2, b2, scale, shift``; those of weights in float32."""
+             ) -> Tuple[Tensor, Tensor, Tensor]:
+    """Return gradients for ``x``, all others (see ``gradient_sizes``) and ``b2``.
+
+    All but the first are float32.
+    """
     w1, w2 = w1.contiguous(), w2.contiguous()
     dx = torch.empty_like(x)
     gs, xs, ds = _views(grad, x, dx)
@@ -496,16 +504,16 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     constants = _constants(x, width, hidden, act, b1 is not None)
     parts = max(1, min(batch * tokens // _PART_TOKENS, _PART_BYTES // (8 * w1.numel()),
                        _MOST_PARTS))
-    sizes = [w1.numel(), w2.numel(), len(w1), len(w1), len(w1)]
-    sums = x.new_empty((parts, sum(sizes)), dtype=torch.float32)
+    star = 2 if act == 'star_relu' else 0
+    sums = x.new_empty((parts, 2 * w1.numel() + (1 + star) * len(w1)), dtype=torch.float32)
     strides = (*gs.stride(), *xs.stride())
     _launch(_input_kernel, _over_tokens(xs, groups), x,
             (gs, xs, w1, b1, w2, scale, ds, batch, tokens, *strides, *ds.stride()),
             dict(constants, GROUPS=groups))
     _launch(_weight_kernel, lambda tile: (triton.cdiv(hidden, tile['BLOCK_H']), groups, parts), x,
             (gs, xs, w1, b1, w2, scale, shift, sums, batch, tokens, *strides, parts), constants)
-    # An operator's results must not share memory, so each sum is one of its own.
-    dw1, dw2, db1, *star = sums.split(sizes, 1)
-    dscale, dshift = (s.sum().view(1) if act == 'star_relu' else s.new_zeros(1) for s in star)
-    return (dx, dw1.sum(0).view(w1.shape), db1.sum(0), dw2.sum(0).view(w2.shape),
-            grad.sum((0, 1), dtype=torch.float32), dscale, dshift)
+    found = sums.sum(0)
+    if star:
+        ffn, star_relu = found.split([len(found) - 2 * len(w1), 2 * len(w1)])
+        found = torch.cat([ffn, star_relu.view(2, -1).sum(1)])
+    return dx, found, grad.sum((0, 1), dtype=torch.float32)

@@ -8,7 +8,12 @@ of mmengine holds more:
   them into tensors and numbers before a checkpoint is written.
 * Python code as text, the config, which ``Runner.resume`` and the inferencers execute.
   It is dropped on reading, because a config is given by its path.
+
+Weights are also read and written as safetensors, which hold nothing else, and read from the
+Hugging Face Hub.
 """
+import hashlib
+import io
 import os
 import pickle
 from collections import OrderedDict
@@ -28,6 +33,7 @@ from typing import (
     Tuple,
     Union,
 )
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -36,11 +42,16 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as stock
 from torch import nn
 
-from .output_files import replacing
+from .hub import download
+from .output_files import write_bytes
+from .safetensors_io import SUFFIX, is_safetensors, read_safetensors, safetensors_bytes
 
-__all__ = ['StateDictDiff', 'compare_state_dicts', 'find_weights', 'load_checkpoint',
-           'load_matching', 'make_plain', 'read_weights', 'restore_plain', 'save_checkpoint',
-           'use_safe_checkpoints']
+__all__ = ['CACHED_SOURCES', 'StateDictDiff', 'check_checkpoint_name', 'checkpoint_bytes',
+           'compare_state_dicts', 'find_weights', 'load_checkpoint', 'load_matching', 'make_plain',
+           'read_weights', 'restore_plain', 'save_checkpoint', 'use_safe_checkpoints']
+
+#: The starts of addresses whose files are kept on the disk: reading them twice costs little.
+CACHED_SOURCES = ('hf://', 'http://', 'https://')
 
 _HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
@@ -171,11 +182,35 @@ def _drop_config(checkpoint: Any) -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None, mmap: bool = False) -> Any:
-    """Load as mmengine's function of this name, without the fall-back of its forks."""
+    """Load as mmengine's function of this name, without the fall-back of its forks.
+
+    Reads safetensors too.
+    """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(filename)
+    if is_safetensors(filename):
+        return read_safetensors(filename, map_location)
     return torch.load(filename, map_location=map_location, weights_only=True, mmap=mmap)
+
+
+def load_from_http(filename: str, map_location: Any = None) -> Any:
+    """Load as mmengine's function of this name, which reads no safetensors."""
+    name = Path(urlparse(filename).path).name
+    if not name.endswith(SUFFIX):
+        return stock.load_from_http(filename, map_location=map_location)
+    # Half of all such files are named model.safetensors.
+    name = f'{hashlib.sha256(filename.encode()).hexdigest()[:8]}-{name}'
+    target = Path(torch.hub.get_dir(), 'checkpoints', name)
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(filename, str(target), progress=False)
+    return load_from_local(str(target), map_location)
+
+
+def load_from_hub(filename: str, map_location: Any = None) -> Any:
+    """Load ``hf://OWNER/NAME[@REVISION][/FILE]``; see :func:`mmscheme.utils.hub.download`."""
+    return load_from_local(download(filename), map_location)
 
 
 class _Unreadable(ValueError):
@@ -219,7 +254,8 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
     """Read a checkpoint without running code from it.
 
     Args:
-        filename: Path of the file, or a URL that mmengine reads.
+        filename: Path of the file, ``hf://OWNER/NAME[@REVISION][/FILE]``, or a URL that mmengine
+            reads. The file may be safetensors.
         map_location: As in :func:`torch.load`.
         mmap: As in :func:`torch.load`, for files; values that nobody looks at are not read.
 
@@ -231,7 +267,9 @@ def load_checkpoint(filename: str, map_location: Any = None, mmap: bool = False)
         ValueError: The file is not a checkpoint, or holds objects other than tensors,
             numbers, text, arrays, containers of them and mmengine's log history.
     """
-    loader = (CheckpointLoader.load_checkpoint if '://' in filename else
+    loaders = dict(hf=load_from_hub, http=load_from_http, https=load_from_http)
+    scheme, remote, _ = filename.partition('://')
+    loader = (loaders.get(scheme, CheckpointLoader.load_checkpoint) if remote else
               partial(load_from_local, mmap=mmap))
     return _guarded(loader)(filename, map_location)
 
@@ -354,24 +392,52 @@ def use_safe_checkpoints() -> None:
     """Make mmengine read all checkpoints of this process as :func:`load_checkpoint` does.
 
     Covers ``load_from``, ``resume``, ``init_cfg`` and the inferencers of every
-    framework on mmengine, for files, URLs and mmengine's other sources.
+    framework on mmengine, for files, URLs and mmengine's other sources, and adds safetensors and
+    ``hf://``.
     """
-    CheckpointLoader.register_scheme('', _guarded(load_from_local), force=True)
     for loader, prefixes in (
-        ('load_from_http', ('http://', 'https://')),
-        ('load_from_pavi', ('pavi://', )),
-        ('load_from_ceph', (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')),
-        ('load_from_torchvision', ('modelzoo://', 'torchvision://')),
-        ('load_from_openmmlab', ('open-mmlab://', 'openmmlab://')),
-        ('load_from_mmcls', ('mmcls://', )),
+        (load_from_local, ('', )),
+        (load_from_hub, ('hf://', )),
+        (load_from_http, ('http://', 'https://')),
+        (stock.load_from_pavi, ('pavi://', )),
+        (stock.load_from_ceph, (r'(\S+\:)?s3://', r'(\S+\:)?petrel://')),
+        (stock.load_from_torchvision, ('modelzoo://', 'torchvision://')),
+        (stock.load_from_openmmlab, ('open-mmlab://', 'openmmlab://')),
+        (stock.load_from_mmcls, ('mmcls://', )),
     ):
-        CheckpointLoader.register_scheme(prefixes, _guarded(getattr(stock, loader)), force=True)
+        CheckpointLoader.register_scheme(prefixes, _guarded(loader), force=True)
+
+
+def check_checkpoint_name(target: Path) -> None:
+    """Refuse a name that is none for a checkpoint.
+
+    Raises:
+        ValueError: It ends neither with ``.pth`` nor with ``.safetensors``.
+    """
+    if target.suffix not in ('.pth', SUFFIX):
+        raise ValueError(f'expected a name *.pth or *{SUFFIX} to write, found {target}')
+
+
+def checkpoint_bytes(content: Dict[str, Any], suffix: str) -> bytes:
+    """Return the file for a checkpoint; its bytes do not depend on its name.
+
+    Args:
+        content: ``state_dict`` and maybe ``meta``, or weights alone.
+        suffix: ``.safetensors`` for that format, any other for that of ``torch.save``.
+
+    Raises:
+        ValueError: safetensors cannot hold the weights.
+    """
+    if suffix == SUFFIX:
+        return safetensors_bytes(content)
+    buffer = io.BytesIO()  # because torch writes the name of a file into it
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def save_checkpoint(content: Dict[str, Any], target: Union[str, Path]) -> None:
-    """Write a checkpoint whole or not at all; its bytes do not depend on its name."""
-    with replacing(target) as part, part.open('wb') as f:
-        torch.save(content, f)
+    """Write a checkpoint in the format of its suffix, whole or not at all."""
+    write_bytes(target, checkpoint_bytes(content, Path(target).suffix))
 
 
 def make_plain(value: Any) -> Any:

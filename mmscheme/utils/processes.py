@@ -1,4 +1,5 @@
 """Begin and end a run of several processes."""
+import atexit
 import os
 import sys
 from contextlib import contextmanager
@@ -6,7 +7,7 @@ from typing import Iterator
 
 import torch.distributed as dist
 
-__all__ = ['LAUNCHED', 'leave_process_group', 'lost_process', 'set_local_rank']
+__all__ = ['LAUNCHED', 'end_launched', 'leave_process_group', 'lost_process', 'set_local_rank']
 
 #: Environment variable that our launcher sets, because it reports the processes itself.
 LAUNCHED = 'MMSCHEME_LAUNCHED'
@@ -25,6 +26,19 @@ def leave_process_group() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def end_launched() -> None:
+    """End a process of several that has done all its work, without taking its interpreter down.
+
+    Threads of the communication live on until then, and now and then one of them that wants the
+    interpreter while it is taken down aborts the process, which would count as failed.
+    """
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and os.environ.get('LOCAL_RANK'):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Errors for people: one line on stderr, and a file with the traceback where it may be a bug."""
 import errno
+import importlib.metadata
 import linecache
 import os
 import sys
@@ -24,6 +25,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _OURS = (_PACKAGE, _PACKAGE.parent / 'tools')
+
+
+_MULTIMODAL = os.path.join('mmpretrain', 'models', 'multimodal', '')
 
 
 class UserErrors(ValueError):
@@ -141,10 +145,19 @@ def _lines(error: BaseException) -> List[str]:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if 'Original Traceback' in text:  # of a worker of a data loader
         text = _last_line(text).partition(f'{type(error).__name__}: ')[2] or _last_line(text)
-    text = ' '.join(text.split()) or repr(error)
+    text = _conflict(error) or ' '.join(text.split()) or repr(error)
     # The type helps where the text was not made for people.
     readable = isinstance(error, (ValueError, TypeError, OSError, RunError))
     return [text if readable else f'{type(error).__name__}: {text}']
+
+
+def _conflict(error: BaseException) -> Optional[str]:
+    """Return what helps where mmpretrain meets a transformers without functions that it imports."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not (isinstance(error, TypeError) and frames and _MULTIMODAL in frames[-1].filename):
+        return None
+    return (f'mmpretrain cannot be imported beside transformers '
+            f'{importlib.metadata.version("transformers")}: expected a version below 4.49, or none')
 
 
 @contextmanager

@@ -120,6 +120,25 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, inte
     assert runner.iter == 3
 
 
+@pytest.mark.parametrize('iters', [1000, 250])
+def test_schedulers_follow_another_length(iters, tmp_path):
+    path = tmp_path / 'a.py'
+    path.write_text("""model = dict()
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=500)
+param_scheduler = [
+    dict(type='LinearLR', begin=0, end=100, by_epoch=False),
+    dict(type='OneCycleLR', total_steps=500, by_epoch=False),
+    dict(type='CosineAnnealingLR', begin=100, T_max=400, by_epoch=False),
+    dict(type='MultiStepLR', milestones=[300, 400], by_epoch=False)]
+""")
+    ratio = iters / 500
+    found = load_config(path, str(tmp_path), {'train_cfg.max_iters': iters}).param_scheduler
+    linear, one_cycle, cosine, steps = found
+    assert linear.end == 100 * ratio and one_cycle.total_steps == iters
+    assert (cosine.begin, cosine.T_max) == (100 * ratio, 400 * ratio)
+    assert steps.milestones == [300 * ratio, 400 * ratio]
+
+
 def flat(node, place=''):
     if isinstance(node, (dict, list, tuple)) and node:
         items = node.items() if isinstance(node, dict) else enumerate(node)
@@ -164,8 +183,8 @@ def test_building_a_model_leaves_mmengine_as_it_is():
         MODELS.build(dict(type='mmscheme.SCHEMEformer', arch='s12'))
         assert CheckpointLoader._schemes == stock
         {how}
-        changed = [k for k, v in CheckpointLoader._schemes.items() if v is not stock[k]]
-        assert sorted(changed) == sorted(stock), changed
+        changed = [k for k, v in CheckpointLoader._schemes.items() if v is not stock.get(k)]
+        assert sorted(changed) == sorted([*stock, 'hf://']), changed
         """
     for how in ('mmscheme.use_safe_checkpoints()', 'import mmscheme.safe_checkpoints'):
         run(sys.executable, '-c', textwrap.dedent(script).format(how=how))

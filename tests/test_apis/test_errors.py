@@ -231,3 +231,11 @@ def test_errors_for_the_user_have_no_file(tmp_path):
     with pytest.raises(ValueError) as error:
         int('x')
     assert not is_deliberate(error.value)
+
+
+def test_a_transformers_that_is_too_new_for_mmpretrain_is_named(tmp_path, monkeypatch, capsys):
+    path = tmp_path / 'mmpretrain' / 'models' / 'multimodal' / 'language_model.py'
+    monkeypatch.setattr('importlib.metadata.version', lambda name: f'5.24.0 of {name}')
+    with pytest.raises(SystemExit), user_errors():
+        exec(compile('class Model(None):\n    pass', path, 'exec'), {})
+    assert 'transformers 5.24.0' in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 
 from tests.commands import load_script
 
-ALL = 14
+ALL = 15
 
 
 @pytest.fixture(scope='module')

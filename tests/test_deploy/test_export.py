@@ -2,6 +2,7 @@
 import json
 import shutil
 import sys
+from copy import deepcopy
 
 import cv2
 import numpy as np
@@ -148,29 +149,55 @@ def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
     assert 'backbone and neck alone' in capsys.readouterr().err
 
 
-def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
-    _, checkpoint, cfg = tiny_checkpoint('upernet', tmp_path)
+def _scale_a_weight(model):
+    model.backbone.stages[1][0].channel_mixer.ffn.fc1.weight.data *= 1.01
+
+
+def _exchange_channels(model):
+    weight = model.backbone.stages[2][0].channel_mixer.ffn.fc2.weight.data
+    weight[[0, 1]] = weight[[1, 0]]
+
+
+def _drop_layer_scale(model):
+    model.backbone.stages[1][0].layer_scale2.data.fill_(1)
+
+
+@pytest.mark.parametrize('damage', [_scale_a_weight, _exchange_channels, _drop_layer_scale])
+@pytest.mark.parametrize('task', ['cls', 'upernet', 'retinanet', 'mask_rcnn'])
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, task, damage):
+    _, checkpoint, cfg = tiny_checkpoint(task, tmp_path)
     correct = export_module.fold
 
     def wrong(model):
-        folded = correct(model)
-        folded.decode_head.conv_seg.weight.data *= 1.01
-        return folded
+        model = deepcopy(model)
+        damage(model)
+        return correct(model)
 
-    monkeypatch.setattr(export_module, 'fold', wrong)
-    with pytest.raises(ValueError, match='does not do what the checkpoint does, nothing is written'
-                       ': logits differ by'):
-        export(cfg, checkpoint, tmp_path / 'new' / 'model.pt', (64, 64))
-    assert not list((tmp_path / 'new').iterdir())
+    target = tmp_path / 'new' / 'model.pt'
+    with monkeypatch.context() as patch:
+        patch.setattr(export_module, 'fold', wrong)
+        with pytest.raises(ValueError, match='does not do what the checkpoint does'):
+            export(cfg, checkpoint, target, (64, 64))
+    assert not list(target.parent.iterdir())
+    checks, _ = export(cfg, checkpoint, target, (64, 64))
+    # Far enough below the tolerance that rounding on other machines stays below as well.
+    assert all(check.passed and check.difference < 3e-5 for check in checks)
 
 
 def test_matching_sees_what_is_wrong():
-    boxes = np.array([[0, 0, 10, 10], [5, 5, 20, 20.]], np.float32)
+    boxes = np.array([[0, 0, 10, 10], [5, 5, 25, 25.]], np.float32)
     found = dict(boxes=np.concatenate([boxes, boxes[:1]]), scores=np.array([.9, .5, 0.]),
                  labels=np.array([1, 2, -1]))
     reference = dict(bboxes=boxes + .25, scores=np.array([.9, .5]), labels=np.array([1, 2]))
     match = match_boxes(found, reference)
-    assert (match.number, match.alone) == (2, 0) and match.difference == pytest.approx(.25)
+    assert (match.number, match.alone, match.scores) == (2, 0, 0)
+    assert match.pixels == pytest.approx(.25)
+    # Sides of 10 and of 20 pixels.
+    assert match.difference == pytest.approx(np.sqrt((.025**2 + .0125**2) / 2))
+    logits = np.log([.9 / .1, 1])
+    other = match_boxes(dict(found, scores=1 / (1 + np.exp(-np.array([*logits, -99]) - .1))),
+                        reference)
+    assert other.scores == pytest.approx(.1 / logits.std())
     assert match_boxes(found, dict(reference, labels=np.array([1, 1]))).alone == 2
     assert match_boxes(found, dict(reference, bboxes=boxes + 2)).alone == 4
     assert match_boxes({k: v[:1] for k, v in found.items()}, reference).alone == 1

@@ -79,7 +79,7 @@ def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
         expected = predict_letterboxed(cfg, model, padded[:size[0], :size[1], ::-1], shape)
         match = match_boxes(predictor.exported.run(inputs), expected)
         # In pixels; boxes of random weights are large, and float32 has seven digits.
-        assert match.difference <= 1e-4 * max(shape) and not match.alone, (path.name, match)
+        assert match.pixels <= 1e-4 * max(shape) and not match.alone, (path.name, match)
         assert match.scores <= 1e-3
         number += match.number
     assert number >= 400

@@ -15,7 +15,8 @@ from mmengine.runner import CheckpointLoader
 from mmscheme.checks import Findings
 from mmscheme.checks.checkpoint import check_checkpoint
 from mmscheme.models import SCHEMEformer
-from mmscheme.utils.checkpoint_io import use_safe_checkpoints
+from mmscheme.utils.checkpoint_io import make_plain, use_safe_checkpoints
+from mmscheme.utils.safetensors_io import safetensors_bytes
 from tests.test_fuzz.mutate import mutate_bytes, mutate_structure, numbers, time_limit
 
 TINY = dict(depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32))
@@ -106,11 +107,17 @@ def damaged(rng, model, trace):
     """A damaged checkpoint."""
     good = content(model)
     kind = rng.choice(['bytes', 'zip', 'zip', 'zip', 'structure', 'structure', 'tensors', 'code',
-                       'legacy', 'other'])
+                       'legacy', 'other', 'safetensors', 'safetensors'])
     if kind == 'bytes':
         return kind, mutate_bytes(saved(good), rng)
     if kind == 'zip':
         return kind, rewrite_zip(saved(good), rng)
+    if kind == 'safetensors':
+        data = safetensors_bytes(dict(good, meta=make_plain(good['meta'])))
+        # In the header, or anywhere.
+        length = 8 + int.from_bytes(data[:8], 'little')
+        return kind, (mutate_bytes(data[:length], rng) + data[length:] if rng.random() < 0.7
+                      else mutate_bytes(data, rng))
     if kind == 'legacy':
         return kind, mutate_bytes(saved(good, True), rng)
     if kind == 'structure':

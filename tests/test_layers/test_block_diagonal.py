@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmscheme.layers import BlockDiagonalLinear, BlockDiagonalMLP
+from mmscheme.layers import BlockDiagonalLinear, BlockDiagonalMLP, ShuffledGELU
 from tests.test_layers.reference import TOLERANCE, as_map, four_layouts
 
 
@@ -114,3 +114,33 @@ def test_each_dropout_acts_alone():
     mlp.drop1.p, mlp.drop2.p = 0.5, 0.
     y = mlp.train()(x)
     assert (y != 0).all() and not torch.allclose(y, mlp.eval()(x), atol=1e-3)
+
+
+@pytest.mark.parametrize('shape', [(2, 24, 3, 5), (2, 7, 24)])
+@pytest.mark.parametrize('groups, act, chain', [
+    ((4, 4), nn.GELU, True), ((4, 4), lambda: ShuffledGELU(4), False), ((1, 2), nn.GELU, False),
+    ((4, 2), nn.ReLU, False)])
+def test_exports_as_small_dense_layers(shape, groups, act, chain):
+    torch.manual_seed(0)
+    mlp = BlockDiagonalMLP(24, 48, groups, act_layer=act, implementation='plain').eval()
+    nn.init.normal_(mlp.fc1.bias)
+    x = torch.randn(shape)
+    exported = torch.export.export(mlp, (x, ), strict=False)
+    assert (exported.module()(x) - mlp(x)).abs().max() < 1e-5
+    nodes = [n for n in exported.graph.nodes if n.op == 'call_function']
+    names = [n.target.__name__ for n in nodes]
+    assert not [n for n in names if 'einsum' in n or 'bmm' in n]
+    convolutions = [n for n in nodes if n.target is torch.ops.aten.conv2d.default]
+    assert all(len(n.args) < 7 or n.args[6] == 1 for n in convolutions)
+    layers = len(convolutions) if len(shape) == 4 else names.count('linear.default')
+    assert layers == sum(groups)
+    # Where a group goes through both layers, only their outputs are put together.
+    assert names.count('cat.default') == (1 if chain else sum(g > 1 for g in groups))
+
+
+def test_what_is_hooked_is_called_in_an_export():
+    mlp = BlockDiagonalMLP(8, groups=2).eval()
+    mlp.fc1.register_forward_hook(lambda m, args, out: out + 1)
+    x = torch.randn(1, 3, 8)
+    exported = torch.export.export(mlp, (x, ), strict=False).module()
+    assert (exported(x) - mlp(x)).abs().max() < 1e-5

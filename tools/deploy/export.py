@@ -23,7 +23,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     add_shape_argument(parser, '; images that do not fit are shrunk')
     parser.add_argument('--dynamic', action='store_true',
                         help='any batch, height and width, these in multiples of 32')
-    return parser.parse_args(argv)
+    parser.add_argument('--batch', type=int, default=1, metavar='N',
+                        help='images that the file takes at once (1)')
+    args = parser.parse_args(argv)
+    if args.batch < 1 or args.dynamic and args.batch > 1:
+        parser.error(f'--batch: expected a number of images, without --dynamic, found {args.batch}')
+    return args
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -31,13 +36,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with user_errors(args.debug):
         suffix = {v: k for k, v in FORMATS.items()}[args.format]
-        target = Path(args.out) if args.out else Path(args.checkpoint).with_suffix(suffix)
+        # The file of an address is written to this folder.
+        source = Path(args.checkpoint.split('://')[-1])
+        source = Path(source.name) if '://' in args.checkpoint else source
+        target = Path(args.out) if args.out else source.with_suffix(suffix)
         if target.suffix != suffix:
             raise ValueError(f'--out: expected a file *{suffix} for {args.format}, found {target}')
         shape = read_shape(args.shape, least=32)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         print('tracing the model and comparing it with PyTorch ...', flush=True)
-        checks, left_out = export(cfg, args.checkpoint, target, shape, args.dynamic)
+        checks, left_out = export(cfg, args.checkpoint, target, shape, args.dynamic,
+                                  args.batch)
     if left_out:
         print(f'note: {left_out}')
     for i, check in enumerate(checks):

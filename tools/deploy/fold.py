@@ -16,7 +16,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         'that are written go wherever the originals do: test.py, predict.py, export.py.')
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('target', help='checkpoint to write, *.pth; its config gets the same name')
+    parser.add_argument('target', help='checkpoint to write, *.pth or *.safetensors; its config '
+                        'gets the same name')
     return parser.parse_args(argv)
 
 

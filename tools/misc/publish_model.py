@@ -1,10 +1,16 @@
 """Strip a checkpoint of what inference does not need, and put its hash into its name."""
 import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
+
+from mmengine.registry import init_default_scope
 
 from mmscheme.apis.config import load_config
+from mmscheme.apis.model_card import model_card
 from mmscheme.apis.publish import publish
+from mmscheme.utils.config_query import scope_of
+from mmscheme.utils.hub import check_repo, upload
+from mmscheme.utils.output_files import write_bytes
 from mmscheme.utils.user_errors import user_errors
 
 
@@ -14,21 +20,59 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         description='Strip a checkpoint of what inference does not need and put its hash into '
         'its name.')
     parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('target', help='file to write, *.pth; a hash is added to its name')
+    parser.add_argument('target', help='file to write, *.pth or *.safetensors; a hash is added to '
+                        'its name')
     parser.add_argument('--half', action='store_true', help='store the weights in half precision')
     parser.add_argument('--config', help='write this config beside it, whole')
+    parser.add_argument('--safetensors', action='store_true',
+                        help='write *.safetensors, and a model card *.md beside it')
+    parser.add_argument('--hub', metavar='OWNER/NAME',
+                        help='put weights, config and card into this repository of the Hugging '
+                        'Face Hub; needs `hf auth login`')
+    parser.add_argument('--private', action='store_true', help='make a new repository private')
+    card = parser.add_argument_group('what the card says')
+    card.add_argument('--license', help='licence of the weights, such as apache-2.0')
+    card.add_argument('--data', help='training data (the type of the data set in the config)')
+    card.add_argument('--metric', nargs='+', type=_metric, default=[], metavar='NAME=VALUE',
+                      help='result of a test of these weights, such as mIoU=41.2')
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args(argv)
+
+
+def _metric(text: str) -> Tuple[str, float]:
+    name, _, value = text.partition('=')
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'expected NAME=VALUE, found {text}') from None
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Write the checkpoint and print its name and size."""
     args = parse_args(argv)
     with user_errors(args.debug):
+        check_repo(args.hub)
         cfg = load_config(args.config) if args.config else None
-        published = publish(args.checkpoint, args.target, args.half, cfg)
-    before, after = (Path(p).stat().st_size / 2**20 for p in (args.checkpoint, published))
-    print(f'{published} ({before:.1f} MiB -> {after:.1f} MiB)')
+        target = Path(args.target)
+        if args.safetensors and target.suffix == '.pth':
+            target = target.with_suffix('.safetensors')
+        published = publish(args.checkpoint, target, args.half, cfg)
+        before, after = (f'{p.stat().st_size / 2**20:.1f} MiB' if p.is_file() else str(p)
+                         for p in (Path(args.checkpoint), published))
+        print(f'{published} ({before} -> {after})')
+        if target.suffix == '.safetensors' or args.hub:
+            if cfg is not None:
+                init_default_scope(scope_of(cfg))
+            card = published.with_suffix('.md')
+            write_bytes(card, model_card(published, cfg, args.license, args.data,
+                                         dict(args.metric), args.hub).encode())
+            print(f'card: {card}')
+        if args.hub:
+            files = {published.name: published, 'README.md': card}
+            if cfg is not None:
+                config = published.with_suffix('.py')
+                files[config.name] = config
+            print(f'hub: {upload(args.hub, files, args.private)}')
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..operator import gradient_sizes
 from .build import library
 
 __all__ = [
@@ -48,16 +49,20 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
 def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, groups: int,
              act: str, scale: Optional[Tensor], shift: Optional[Tensor],
              b2: Optional[Tensor] = None, gain: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
-    """Return gradients for ``x, w1, b1, w2, b2, scale, shift, gain``; the last one needs ``b2``."""
+    """Return gradients for ``x``, all others (see ``gradient_sizes``), ``b2`` and the gain.
+
+    The last one needs ``b2``.
+    """
     rows, gradient, (dx, out) = _rows(x), _rows(grad), _in_order(x)
     w1, w2 = w1.contiguous(), w2.contiguous()
-    dw1, dw2 = torch.empty_like(w1), torch.empty_like(w2)
-    db1, db2 = w1.new_empty(len(w1)), w2.new_empty(len(w2))
-    dscale, dshift, dgain = w1.new_empty(1), w1.new_empty(1), w1.new_empty(1)
+    sizes = gradient_sizes(w1, w2, act)
+    sums, db2, dgain = w1.new_empty(sum(sizes)), w2.new_empty(len(w2)), w1.new_empty(1)
+    dw1, dw2, db1, *star = sums.split(sizes)
+    dscale, dshift = star or (w1.new_empty(1), w1.new_empty(1))
     _call('mmscheme_mlp_backward', gradient, rows, w1, b1, w2, b2, out, dw1, db1, dw2, db2,
           dscale, dshift, dgain, len(rows), groups, w1.shape[1], w2.shape[1],
           _ACTIVATIONS.index(act), _number(scale, 1), _number(shift, 0), _number(gain, 1))
-    return (dx if out is dx else dx.copy_(out), dw1, db1, dw2, db2, dscale, dshift, dgain)
+    return dx if out is dx else dx.copy_(out), sums, db2, dgain
 
 
 def covariance_attention(x: Tensor, tau: float) -> Tensor:
