@@ -141,10 +141,19 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     Args:
         cfg: Changed in place.
         data_root: The new root.
+
+    Raises:
+        ValueError: Data sets that differ in their root alone would become one.
     """
-    old_roots = {d['data_root'] for d in iter_datasets(cfg) if d.get('data_root')}
-    for dataset in iter_datasets(cfg):
+    datasets = list(iter_datasets(cfg))
+    old_roots = {d['data_root'] for d in datasets if d.get('data_root')}
+    before = {repr(dict(d, pipeline=None)) for d in datasets}
+    for dataset in datasets:
         dataset['data_root'] = data_root
+    if len({repr(dict(d, pipeline=None)) for d in datasets}) < len(before):
+        raise ValueError(f'--data-root {data_root}: it would make one data set of two that differ '
+                         f'in their root alone ({", ".join(sorted(old_roots))}): set data_root of '
+                         'each in the config')
     cfg.data_root = data_root
     for split in SPLITS:
         for evaluator in as_list(cfg.get(f'{split}_evaluator')):

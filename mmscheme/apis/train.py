@@ -65,6 +65,10 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         cfg.resume = found is not None
         cfg.load_from = found or cfg.get('load_from')
     prepare_run(cfg, ('train', 'val'), preflight, stock_runtime)
+    counts = cfg.optim_wrapper.get('accumulative_counts') or 1
+    if (cfg.get('auto_scale_lr') or {}).get('enable') and counts > 1:
+        # mmengine does not count the images of the batches that are accumulated.
+        cfg.auto_scale_lr.base_batch_size = cfg.auto_scale_lr.base_batch_size / counts
     # A config may name a runner of its own, as in OpenMMLab's tools.
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

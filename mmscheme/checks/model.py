@@ -4,13 +4,15 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 from mmengine import Config
 from torch import nn
 
+from mmscheme.engine.hooks.mixing_weights_hook import find_mixers
 from mmscheme.engine.runners.randomness import keep_random_numbers
 from mmscheme.models.loading import build_model
-from mmscheme.utils.config_query import inner_model, iter_datasets, step_name
+from mmscheme.models.utils.ffn import SCHEMEFFN
+from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, step_name
 
 from .findings import Findings
 
-__all__ = ['build_for_checks', 'check_sizes']
+__all__ = ['build_for_checks', 'check_cca', 'check_sizes']
 
 
 def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
@@ -24,6 +26,23 @@ def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
                            cause=e)
             return None
     return getattr(model, 'module', model)
+
+
+def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings) -> None:
+    """Check that something takes CCA out of training, and that it sees one image at a time."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *as_list(cfg.get('custom_hooks'))]
+    mixers = find_mixers(model)
+    if training and mixers and not any(
+            isinstance(h, dict) and step_name(h) == 'MixingScheduleHook' for h in hooks):
+        findings.warn(
+            f'{len(mixers)} blocks have CCA and no hook lowers its weight: evaluation, which drops '
+            'it, would compute another function than training; set default_hooks.mixing_schedule='
+            "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
+    for name, layer in model.named_modules():
+        if getattr(layer, 'batch_first', True) is False and any(
+                isinstance(f, SCHEMEFFN) and f.batch_first for f in getattr(layer, 'ffns', ())):
+            findings.error(f'{name}: its tokens are (N, B, C), so CCA would mix the images of a '
+                           'batch: set batch_first=False in ffn_cfgs, beside SCHEMEFFN')
 
 
 def check_sizes(cfg: Config, findings: Findings) -> None:

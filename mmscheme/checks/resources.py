@@ -16,8 +16,8 @@ from mmscheme.utils.config_query import as_list, find_class, step_name
 
 from .findings import Findings
 
-__all__ = ['check_batch_size', 'check_disk', 'check_hooks', 'check_numbers', 'check_work_dir',
-           'is_count']
+__all__ = ['check_batch_size', 'check_disk', 'check_hooks', 'check_numbers', 'check_schedule',
+           'check_work_dir', 'is_count']
 
 _MIB = 2**20
 
@@ -59,6 +59,20 @@ def check_numbers(cfg: Config, splits: Sequence[str], findings: Findings) -> Non
            f'a whole number from 0 to {2**32 - 1} or None', seed)
 
 
+def check_schedule(cfg: Config, findings: Findings) -> None:
+    """Compare the end of the schedulers with the end of the run."""
+    loop = cfg.get('train_cfg') or {}
+    for key, by_epoch in (('max_iters', False), ('max_epochs', True)):
+        length = loop.get(key)
+        ends = [s['end'] for s in as_list(cfg.get('param_scheduler')) if isinstance(s, dict)
+                and s.get('by_epoch', True) == by_epoch and is_count(s.get('end'))]
+        if is_count(length) and ends and max(ends) > 1.1 * length:
+            findings.warn(
+                f'param_scheduler ends at {max(ends)}, the run at {key}={length}, before the '
+                f'learning rate has done its way: set both, or --cfg-options train_cfg.{key}='
+                f'{length} for a config of {max(ends)}, which scales the schedulers')
+
+
 def check_hooks(cfg: Config, findings: Findings) -> None:
     """Build our hooks, which only keep their arguments; others may need a runner."""
     places = {f'default_hooks.{k}': v for k, v in (cfg.get('default_hooks') or {}).items()}
@@ -84,11 +98,14 @@ def check_batch_size(cfg: Config, findings: Findings) -> None:
     if not isinstance(size, int):
         return
     # From the launcher too, because the processes are not connected yet.
-    here = size * max(get_world_size(), int(os.environ.get('WORLD_SIZE', '1')))
+    wrapper = cfg.get('optim_wrapper') or {}
+    here = size * max(get_world_size(), int(os.environ.get('WORLD_SIZE', '1'))) * int(
+        wrapper.get('accumulative_counts') or 1)
     if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
         findings.warn(
-            f'This run has {here} images an iteration, its recipe {recipe["base_batch_size"]}: '
-            'set train_dataloader.batch_size, or --auto-scale-lr to scale the learning rate.')
+            f'This run has {here} images a step of the optimizer, its recipe '
+            f'{recipe["base_batch_size"]}: set train_dataloader.batch_size, or --auto-scale-lr to '
+            'scale the learning rate.')
 
 
 def _existing(path: str) -> Path:

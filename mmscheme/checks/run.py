@@ -6,9 +6,16 @@ from mmengine import Config
 from .checkpoint import check_checkpoint, check_named_files
 from .data import check_data
 from .findings import Findings
-from .model import build_for_checks, check_sizes
+from .model import build_for_checks, check_cca, check_sizes
 from .rehearsal import rehearse
-from .resources import check_batch_size, check_disk, check_hooks, check_numbers, check_work_dir
+from .resources import (
+    check_batch_size,
+    check_disk,
+    check_hooks,
+    check_numbers,
+    check_schedule,
+    check_work_dir,
+)
 
 __all__ = ['check_run']
 
@@ -42,7 +49,10 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     check_data(cfg, splits, every, findings)
     check_sizes(cfg, findings)
     model = build_for_checks(cfg, findings)
+    if model is not None:
+        check_cca(cfg, model, training, findings)
     if training:
+        check_schedule(cfg, findings)
         check_named_files(cfg, findings)
         if writable:
             check_disk(cfg, model, findings)

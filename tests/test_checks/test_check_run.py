@@ -8,15 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.cnn.bricks.transformer import BaseTransformerLayer
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
+from mmscheme.apis.train import build_train_runner
 from mmscheme.checks import Findings, check_run
 from mmscheme.checks import data as data_checks
 from mmscheme.checks.coco import _run_lengths
 from mmscheme.checks.labels import LabelTable
-from mmscheme.checks.model import build_for_checks, check_sizes
-from mmscheme.checks.resources import check_batch_size, check_disk
+from mmscheme.checks.model import build_for_checks, check_cca, check_sizes
+from mmscheme.checks.resources import check_batch_size, check_disk, check_schedule
 from mmscheme.datasets.scenes import write_scenes
 from mmscheme.utils.image_files import ends_abruptly, inspect_image
 from tests.bad_inputs import Box, halve
@@ -50,7 +52,8 @@ def config(box, task, **changes):
 @pytest.mark.parametrize('task', ['seg', 'det', 'cls'])
 def test_nothing_is_found_where_nothing_is_wrong_and_nothing_changes(task, box):
     """Neither files nor random numbers nor the config."""
-    cfg = config(box, task, **{'auto_scale_lr.base_batch_size': dict(seg=2, det=6, cls=8)[task]})
+    cfg = config(box, task, param_scheduler=None,
+                 **{'auto_scale_lr.base_batch_size': dict(seg=2, det=6, cls=8)[task]})
     before = cfg.pretty_text, sorted(box.folder.rglob('*'))
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     findings = check_run(cfg, ('train', 'val'))
@@ -72,7 +75,7 @@ def test_all_faults_at_once(box, capsys):
     for text in ('scene_00001.jpg (truncated', 'scene_00002.jpg (truncated', 'image without mask',
                  'val_interval', 'checkpoint not found: no.pth'):
         assert len([line for line in lines if text in line]) == 1, text
-    assert len(lines) == 5 and '5 errors, 1 warnings' in output.out
+    assert len(lines) == 5 and '5 errors, 2 warnings' in output.out
     assert not (box.folder / 'work').exists()
 
 
@@ -155,7 +158,50 @@ def test_disk_space(box, monkeypatch):
 def test_the_recipe_s_batch(box):
     findings = Findings()
     check_batch_size(config(box, 'seg'), findings)
-    assert 'This run has 2 images an iteration, its recipe 8' in findings.warnings[0]
+    assert 'This run has 2 images a step of the optimizer, its recipe 8' in findings.warnings[0]
+
+
+@pytest.mark.parametrize('counts, warnings', [(4, 0), (2, 1)])
+def test_accumulated_gradients_are_counted(counts, warnings, box):
+    findings = Findings()
+    check_batch_size(config(box, 'seg', **{'optim_wrapper.accumulative_counts': counts}), findings)
+    assert len(findings.warnings) == warnings
+
+
+def test_auto_scale_lr_counts_accumulated_gradients(box):
+    cfg = config(box, 'seg', **{'optim_wrapper.accumulative_counts': 4})
+    rate = cfg.optim_wrapper.optimizer.lr
+    runner = build_train_runner(cfg, auto_scale_lr=True, preflight=False)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize('length, warnings', [(300, 0), (100, 1)])
+def test_a_run_that_ends_before_its_schedule(length, warnings, box):
+    findings = Findings()
+    check_schedule(config(box, 'seg', **{'train_cfg.max_iters': length}), findings)
+    assert len(findings.warnings) == warnings
+
+
+def test_cca_that_nobody_schedules(box):
+    for hooks, warnings in ({}, 0), ({'default_hooks.mixing_schedule': None}, 1):
+        cfg, findings = config(box, 'seg', **hooks), Findings()
+        check_cca(cfg, build_for_checks(cfg, findings), True, findings)
+        assert len(findings.warnings) == warnings and not findings.errors
+
+
+@pytest.mark.parametrize('layer_first, ffn_first, errors', [
+    (False, True, 1), (False, False, 0), (True, True, 0)])
+def test_cca_that_would_mix_images(layer_first, ffn_first, errors):
+    layer = BaseTransformerLayer(
+        attn_cfgs=dict(type='MultiheadAttention', embed_dims=16, num_heads=2),
+        ffn_cfgs=dict(type='mmscheme.SCHEMEFFN', embed_dims=16, feedforward_channels=32,
+                      batch_first=ffn_first),
+        operation_order=('self_attn', 'norm', 'ffn', 'norm'), batch_first=layer_first)
+    findings = Findings()
+    check_cca(Config(), torch.nn.Sequential(layer), False, findings)
+    assert len(findings.errors) == errors
 
 
 def test_crops(box):

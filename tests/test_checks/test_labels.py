@@ -104,6 +104,15 @@ def test_one_data_set_for_two_splits(box):
     assert told(findings.warnings, 'images of train too')
 
 
+def test_one_root_for_data_sets_that_differ_in_it(box):
+    two = ("train = _base_.train_dataloader.dataset\ntrain_dataloader = dict(dataset=dict(\n"
+           "    _delete_=True, type='ConcatDataset', datasets=[\n"
+           "        dict(train, data_root='first'), dict(train, data_root='{}')]))")
+    with pytest.raises(ValueError, match='first, second'):
+        check(box, 'seg', two.format('second'))
+    assert check(box, 'seg', two.format('first')).errors == []
+
+
 @pytest.fixture
 def voc(box):
     """Two pictures in VOC's layout, and a function that writes their boxes."""

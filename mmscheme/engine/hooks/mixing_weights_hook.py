@@ -1,4 +1,5 @@
 """A log of the CCA weights while a model trains."""
+import logging
 from typing import Any, Dict, List, Optional
 
 from mmengine.hooks import EMAHook, Hook
@@ -119,4 +120,6 @@ class MixingWeightsHook(Hook):
         saved = find_averaged_mixers(runner) or self._mixers
         trained = {name: mixer for name, mixer in saved.items() if name not in frozen}
         if trained:
-            print_log(describe_cca_weights(trained), logger='current')
+            line = describe_cca_weights(trained)
+            print_log(line, logger='current',
+                      level=logging.WARNING if 'NOT' in line else logging.INFO)
