@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
-from mmscheme.layers import BlockDiagonalLinear, Pooling, SCHEMEMixer, SelfAttention
+from mmscheme.layers import Pooling, SCHEMEMixer, SelfAttention
 from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
@@ -50,7 +50,8 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
         ValueError: A mixer keeps its CCA in evaluation mode and alpha is not 1, so the
             branch cannot go.
     """
-    model = deepcopy(model).eval()
+    model = deepcopy(model)
+    model.eval()  # some return nothing
     for name, module in model.named_modules():
         if isinstance(module, SCHEMEMixer):
             _fold_mixer(module, name)
@@ -72,9 +73,10 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
 
 
 @torch.no_grad()
-def _scale_rows(layer: Union[BlockDiagonalLinear, nn.Linear], scale: Tensor) -> None:
-    """Multiply the outputs of a layer, in float64 for one rounding instead of two."""
-    layer.weight.copy_(layer.weight.double() * scale.double()[:, None])
+def _scale_rows(layer: nn.Module, scale: Tensor) -> None:
+    """Multiply the outputs of a layer or norm, in float64 for one rounding instead of two."""
+    columns = [1] * (layer.weight.dim() - 1)
+    layer.weight.copy_(layer.weight.double() * scale.double().view(-1, *columns))
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.double() * scale.double())
 
@@ -88,7 +90,9 @@ def _fold_mixer(mixer: SCHEMEMixer, name: str) -> None:
         raise ValueError(f'{name}: keep_cca=True and alpha is {float(alpha):.4f}: CCA is part of '
                          'this model and cannot be folded away; alpha must be 1, or '
                          'backbone.keep_cca=False')
-    _scale_rows(mixer.ffn.fc2, alpha.expand(mixer.ffn.fc2.out_features))
+    # A norm behind the second layer would take the factor out again.
+    last = mixer.ffn.drop2[0] if isinstance(mixer.ffn.drop2, nn.Sequential) else mixer.ffn.fc2
+    _scale_rows(last, alpha.expand(mixer.ffn.fc2.out_features))
     mixer.cca = None
     del mixer.alpha_logit, mixer.cca_factor
 

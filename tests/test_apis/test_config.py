@@ -120,6 +120,25 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, inte
     assert runner.iter == 3
 
 
+@pytest.mark.parametrize('iters', [1000, 250])
+def test_schedulers_follow_another_length(iters, tmp_path):
+    path = tmp_path / 'a.py'
+    path.write_text("""model = dict()
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=500)
+param_scheduler = [
+    dict(type='LinearLR', begin=0, end=100, by_epoch=False),
+    dict(type='OneCycleLR', total_steps=500, by_epoch=False),
+    dict(type='CosineAnnealingLR', begin=100, T_max=400, by_epoch=False),
+    dict(type='MultiStepLR', milestones=[300, 400], by_epoch=False)]
+""")
+    ratio = iters / 500
+    found = load_config(path, str(tmp_path), {'train_cfg.max_iters': iters}).param_scheduler
+    linear, one_cycle, cosine, steps = found
+    assert linear.end == 100 * ratio and one_cycle.total_steps == iters
+    assert (cosine.begin, cosine.T_max) == (100 * ratio, 400 * ratio)
+    assert steps.milestones == [300 * ratio, 400 * ratio]
+
+
 def flat(node, place=''):
     if isinstance(node, (dict, list, tuple)) and node:
         items = node.items() if isinstance(node, dict) else enumerate(node)

@@ -96,3 +96,14 @@ def test_command_and_its_errors(training, tmp_path, capsys):
         assert status.value.code == 2 and error.startswith('error: ') and message in error
         assert error.count('\n') == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_only_float32_is_halved(tmp_path):
+    weights = dict(steps=torch.tensor([2049, 70000]), mask=torch.tensor([True, False]),
+                   exact=torch.ones(2, dtype=torch.float64), w=torch.ones(2))
+    torch.save(dict(state_dict=weights), tmp_path / 'a.pth')
+    path = publish(tmp_path / 'a.pth', tmp_path / 'b.pth', half=True)
+    found = torch.load(path, weights_only=True)['state_dict']
+    assert found.pop('w').dtype == torch.float16
+    for key, value in found.items():
+        assert value.dtype == weights[key].dtype and value.equal(weights[key]), key

@@ -2,7 +2,9 @@
 import random
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,41 @@ def test_all_faults_at_once(box, capsys):
         assert len([line for line in lines if text in line]) == 1, text
     assert len(lines) == 6 and '6 errors, 1 warnings' in output.out
     assert not (box.folder / 'work').exists()
+
+
+def test_files_that_a_config_names(box):
+    cfg = config(box, 'seg', **{'model.backbone.init_cfg': dict(
+        type='Pretrained', checkpoint=str(box.folder / 'no.pth'))})
+    findings = check_run(cfg, ('train', ))
+    assert len(findings.errors) == 1 and str(box.folder / 'no.pth') in findings.errors[0]
+    assert 'backbone.init_cfg' in findings.errors[0]
+    torch.save({}, box.folder / 'no.pth')
+    assert check_run(cfg, ('train', )).errors == []
+
+
+@pytest.mark.parametrize('label, wrong', [(9, False), (10, True), (0, False)])
+def test_the_first_label_that_no_class_has(box, label, wrong):
+    """The scenes have nine classes, from 1; 0 is ignored."""
+    cfg, path = config(box, 'seg'), box.image('annotations')
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask[0, 0] = label
+    cv2.imwrite(str(path), mask)
+    errors = check_run(cfg, ('train', )).errors
+    assert len(errors) == wrong and all('class id' in e and path.name in e for e in errors)
+
+
+@pytest.mark.parametrize('label, wrong', [(5, False), (6, True)])
+def test_the_first_label_of_images_that_no_class_has(box, label, wrong):
+    cfg, findings = config(box, 'cls'), Findings()
+    names = tuple('abcdef')
+    image = next((box.scenes / 'objects').rglob('*.jpg'))
+    built = SimpleNamespace(metainfo=dict(classes=names), full_init=lambda: None,
+                            get_data_info=lambda i: dict(img_path=str(image), gt_label=label))
+    built = type('Listed', (), dict(__len__=lambda self: 1, **vars(built)))
+    built.full_init, built.get_data_info = (staticmethod(f) for f in (
+        built.full_init, built.get_data_info))
+    data_checks._check_listed(cfg.train_dataloader.dataset, built(), names, True, findings)
+    assert len(findings.errors) == wrong
 
 
 def test_a_sample_or_all(box, capsys, monkeypatch):

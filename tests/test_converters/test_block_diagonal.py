@@ -189,3 +189,15 @@ def test_command_and_its_errors(scenes, tmp_path, capsys):
         assert f'would replace the {kind} that is read' in capsys.readouterr().err
         assert (tmp_path / target).read_bytes() == content
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_units_that_matter_are_kept(images):
+    """Three quarters of the hidden units have no part in the output: the rest is all of it."""
+    dense = dense_backbone()
+    for block in (b for stage in dense.stages for b in stage):
+        ffn = block.channel_mixer.ffn
+        with torch.no_grad():
+            ffn.fc2.weight[:, torch.randperm(ffn.fc2.in_features)[ffn.fc2.in_features // 4:]] = 0
+    student = SCHEMEformer(TINY, groups=(1, 1), expansion=1, cca=False)
+    report, _ = convert_backbone(dense, student, images)
+    assert min(min(fit.projected, fit.fitted) for fit in report) > 0.9999

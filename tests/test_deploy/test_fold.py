@@ -11,10 +11,12 @@ from torch import nn
 from mmscheme.deploy import deploy_config, fold
 from mmscheme.deploy.fold import TOLERANCE, largest_difference
 from mmscheme.layers import SCHEMEMixer
-from mmscheme.models import SCHEMEFFN
+from mmscheme.models import SCHEMEFFN, SCHEMEformer
 from mmscheme.models.loading import build_model, load_weights
 from tests.commands import load_tool
 from tests.models import TINY, randomise, shrink, slow_but
+from tests.test_models.stock_backbones import BACKBONES, excite, wrap
+from tests.test_models.stock_backbones import run as backbone_outputs
 from tests.utils import REPOSITORY, run
 
 main = load_tool('deploy/fold').main
@@ -155,3 +157,27 @@ def test_errors_write_nothing(checkpoint, tmp_path, capsys):
               'model.backbone.keep_cca=True'])
     assert 'keep_cca=True and alpha is' in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize('eps', [1e-5, 0.3])
+def test_norms_keep_their_eps(eps):
+    model = randomise(SCHEMEformer(TINY, norm_cfg=dict(type='GN', num_groups=1, eps=eps))).eval()
+    folded, x = fold(model), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(model(x), folded(x)):
+            assert (a - b).abs().max() < 1e-4 * a.abs().max()
+
+
+@pytest.mark.parametrize('name', ['timm RepViT', 'timm EVA02', 'mmpretrain ViT, SwiGLU'])
+def test_plugged_mixers_are_folded(name):
+    """Also with a norm behind the second layer, with a gate, and in a module with identity."""
+    if 'timm' in name:
+        pytest.importorskip('timm')
+    model = wrap(BACKBONES[name][0], groups='auto')
+    excite(model)
+    model.eval()
+    folded = fold(model, fuse_norms=False)
+    assert not [k for k in folded.state_dict() if re.search('alpha|cca', k)]
+    with torch.no_grad():
+        for a, b in zip(backbone_outputs(model), backbone_outputs(folded)):
+            assert (a - b).abs().max() < 1e-4 * a.abs().max()

@@ -97,6 +97,16 @@ BACKBONES = {
     # The first of its four stages has convolutions.
     'mmpretrain TinyViT': (dict(type='mmpretrain.TinyViT', arch='5m', img_size=(64, 64),
                                 window_size=[2, 2, 2, 2], **DROP), 10, 4),
+    'mmpretrain HorNet': (
+        dict(type='mmpretrain.HorNet', drop_path_rate=0.2, out_indices=(0, 1, 2, 3), arch=dict(
+            base_dim=16, depths=[1, 1, 2, 1], orders=[2, 3, 4, 5],
+            dw_cfg=[dict(type='DW', kernel_size=7)] * 4)), 5, 4),
+    'mmpretrain EVA02': (
+        dict(type='mmpretrain.ViTEVA02', **PATCHES, **DROP, arch=dict(
+            embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=88)), 2, 4),
+    'mmpretrain ViT, SwiGLU': (
+        dict(type='mmpretrain.VisionTransformer', **PATCHES, **DROP, layer_scale_init_value=1e-5,
+             layer_cfgs=dict(ffn_type='swiglu_fused'), arch=VIT), 2, 4),
     'mmseg ViT': (dict(type='mmseg.VisionTransformer', img_size=64, embed_dims=32, num_layers=2,
                        num_heads=2, out_indices=(0, 1), **DROP), 2, 4),
     'mmseg BEiT': (dict(type='mmseg.BEiT', img_size=64, embed_dims=32, num_layers=2, num_heads=2,
@@ -136,6 +146,19 @@ BACKBONES = {
     'timm TNT': (timm_model('tnt_s_patch16_224', img_size=64, depth=2), 4, 4),
     'timm DaViT': (timm_model('davit_tiny', depths=(1, 1, 1, 1), embed_dims=(24, 48, 96, 192)), 8,
                    4),
+    'timm EVA02': (timm_model('eva02_tiny_patch14_224', img_size=64, patch_size=16, depth=2,
+                              embed_dim=96, num_heads=3, mlp_ratio=8 / 3, drop_path_rate=0.2), 2,
+                   4),
+    'timm EVA02, norms': (timm_model('eva02_base_patch14_224', img_size=64, patch_size=16, depth=2,
+                                     embed_dim=96, num_heads=3), 2, 8),
+    'timm ViT, SwiGLU': (timm_model('vit_giant_patch14_reg4_dinov2', img_size=64, patch_size=16,
+                                    depth=2, embed_dim=96, num_heads=3), 2, 4),
+    'timm PVT v2': (timm_model('pvt_v2_b0', drop_path_rate=0.2), 8, 6),
+    'timm TinyViT': (timm_model('tiny_vit_5m_224', drop_path_rate=0.2), 10, 4),
+    'timm FastViT': (timm_model('fastvit_t8'), 10, 4),
+    'timm RepViT': (timm_model('repvit_m0_9'), 26, 12),
+    'timm InceptionNeXt': (timm_model('inception_next_atto', features_only=True), 12,
+                           4),
     'timm ConvNeXt v2': (timm_model('convnextv2_atto', depths=(1, 1, 1, 1)), 4, 6),
     'timm ConvNeXt, convolutions': (timm_model('convnextv2_atto', depths=(1, 1, 1, 1),
                                                conv_mlp=True), 4, 6),
@@ -167,3 +190,12 @@ def run(model, seed=0):
 
 def mixers(model):
     return {name: m for name, m in model.named_modules() if isinstance(m, SCHEMEMixer)}
+
+
+def excite(model):
+    """Moves vectors away from 0: a layer scale of 1e-6 would hide what it scales."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.numel() == max(p.shape, default=1):
+                p += 0.5 * torch.rand_like(p)

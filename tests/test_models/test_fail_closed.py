@@ -3,14 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from mmscheme.layers import SCHEMEMixer
 from mmscheme.models import SCHEMEWrapper
 from mmscheme.models.backbones import scheme_wrapper
 from mmscheme.models.utils import ADAPTERS, Adapter, find_channel_mixers
 from mmscheme.models.utils.dense_mixers import find_dense_pairs
 from mmscheme.models.utils.trial import try_backbone
 from tests.test_layers.changes import CHANGES
-from tests.test_models.stock_backbones import BACKBONES, build
+from tests.test_models.stock_backbones import BACKBONES, build, excite, flat, mixers, wrap
 
 
 class Mlp(nn.Module):
@@ -62,10 +61,6 @@ def toy(monkeypatch):
     monkeypatch.setitem(ADAPTERS, f'{__name__}.{Mlp.__qualname__}', Adapter(('up', 'act', 'down')))
     torch.manual_seed(0)
     return ToyViT
-
-
-def mixers(model):
-    return {n: m for n, m in model.named_modules() if isinstance(m, SCHEMEMixer)}
 
 
 def gram(cca, tokens):
@@ -161,6 +156,26 @@ def test_more_families_of_timm(name, arguments, number):
     model = SCHEMEWrapper(timm.create_model(name, **arguments), groups='auto')
     own = mixers(model)
     assert number in (None, len(own)) and not any('rel_pos' in key for key in own)
+
+
+@pytest.mark.parametrize('cfg, number', [
+    (dict(type='mmpretrain.EfficientFormer', arch='l1'), 15),
+    (dict(type='mmpretrain.TIMMBackbone', model_name='efficientformer_l1'), 15)])
+@pytest.mark.slow
+def test_families_for_one_size(cfg, number):
+    if 'TIMM' in cfg['type']:
+        pytest.importorskip('timm')
+    stock = build(cfg)
+    wrapped = wrap(cfg, 1, groups=(1, 1), expansion=None, cca=False, seed_from_dense=True,
+                   strict=True)
+    stock.eval(), wrapped.eval()
+    excite(stock)
+    wrapped.load_state_dict(stock.state_dict(), strict=False)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        for a, b in zip(flat(wrapped(images)), flat(stock(images))):
+            assert (a - b).abs().max() < 1e-4 * b.abs().max()
+    assert len(mixers(wrapped)) == number
 
 
 def test_attention_calls_its_modules_when_they_are_changed():

@@ -16,7 +16,13 @@ from mmscheme.engine.hooks import MixingScheduleHook
 from mmscheme.layers import ChannelCovarianceAttention, SCHEMEMixer
 from mmscheme.models import SCHEMEWrapper
 from mmscheme.models.backbones import scheme_wrapper
-from mmscheme.models.utils import ADAPTERS, Adapter, diagonal_blocks, find_channel_mixers
+from mmscheme.models.utils import (
+    ADAPTERS,
+    Adapter,
+    PlugInMixer,
+    diagonal_blocks,
+    find_channel_mixers,
+)
 from tests.test_models.stock_backbones import BACKBONES, build, mixers, run, wrap
 
 SWIN = BACKBONES['mmseg Swin'][0]
@@ -211,6 +217,49 @@ def test_seeds_are_the_diagonal_blocks_and_keep_the_variance(groups):
 def test_seeds_of_a_convolution_are_those_of_its_matrix():
     weight = torch.randn(12, 8)
     assert diagonal_blocks(weight[..., None, None], 4).equal(diagonal_blocks(weight, 4))
+
+
+def drawn(module):
+    for p in module.parameters():
+        nn.init.normal_(p)
+    return module
+
+
+def gated(name):
+    """A gated FFN of 8 channels and 24 hidden ones; weights of gate, values, second layer."""
+    if name == 'mmpretrain':
+        from mmpretrain.models.utils import SwiGLUFFN
+        ffn = drawn(SwiGLUFFN(8, 24, add_identity=False))
+        return ffn, [*ffn.w12.weight.chunk(2), ffn.w3.weight], [*ffn.w12.bias.chunk(2),
+                                                                ffn.w3.bias]
+    mlp = pytest.importorskip('timm.layers.mlp')
+    if name == 'two layers':
+        ffn = drawn(mlp.SwiGLU(8, 24))
+        layers = ffn.fc1_g, ffn.fc1_x, ffn.fc2
+        return ffn, [m.weight for m in layers], [m.bias for m in layers]
+    ffn = drawn(mlp.GluMlp(8, 48, act_layer=nn.SiLU, gate_last=name == 'gate last'))
+    order = (1, 0) if name == 'gate last' else (0, 1)
+    return (ffn, *([*(getattr(ffn.fc1, key).chunk(2)[i] for i in order), getattr(ffn.fc2, key)]
+                   for key in ('weight', 'bias')))
+
+
+@pytest.mark.parametrize('name', ['mmpretrain', 'two layers', 'gate first', 'gate last'])
+@pytest.mark.parametrize('groups', [(1, 1), (2, 2), (4, 2)])
+def test_gate_and_values_have_the_same_blocks(name, groups):
+    torch.manual_seed(0)
+    ffn, weights, biases = gated(name)
+    dense, = find_channel_mixers(nn.ModuleDict(dict(ffn=ffn)))
+    mixer = PlugInMixer(dense, 24, groups, cca=False)
+    assert not any(mixer.load_state_dict(mixer.from_dense(ffn.state_dict())))
+    blocks = [torch.block_diag(*[torch.ones(w.shape[0] // g, w.shape[1] // g)] * g)
+              * g**0.5 * w
+              for w, g in zip(weights, (groups[0], *groups))]
+    x = torch.randn(2, 5, 8)
+    gate, values = (x @ w.T + b for w, b in zip(blocks[:2], biases))
+    expected = (gate * torch.sigmoid(gate) * values) @ blocks[2].T + biases[2]
+    assert (mixer(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    if groups == (1, 1):
+        assert torch.allclose(ffn(x), expected, atol=1e-4)
 
 
 def stock_checkpoint(cfg, path, rename=lambda key: key, holder='state_dict'):

@@ -6,6 +6,7 @@ import torch
 from tests.test_models.stock_backbones import (
     BACKBONES,
     build,
+    excite,
     mixers,
     run,
     wrap,
@@ -15,15 +16,6 @@ from tests.test_models.stock_backbones import (
 def rebuilt(stock):
     """What a stock backbone does not take from its own state dict, but computes."""
     return stock.load_state_dict(stock.state_dict(), strict=False).missing_keys
-
-
-def excite(model):
-    """Moves vectors away from 0: a layer scale of 1e-6 would hide what it scales."""
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.numel() == max(p.shape, default=1):
-                p += 0.5 * torch.rand_like(p)
 
 
 @pytest.fixture(params=BACKBONES)
@@ -49,7 +41,9 @@ def test_wrapped_backbone(case):
     assert rest < set(before) and len(before) == len(rest) + number * keys
     assert all(before[key].shape == after[key].shape for key in rest)
     missing = wrapped.load_state_dict(before, strict=False).missing_keys
-    assert set(missing) == new | set(rebuilt(stock))
+    # Batch norms count from 0 where a checkpoint has no count.
+    assert set(missing) == {key for key in new | set(rebuilt(stock))
+                            if not key.endswith('num_batches_tracked')}
     assert all(before[key].equal(value) for key, value in wrapped.state_dict().items()
                if key in rest)
 

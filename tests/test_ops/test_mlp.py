@@ -193,3 +193,25 @@ def test_tracing_and_export_see_plain_operators():
     exported = str(torch.export.export(module, (x, )).graph)
     assert 'mmscheme::' not in graph and 'mmscheme.' not in exported
     assert 'conv' in graph and 'conv' in exported
+
+
+def test_autocast_keeps_out_what_computes_in_float32():
+    """With the C++ mixer the FFN would not have autocast's dtype."""
+    x = torch.randn(2, 8, 3, 3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert choose(x, 2, 2, 'gelu') == 'chunked'
+        assert choose(x, 2, 2, 'gelu', 'native') == 'plain'
+        outs = [SCHEMEMixer(8, implementation=i)(x) for i in ('auto', 'native', 'plain')]
+    assert len({out.dtype for out in outs}) == 1
+
+
+@pytest.mark.parametrize('implementation', ['auto', 'chunked', 'batched', 'plain'])
+def test_autocast_leaves_float64_alone(implementation):
+    """As torch's own layers do."""
+    torch.manual_seed(0)
+    module = BlockDiagonalMLP(16, 64, implementation=implementation).double()
+    x = torch.randn(2, 16, 7, 5, dtype=torch.float64)
+    expected = module(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = module(x)
+    assert found.dtype == torch.float64 and (found - expected).abs().max() < 1e-12

@@ -24,17 +24,27 @@ class Adapter(NamedTuple):
             that they are called with on maps ``(B, H, W, C)``.
         extra_tokens: Leading tokens of its input that are no positions, such as a class token.
             None: a trial tells, see :func:`mmscheme.models.utils.trial.try_backbone`.
+        gate: How many layers make the input of a gated second layer, such as SwiGLU's: 1 for
+            gate and values in the halves of one layer (the gate first unless the module has
+            ``gate_last``), 2 for the layer of the gate and that of the values, first in the
+            chain. Without an activation in the chain the gate's is SiLU.
+        keeps: Submodules that act after the mixer, where the module adds ``identity`` as
+            mmpretrain's ``SwiGLUFFN`` does.
     """
     chain: Tuple[str, ...]
     slot: str = ''
     over_map: Mapping[str, Dict[str, Any]] = {}
     extra_tokens: Optional[int] = None
+    gate: int = 0
+    keeps: Tuple[str, ...] = ()
 
 
 # Residual, layer scale and drop path stay where they are: around the layers.
 _SEQUENTIAL = Adapter(('layers', ), 'layers')
 _MLP = ('fc1', 'act', 'drop', 'fc2', 'drop')
 _DEPTHWISE = Adapter(('fc1', 'dwconv', 'act', 'drop', 'fc2', 'drop'))
+_CONV_NORM = Adapter(('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop'))
+_SWIGLU_FFN = Adapter(('w12', 'norm', 'w3'), gate=1, keeps=('gamma2', 'dropout_layer'))
 
 #: The families. A subclass belongs to its base's unless it has a forward of its own.
 ADAPTERS: Dict[str, Adapter] = {
@@ -57,10 +67,19 @@ ADAPTERS: Dict[str, Adapter] = {
         ('pwconv1', 'act', 'pwconv2'), 'pwconv1'),
     'mmpretrain.models.backbones.efficientformer.LinearMlp': Adapter(
         ('fc1', 'act', 'drop1', 'fc2', 'drop2')),
-    'mmpretrain.models.backbones.efficientformer.ConvMlp': Adapter(
-        ('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop')),
-    'timm.models.efficientformer.ConvMlpWithNorm': Adapter(
-        ('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop')),
+    'mmpretrain.models.backbones.efficientformer.ConvMlp': _CONV_NORM,
+    'mmpretrain.models.utils.swiglu_ffn.SwiGLUFFN': _SWIGLU_FFN,
+    'mmpretrain.models.utils.swiglu_ffn.SwiGLUFFNFused': _SWIGLU_FFN,
+    'timm.models.efficientformer.ConvMlpWithNorm': _CONV_NORM,
+    'timm.models.fastvit.ConvMlp': Adapter(('fc1', 'act', 'drop', 'fc2', 'drop'), 'fc1'),
+    'timm.models.inception_next.ConvMlp': Adapter(('fc1', 'norm', 'act', 'drop', 'fc2')),
+    'timm.models.pvt_v2.MlpWithDepthwiseConv': Adapter(
+        ('fc1', 'relu', 'dwconv', 'act', 'drop', 'fc2', 'drop')),
+    'timm.models.repvit.RepVitMlp': Adapter(('conv1', 'act', 'conv2')),
+    'timm.models.tiny_vit.NormMlp': Adapter(('fc1', 'act', 'drop1', 'fc2', 'drop2'), 'fc1'),
+    'timm.layers.mlp.GluMlp': Adapter(('fc1', 'act', 'drop1', 'norm', 'fc2', 'drop2'), gate=1),
+    'timm.layers.mlp.SwiGLU': Adapter(
+        ('fc1_g', 'fc1_x', 'act', 'drop1', 'norm', 'fc2', 'drop2'), gate=2),
     'timm.layers.mlp.Mlp': Adapter(('fc1', 'act', 'drop1', 'norm', 'fc2', 'drop2')),
     'timm.layers.mlp.ConvMlp': Adapter(('fc1', 'norm', 'act', 'drop', 'fc2')),
     'timm.layers.mlp.GlobalResponseNormMlp': Adapter(
@@ -104,7 +123,7 @@ class DenseMixer(NamedTuple):
 
     @property
     def widths(self) -> Tuple[int, int]:
-        """Channels and hidden channels."""
+        """Channels and hidden channels: those that the second layer gets."""
         return _widths(self.layers[1])[::-1]
 
 
@@ -154,7 +173,7 @@ def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
         The mixers in the order of their registration; a shared module once.
 
     Raises:
-        ValueError: A mixer has more or less than two layers.
+        ValueError: A mixer has more or less layers than its adapter allows.
     """
     found = []
     for name, module in backbone.named_modules():
@@ -166,11 +185,12 @@ def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
         dense = [i for i, (_, part) in enumerate(parts) if _is_dense(part)]
         if not dense:  # has been replaced before
             continue
-        if len(dense) != 2:
+        if len(dense) != 1 + max(1, adapter.gate):
             raise ValueError(f'{name}: SCHEME replaces channel mixers of 2 layers, found one of '
                              f'{len(dense)}')
-        mixer = DenseMixer(name, module, adapter, parts, dense[1], adapter.extra_tokens)
-        if _widths(mixer.layers[0]) == mixer.widths:
+        mixer = DenseMixer(name, module, adapter, parts, dense[-1], adapter.extra_tokens)
+        channels, hidden = mixer.widths
+        if _widths(mixer.layers[0]) == (channels, 2 * hidden if adapter.gate == 1 else hidden):
             found.append(mixer)
     return found
 
