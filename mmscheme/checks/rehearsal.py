@@ -238,7 +238,8 @@ class _Rehearsal:
     def train_arguments(self) -> Dict[str, Any]:
         loader = self.build_loader('train')
         batch = next(iter(loader))
-        batches = [batch]
+        # Memory is what more than two images would show, and a CPU takes seconds for each.
+        batches = [batch if torch.cuda.is_available() else _first(batch, 2)]
         size = getattr(loader.batch_sampler, 'batch_size', None) or 1
         last = len(loader.dataset) % size
         loop = dict(self.cfg.train_cfg)
