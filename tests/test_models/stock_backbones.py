@@ -157,6 +157,8 @@ BACKBONES = {
     'timm TinyViT': (timm_model('tiny_vit_5m_224', drop_path_rate=0.2), 10, 4),
     'timm FastViT': (timm_model('fastvit_t8'), 10, 4),
     'timm RepViT': (timm_model('repvit_m0_9'), 26, 12),
+    'timm EfficientViT (MSRA)': (timm_model('efficientvit_m0', features_only=True), 16, 12),
+    'timm SHViT': (timm_model('shvit_s1'), 15, 12),
     'timm InceptionNeXt': (timm_model('inception_next_atto', features_only=True), 12,
                            4),
     'timm ConvNeXt v2': (timm_model('convnextv2_atto', depths=(1, 1, 1, 1)), 4, 6),

@@ -44,6 +44,7 @@ _SEQUENTIAL = Adapter(('layers', ), 'layers')
 _MLP = ('fc1', 'act', 'drop', 'fc2', 'drop')
 _DEPTHWISE = Adapter(('fc1', 'dwconv', 'act', 'drop', 'fc2', 'drop'))
 _CONV_NORM = Adapter(('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop'))
+_CONV_NORMS = Adapter(('pw1', 'act', 'pw2'))
 _SWIGLU_FFN = Adapter(('w12', 'norm', 'w3'), gate=1, keeps=('gamma2', 'dropout_layer'))
 
 #: The families. A subclass belongs to its base's unless it has a forward of its own.
@@ -71,11 +72,13 @@ ADAPTERS: Dict[str, Adapter] = {
     'mmpretrain.models.utils.swiglu_ffn.SwiGLUFFN': _SWIGLU_FFN,
     'mmpretrain.models.utils.swiglu_ffn.SwiGLUFFNFused': _SWIGLU_FFN,
     'timm.models.efficientformer.ConvMlpWithNorm': _CONV_NORM,
+    'timm.models.efficientvit_msra.ConvMlp': _CONV_NORMS,
     'timm.models.fastvit.ConvMlp': Adapter(('fc1', 'act', 'drop', 'fc2', 'drop'), 'fc1'),
     'timm.models.inception_next.ConvMlp': Adapter(('fc1', 'norm', 'act', 'drop', 'fc2')),
     'timm.models.pvt_v2.MlpWithDepthwiseConv': Adapter(
         ('fc1', 'relu', 'dwconv', 'act', 'drop', 'fc2', 'drop')),
     'timm.models.repvit.RepVitMlp': Adapter(('conv1', 'act', 'conv2')),
+    'timm.models.shvit.FFN': _CONV_NORMS,
     'timm.models.tiny_vit.NormMlp': Adapter(('fc1', 'act', 'drop1', 'fc2', 'drop2'), 'fc1'),
     'timm.layers.mlp.GluMlp': Adapter(('fc1', 'act', 'drop1', 'norm', 'fc2', 'drop2'), gate=1),
     'timm.layers.mlp.SwiGLU': Adapter(
