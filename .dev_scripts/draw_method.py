@@ -22,7 +22,7 @@ def _rules(colours: dict) -> str:
             '.ffn{{stroke:{ffn};fill:{back}}} .cca{{stroke:{cca};fill:{back}}}').format(**colours)
 
 
-def _text(x: float, y: float, text: str, style: str = '', anchor: str = 'middle') -> str:
+def text(x: float, y: float, text: str, style: str = '', anchor: str = 'middle') -> str:
     kind = f' class="{style}"' if style else ''
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{kind}>{text}</text>'
 
@@ -47,13 +47,13 @@ def _ffn(x: float, middle: float, expansion: int, groups: int) -> List[str]:
     return [
         *_matrix(x, middle - expansion * C / 2, 1, expansion, groups),
         *_matrix(second, middle - C / 2, expansion, 1, groups),
-        *_arrow((x + C + 10, middle), (second - 10, middle)),
-        _text(x - 12, middle + 7, 'C', 'muted', 'end'),
-        _text(x + C / 2, under, f'{expansion}C', 'muted'),
-        _text(second + expansion * C + 12, middle + 7, 'C', 'muted', 'start')]
+        *arrow((x + C + 10, middle), (second - 10, middle)),
+        text(x - 12, middle + 7, 'C', 'muted', 'end'),
+        text(x + C / 2, under, f'{expansion}C', 'muted'),
+        text(second + expansion * C + 12, middle + 7, 'C', 'muted', 'start')]
 
 
-def _arrow(*points: Tuple[float, float]) -> List[str]:
+def arrow(*points: Tuple[float, float]) -> List[str]:
     """Draw a line through points, with a head where it ends to the right."""
     x, y = points[-1]
     way = ' '.join(f'{a:g},{b:g}' for a, b in (*points[:-1], (x - 8, y)))
@@ -64,49 +64,53 @@ def _arrow(*points: Tuple[float, float]) -> List[str]:
 def _box(x: float, middle: float, lines: List[str], style: str) -> List[str]:
     first = middle + 7 - 12 * (len(lines) - 1)
     return [_rect(x, middle - 34, 172, 68, style, 8),
-            *(_text(x + 86, first + 24 * i, line) for i, line in enumerate(lines))]
+            *(text(x + 86, first + 24 * i, line) for i, line in enumerate(lines))]
+
+
+def svg(width: int, height: int, title: str, shapes: List[str]) -> str:
+    """Return shapes as a picture that follows its reader's choice of light or dark."""
+    return '\n'.join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img">',
+        f'<title>{title}</title>',
+        '<style>text{font:20px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif} '
+        '.title{font-size:22px;font-weight:600} .line{stroke-width:2} '
+        f'.ffn,.cca{{stroke-width:2.5}} {_rules(_LIGHT)} '
+        f'@media (prefers-color-scheme: dark){{{_rules(_DARK)}}}</style>',
+        _rect(0, 0, width, height, 'back', 12), *shapes, '</svg>', ''])
 
 
 def draw() -> str:
     """Return the picture as SVG."""
     weights, top, middle, low = 210, 478, 517, 556
     shapes = [
-        _rect(0, 0, WIDTH, HEIGHT, 'back', 12),
-        _text(150, 36, 'Dense FFN', 'title'), _text(510, 36, 'Block-diagonal FFN', 'title'),
-        _text(150, 62, '8C\u00b2 weights, 4C wide', 'muted'),
-        _text(510, 62, '4C\u00b2 weights, 8C wide, 4 groups', 'muted'),
+        text(150, 36, 'Dense FFN', 'title'), text(510, 36, 'Block-diagonal FFN', 'title'),
+        text(150, 62, '8C\u00b2 weights, 4C wide', 'muted'),
+        text(510, 62, '4C\u00b2 weights, 8C wide, 4 groups', 'muted'),
         *_ffn(42, weights, 4, 1), *_ffn(334, weights, 8, 4),
         f'<path d="M24 392H{WIDTH - 24}" class="rule"/>',
-        _text(205, 424, 'Training', 'title'), _text(582, 424, 'Inference', 'title'),
+        text(205, 424, 'Training', 'title'), text(582, 424, 'Inference', 'title'),
         # Training: both branches, and their sum.
-        _text(24, middle + 6, 'x'),
-        *_arrow((38, middle), (54, middle), (54, top), (74, top)),
-        *_arrow((54, middle), (54, low + 20), (74, low + 20)),
+        text(24, middle + 6, 'x'),
+        *arrow((38, middle), (54, middle), (54, top), (74, top)),
+        *arrow((54, middle), (54, low + 20), (74, low + 20)),
         *_box(76, top, ['block-diagonal', 'FFN'], 'ffn'), *_box(76, low + 20, ['CCA'], 'cca'),
-        _text(258, top - 12, '\u00d7 \u03b1', anchor='start'),
-        _text(258, low + 8, '\u00d7 (1 \u2212 \u03b1)', anchor='start'),
-        _text(258, low + 46, 'falls to 0', 'muted', 'start'),
+        text(258, top - 12, '\u00d7 \u03b1', anchor='start'),
+        text(258, low + 8, '\u00d7 (1 \u2212 \u03b1)', anchor='start'),
+        text(258, low + 46, 'falls to 0', 'muted', 'start'),
         f'<polyline points="248,{top} 372,{top} 372,{middle - 15}" class="line"/>',
         f'<polyline points="248,{low + 20} 372,{low + 20} 372,{middle + 15}" class="line"/>',
         f'<circle cx="372" cy="{middle}" r="15" class="line"/>',
         f'<path d="M364 {middle}h16M372 {middle - 8}v16" class="line"/>',
-        *_arrow((387, middle), (408, middle)), _text(420, middle + 6, 'y'),
+        *arrow((387, middle), (408, middle)), text(420, middle + 6, 'y'),
         # Inference: what is left.
         f'<path d="M444 410V{HEIGHT - 24}" class="rule"/>',
-        _text(464, middle + 6, 'x'), *_arrow((474, middle), (494, middle)),
+        text(464, middle + 6, 'x'), *arrow((474, middle), (494, middle)),
         *_box(496, middle, ['block-diagonal', 'FFN'], 'ffn'),
-        *_arrow((668, middle), (688, middle)), _text(700, middle + 6, 'y'),
-        _text(582, low + 46, 'CCA is dropped', 'muted')]
-    return '\n'.join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        '<title>The SCHEME channel mixer: a block-diagonal FFN, with channel covariance attention '
-        '(CCA) beside it in training</title>',
-        '<style>text{font:20px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif} '
-        '.title{font-size:22px;font-weight:600} .line{stroke-width:2} '
-        f'.ffn,.cca{{stroke-width:2.5}} {_rules(_LIGHT)} '
-        f'@media (prefers-color-scheme: dark){{{_rules(_DARK)}}}</style>',
-        *shapes, '</svg>', ''])
+        *arrow((668, middle), (688, middle)), text(700, middle + 6, 'y'),
+        text(582, low + 46, 'CCA is dropped', 'muted')]
+    return svg(WIDTH, HEIGHT, 'The SCHEME channel mixer: a block-diagonal FFN, with channel '
+               'covariance attention (CCA) beside it in training', shapes)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -259,14 +259,6 @@ def test_readme_python(name):
     assert readme_names(name, {})
 
 
-def test_every_test_of_the_readme_is_run():
-    """A name in the README that no test has would never be noticed."""
-    tests = ''.join(p.read_text() for p in (REPOSITORY / 'tests').rglob('test_*.py'))
-    names = set(re.findall('<!-- test: (.*?) -->', README))
-    assert names and all(f"'{name}'" in tests for name in names)
-    assert README.count('<!-- test:') == len(re.findall(r'<!-- test: .*? -->\n```', README))
-
-
 def test_readme_names_what_exists():
     for path in re.findall(r'(?:configs|tools|docs|requirements)/[\w./-]+\w', README):
         assert (REPOSITORY / path).exists() or '{' in path, path

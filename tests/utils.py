@@ -1,4 +1,4 @@
-"""The clone, its README, and commands that are run in it."""
+"""The clone, its pages, and commands that are run in it."""
 import os
 import re
 import shlex
@@ -10,6 +10,7 @@ from tests.commands import execute
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / 'README.md').read_text()
+PAGES = [REPOSITORY / 'README.md', *sorted((REPOSITORY / 'docs').rglob('*.md'))]
 
 DEMO = 'configs/upernet_scheme_s_demo.py'
 # A network that shows the same behaviour in a tenth of the time.
@@ -42,25 +43,26 @@ def train_command(scenes, work_dir, *arguments, iterations=4, options=()):
 
 
 def readme_code(name):
-    """Return the code below ``<!-- test: NAME -->`` in the README; it may be in several blocks."""
-    found = re.findall(rf'<!-- test: {name} -->\n```\w+\n(.*?)```', README, re.S)
-    assert found, f'README.md: expected a block below <!-- test: {name} -->, found none'
+    """Return the code below ``<!-- test: NAME -->`` on all pages; it may be in several blocks."""
+    found = [code for page in PAGES for code in re.findall(
+        rf'<!-- test: {name} -->\n```\w+(?: title="[^"]*")?\n(.*?)```', page.read_text(), re.S)]
+    assert found, f'expected a block below <!-- test: {name} -->, found none'
     return ''.join(found)
 
 
 def readme_commands(name):
-    """Return the words of each command in a block of the README."""
+    """Return the words of each command below a mark on the pages."""
     return [shlex.split(line) for line in readme_code(name).splitlines() if line]
 
 
 def readme_names(name, replacements):
-    """Run a block of the README, with other paths in it, and return the names it leaves."""
+    """Run the code below a mark, with other paths in it, and return the names it leaves."""
     code = readme_code(name)
     for old, new in replacements.items():
         assert f"'{old}'" in code
         code = code.replace(f"'{old}'", f"'{new}'")
     names = {}
-    exec(compile(code, f'README.md, {name}', 'exec'), names)
+    exec(compile(code, f'<!-- test: {name} -->', 'exec'), names)
     return names
 
 

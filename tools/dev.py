@@ -367,7 +367,11 @@ def main() -> None:
         test=[[python, '-m', 'pytest', *rest]],
         lint=[[python, '-m', 'ruff', 'check', '.'], [python, '-m', 'mypy'],
               [python, str(ROOT / '.dev_scripts' / 'check_house.py')],
-              [python, str(ROOT / '.dev_scripts' / 'config_table.py'), '--check']],
+              [python, str(ROOT / '.dev_scripts' / 'config_table.py'), '--check'],
+              [python, str(ROOT / '.dev_scripts' / 'check_pages.py')],
+              [python, '-m', 'pip', '-q', '--disable-pip-version-check', 'install', '-r',
+               str(REQUIREMENTS / 'docs.txt')],
+              [python, '-m', 'mkdocs', 'build', '--strict', '--quiet']],
         gpu=[[python, str(ROOT / 'benchmarks' / 'gpu.py'), *rest]],
         setup=[])
     for command in jobs[args.job]:

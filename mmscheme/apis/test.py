@@ -73,19 +73,22 @@ def _draw_pictures(cfg: Config, show_dir: Optional[str], show: bool, wait_time: 
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ValueError('--show and --show-dir need default_hooks.visualization in the config')
-    if scope_of(cfg) == 'mmpretrain':
-        hook.update(enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=1)
-    elif scope_of(cfg) == 'mmseg':
-        hook.update(draw=show, show=show, wait_time=wait_time)
-        if show_dir:
-            # mmseg's own pictures have no file name to choose, and no legend.
-            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []),
-                                dict(type='mmscheme.SegPictureHook', out_dir=show_dir)]
+    scope = scope_of(cfg)
+    if scope == 'mmpretrain':
+        hook.update(enable=show, show=show, wait_time=wait_time, interval=1)
+        options = {k: v for k, v in hook.items() if k not in (
+            'type', 'enable', 'interval', 'show', 'wait_time', 'out_dir')}
     else:
-        hook.update(draw=True, show=show, wait_time=wait_time)
-        if show_dir:
-            # mmdet joins it to the work folder, which an absolute path survives.
-            hook.update(test_out_dir=osp.abspath(show_dir))
+        hook.update(draw=show, show=show, wait_time=wait_time)
+        options = dict(pred_score_thr=hook.get('score_thr', 0.3)) if scope == 'mmdet' else {}
+    if show_dir:
+        # The frameworks' own hooks write one picture for all images of a name.
+        picture = 'SegPictureHook' if scope == 'mmseg' else 'PictureHook'
+        _add_hook(cfg, type=f'mmscheme.{picture}', out_dir=show_dir, **options)
+
+
+def _add_hook(cfg: Config, **hook: Any) -> None:
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
 def _augment(cfg: Config) -> None:
@@ -103,6 +106,7 @@ def _store_predictions(cfg: Config, out: str) -> None:
     evaluators: List[Dict[str, Any]] = as_list(cfg.test_evaluator)
     if scope_of(cfg) == 'mmseg':
         evaluators[0].update(output_dir=out, keep_results=True)
+        _add_hook(cfg, type='mmscheme.MaskNamesHook')
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out: expected a file *.pkl, found {out}')

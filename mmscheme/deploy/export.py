@@ -52,7 +52,7 @@ class Check(NamedTuple):
 
 
 def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, int],
-             dynamic: bool) -> Dict[str, Any]:
+             dynamic: bool, batch: int = 1) -> Dict[str, Any]:
     """Return the description that an exported file carries, in JSON's types.
 
     Args:
@@ -61,11 +61,13 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         meta: Classes and palette.
         shape: Height and width of the input.
         dynamic: True where it takes other sizes, multiples of 32.
+        batch: Images that it takes at once, where not dynamic.
 
     Returns:
-        ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``classes``,
-        ``palette``, ``pipeline`` (what is done to an image file before), ``visualizer``,
-        ``scope``, ``score_threshold`` of detectors, ``config``, ``mmscheme_version``.
+        ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``batch``,
+        ``classes``, ``palette``, ``pipeline`` (what is done to an image file before),
+        ``visualizer``, ``scope``, ``score_threshold`` of detectors, ``config``,
+        ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
@@ -73,7 +75,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         palette).tolist()
     described = dict(
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
-        classes=meta.get('classes'), palette=palette,
+        batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
         fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
@@ -89,7 +91,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 
 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
-           shape: Optional[Tuple[int, int]] = None, dynamic: bool = False
+           shape: Optional[Tuple[int, int]] = None, dynamic: bool = False, batch: int = 1
            ) -> Tuple[List[Check], Optional[str]]:
     """Export the deployment form of a checkpoint and check the file before it is kept.
 
@@ -99,6 +101,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
         target: ``*.onnx``, ``*.pt2`` for torch.export or ``*.pt`` for TorchScript.
         shape: Height and width of the input; by default what the config tests with.
         dynamic: Takes every batch size, height and width, these in multiples of 32.
+        batch: Images that the file takes at once, where not dynamic.
 
     Returns:
         The checks on two images, and what is not in the file, or None.
@@ -121,7 +124,9 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
     if dynamic:
         _refuse_dynamic(graph, fixed)
-    description = describe(cfg, graph, meta, shape, dynamic)
+    if batch > 1 and len(graph.inputs) > 1:
+        raise ValueError(f'--batch: a graph for {graph.task} takes one image')
+    description = describe(cfg, graph, meta, shape, dynamic, batch)
     with replacing(target) as part:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -152,6 +157,7 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
 def _write(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
            dynamic: bool) -> None:
     example, text = graph.example(shape), json.dumps(description)
+    example = (torch.cat([example[0]] * description['batch']), *example[1:])
     if FORMATS[path.suffix] == 'torchscript':
         if dynamic:
             raise ValueError('--dynamic: tracing for TorchScript fixes the size; use onnx or '
@@ -230,7 +236,8 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
         batch['inputs'] = [torch.from_numpy(image).permute(2, 0, 1)]
         with torch.no_grad():
             expected.append(_reference(graph.task, model, batch))
-        found.append(_sensitive(graph.task, exported.run(dict(image=_rgb(image)))))
+        outputs = exported.run(dict(image=np.repeat(_rgb(image), exported.meta['batch'], 0)))
+        found.append(_sensitive(graph.task, {k: v[-1:] for k, v in outputs.items()}))
     variations = [_variation([e[i] for e in expected]) for i in range(len(expected[0]))]
     return [_compare(graph.task, *pair, variations) for pair in zip(found, expected)]
 

@@ -35,6 +35,9 @@ class ExportedPredictor:
         self.scope: str = meta['scope']
         if meta['task'] == 'features':
             raise ValueError(f'{path}: backbone and neck alone, which draw no picture')
+        if meta['batch'] != 1:
+            raise ValueError(f'{path}: takes {meta["batch"]} images at once, expected a file '
+                             'exported for one')
         init_default_scope(self.scope)
         self.pipeline = Compose(_with_tuples(meta['pipeline']))
 

@@ -21,11 +21,13 @@ from mmscheme.analysis.throughput import (
     OURS,
     Ceilings,
     Contest,
+    Timing,
     ceilings,
     environment,
     take_turns,
 )
 from mmscheme.apis.config import load_config
+from mmscheme.deploy.timing import RUNTIMES, open_in, operator_times, random_inputs
 from mmscheme.models.backbones.schemeformer import ARCHS
 from mmscheme.models.loading import build_model
 from mmscheme.ops import IMPLEMENTATIONS
@@ -34,6 +36,7 @@ from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.figures import new_figure
 
 _DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+_MOST_OPERATORS = 12
 _DENSE = dict(groups=(1, 1), expansion=4, cca=False)
 
 
@@ -42,8 +45,14 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Time ours against others, taking turns in one process. "mixer": the '
         'channel mixer at the shapes of each stage; "backbone": the whole backbone (both in a '
-        'clone); or a config: its model.')
-    parser.add_argument('work', help='"mixer", "backbone" or the path of a config')
+        'clone); a config: its model; "exported": files, the first of which is "ours".')
+    parser.add_argument('work', help='"mixer", "backbone", "exported" or the path of a config')
+    parser.add_argument('files', nargs='*', metavar='FILE.onnx',
+                        help='after "exported": files of tools/deploy/export.py')
+    parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES),
+                        help='that run the files')
+    parser.add_argument('--operators', action='store_true',
+                        help='also print the time of each kind of operator in the files')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='values to change in the config')
     parser.add_argument('--debug', action='store_true',
@@ -72,6 +81,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='also write the results as JSON')
     parser.add_argument('--out', metavar='FILE', help='also draw them, e.g. to times.png')
     args = parser.parse_args(argv)
+    if bool(args.files) != (args.work == 'exported'):
+        parser.error('expected files after "exported", and nowhere else')
     for name, least in (('batch', 1), ('rounds', 2), ('expansion', 1)):
         if getattr(args, name) < least:
             parser.error(f'--{name}: expected at least {least}, found {getattr(args, name)}')
@@ -168,9 +179,52 @@ def benchmark(contests: Iterable[Contest], device: torch.device, limits: Ceiling
         if contest.macs is not None and contest.bytes_ is not None:
             floor = limits.floor(contest.macs, contest.bytes_)
         found = take_turns(contest.runs, device, rounds, seconds)
-        yield dict(name=contest.name, floor=floor, runs={
-            name: dict(timing._asdict(), ratio=timing.seconds / found[OURS].seconds)
-            for name, timing in found.items()})
+        yield dict(name=contest.name, floor=floor, runs=_with_ratios(found))
+
+
+def benchmark_files(files: List[str], runtimes: List[str], batch: int,
+                    size: Optional[Tuple[int, int]], threads: int, rounds: int = 7,
+                    seconds: float = 0., operators: bool = False) -> List[Dict[str, Any]]:
+    """Time exported files in every runtime, all of them in turns.
+
+    Args:
+        files: ``*.onnx``; the others are compared with the first.
+        runtimes: Of :data:`mmscheme.deploy.timing.RUNTIMES`.
+        batch, size: See :func:`mmscheme.deploy.timing.random_inputs`.
+        threads: Of each runtime.
+        rounds, seconds: See :func:`mmscheme.analysis.throughput.take_turns`.
+        operators: Adds the seconds by kind of operator.
+
+    Returns:
+        As :func:`benchmark` yields, one a runtime. With several runtimes there is one more: each
+        file in that which runs it fastest.
+    """
+    if len(set(files)) < len(files):
+        raise ValueError(f'expected each file once, found {" ".join(files)}')
+    inputs = {file: random_inputs(file, batch, size) for file in files}
+    found = take_turns({f'{runtime} {file}': open_in(runtime, file, inputs[file], threads)
+                        for runtime in runtimes for file in files},
+                       torch.device('cpu'), rounds, seconds)
+    results = []
+    for runtime in runtimes:
+        timings = {file: found[f'{runtime} {file}'] for file in files}
+        results.append(dict(name=runtime, floor=None, runs=_with_ratios(timings)))
+        if operators:
+            results[-1]['operators'] = {
+                file: operator_times(runtime, file, inputs[file], threads, rounds)
+                for file in files}
+    if len(runtimes) > 1:
+        results.append(dict(name='faster runtime of each', floor=None, runs=_with_ratios(
+            {file: min((found[f'{runtime} {file}'] for runtime in runtimes),
+                       key=lambda timing: timing.seconds) for file in files})))
+    return results
+
+
+def _with_ratios(timings: Dict[str, Timing]) -> Dict[str, Dict[str, Any]]:
+    """Add each time over that of the first."""
+    first = next(iter(timings.values()))
+    return {name: dict(timing._asdict(), ratio=timing.seconds / first.seconds)
+            for name, timing in timings.items()}
 
 
 def summary(results: List[Dict[str, Any]]) -> Dict[str, Dict[str, float]]:
@@ -182,7 +236,7 @@ def summary(results: List[Dict[str, Any]]) -> Dict[str, Dict[str, float]]:
     """
     ratios: Dict[str, List[float]] = {}
     for result in results:
-        runs = {name: run['ratio'] for name, run in result['runs'].items() if name != OURS}
+        runs = {name: run['ratio'] for name, run in list(result['runs'].items())[1:]}
         dense = [ratio for name, ratio in runs.items()
                  if name.startswith('dense') and not name.endswith('compiled')]
         if len(dense) > 1:
@@ -197,12 +251,16 @@ def _table(result: Dict[str, Any]) -> str:
     lines = [f'{result["name"]:34}{"median":>11}{"spread":>9}{"ratio":>8}{"peak":>11}']
     for name, run in result['runs'].items():
         peak = '' if run['peak'] is None else f'{run["peak"] / 2**20:.1f} MiB'
-        lines.append(f'  {name:32}{run["seconds"] * 1e3:>8.2f} ms{run["spread"]:>8.0%}'
+        lines.append(f'  {name[-32:]:32}{run["seconds"] * 1e3:>8.2f} ms{run["spread"]:>8.0%}'
                      f'{run["ratio"]:>8.2f}{peak:>11}')
     if result['floor']:
         share = result['floor'] / result['runs'][OURS]['seconds']
         lines.append(f'  {"floor of ours":32}{result["floor"] * 1e3:>8.2f} ms; ours is at '
                      f'{share:.0%} of it')
+    for file, kinds in result.get('operators', {}).items():
+        lines.append(f'  operators of {file}')
+        lines += [f'    {kind:50}{seconds * 1e3:>8.2f} ms' for kind, seconds in
+                  list(kinds.items())[:_MOST_OPERATORS]]
     return '\n'.join(lines)
 
 
@@ -214,7 +272,7 @@ def draw(results: List[Dict[str, Any]], title: str, path: str) -> None:
         names = list(result['runs'])[::-1]
         ratios = [result['runs'][name]['ratio'] for name in names]
         bars = axis.barh(range(len(names)), ratios,
-                         color=['#c0392b' if n == OURS else '#95a5a6' for n in names])
+                         color=['#c0392b' if n == names[-1] else '#95a5a6' for n in names])
         axis.bar_label(bars, [f'{r:.2f}' for r in ratios], padding=2, fontsize=8)
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [''] * len(names),
                         fontsize=8)
@@ -237,20 +295,26 @@ def main(argv: Optional[List[str]] = None) -> None:
         device = torch.device(args.device)
         if device.type == 'cuda' and not torch.cuda.is_available():
             raise ValueError('--device cuda: torch finds no GPU')
-        contests = _contests(args, device)
+        exported = args.work == 'exported'
+        contests = [] if exported else _contests(args, device)
         facts = environment(device)
         limits = ceilings(device, _DTYPES[args.dtype])
-        what = f'{args.work}, {"training step" if args.training else "inference"}, {args.dtype}'
+        what = (f'{args.work} files' if exported else
+                f'{args.work}, {"training step" if args.training else "inference"}, {args.dtype}')
         print(f'{what}\n{facts["device"]}, {facts["threads"]} threads, torch {facts["torch"]}, '
               f'load {facts["load"]}, allocator {facts["allocator"]}\n'
               f'matrix products {limits.flops / 1e9:.0f} GFLOP/s, copies '
               f'{limits.bandwidth / 1e9:.1f} GB/s; ratio: time over ours; spread: quartiles\n')
         results: List[Dict[str, Any]] = []
-        for result in benchmark(contests, device, limits, args.rounds, args.seconds):
+        found = benchmark_files(
+            args.files, args.runtimes, args.batch, (args.size[0], args.size[-1]) if args.size
+            else None, facts['threads'], args.rounds, args.seconds, args.operators
+        ) if exported else benchmark(contests, device, limits, args.rounds, args.seconds)
+        for result in found:
             results.append(result)
             print(_table(result) + '\n', flush=True)
-    over = summary(results)
-    if len(results) > 1:
+    over = {} if exported else summary(results)
+    if over and len(results) > 1:
         print('time over ours, geometric mean (least):\n' + '\n'.join(
             f'  {name:32}{r["mean"]:>8.2f} ({r["least"]:.2f})' for name, r in over.items()))
     if args.json:

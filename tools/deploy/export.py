@@ -23,7 +23,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     add_shape_argument(parser, '; images that do not fit are shrunk')
     parser.add_argument('--dynamic', action='store_true',
                         help='any batch, height and width, these in multiples of 32')
-    return parser.parse_args(argv)
+    parser.add_argument('--batch', type=int, default=1, metavar='N',
+                        help='images that the file takes at once (1)')
+    args = parser.parse_args(argv)
+    if args.batch < 1 or args.dynamic and args.batch > 1:
+        parser.error(f'--batch: expected a number of images, without --dynamic, found {args.batch}')
+    return args
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -40,7 +45,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         shape = read_shape(args.shape, least=32)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         print('tracing the model and comparing it with PyTorch ...', flush=True)
-        checks, left_out = export(cfg, args.checkpoint, target, shape, args.dynamic)
+        checks, left_out = export(cfg, args.checkpoint, target, shape, args.dynamic,
+                                  args.batch)
     if left_out:
         print(f'note: {left_out}')
     for i, check in enumerate(checks):

@@ -4,13 +4,13 @@ from .logger_hook import LoggerHook
 from .mixing_schedule_hook import MixingScheduleHook
 from .mixing_weights_hook import MixingWeightsHook
 from .non_finite_hook import NonFiniteLossHook
+from .picture_hooks import MaskNamesHook, PictureHook, SegPictureHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .pretrained_backbone_hook import PretrainedBackboneHook
 from .runtime_info_hook import RuntimeInfoHook
-from .seg_picture_hook import SegPictureHook
 
 __all__ = [
-    'CheckpointHook', 'DurableBackend', 'LoggerHook', 'MixingScheduleHook', 'MixingWeightsHook',
-    'NonFiniteLossHook', 'PlainCheckpointHook', 'PretrainedBackboneHook', 'RuntimeInfoHook',
-    'SegPictureHook'
+    'CheckpointHook', 'DurableBackend', 'LoggerHook', 'MaskNamesHook', 'MixingScheduleHook',
+    'MixingWeightsHook', 'NonFiniteLossHook', 'PictureHook', 'PlainCheckpointHook',
+    'PretrainedBackboneHook', 'RuntimeInfoHook', 'SegPictureHook'
 ]
