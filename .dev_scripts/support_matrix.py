@@ -29,7 +29,9 @@ TARGET = ROOT / 'docs' / 'support.md'
 HEADER = '''# Backbones that SCHEMEWrapper takes
 
 Written by `python .dev_scripts/support_matrix.py`; do not edit. One backbone of each family,
-wrapped with `groups='auto'`.
+wrapped with `groups='auto'`: its [channel mixers](glossary.md#channel-mixer) become
+[SCHEME](glossary.md#scheme) mixers, with [block-diagonal](glossary.md#block-diagonal) layers and
+[CCA](glossary.md#cca).
 
 - **found**: channel mixers that became SCHEME mixers.
 - **left dense**: what the generic detector (two dense layers `C -> H -> C` with `H >= C` around

@@ -35,13 +35,17 @@ class _StockWeights:
 
     def __call__(self, backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str,
                  *args: Any) -> None:
-        found = 0
-        for name, stock in self.mixers.items():
-            mixer = backbone.get_submodule(name)
+        found, replaced = 0, {backbone.get_submodule(name): name for name in self.mixers}
+        for name, mixer in backbone.named_modules(remove_duplicate=False):
+            if mixer not in replaced:
+                continue
+            # A shared mixer has several names, each of which was one of the dense module.
+            first = replaced[mixer]
+            stock = name[:len(name) - len(first) + len(self.mixers[first])]
             dense = {key: f'{prefix}{stock}.{key}' for key in mixer.stock_keys}
             if dense[next(iter(dense))] not in state_dict:
                 continue
-            found += 1
+            found += name == first
             if self.seed:
                 taken = {key: state_dict.pop(full) for key, full in dense.items()
                          if full in state_dict}
