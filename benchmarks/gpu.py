@@ -248,10 +248,14 @@ def _config(plan: Plan, name: str) -> Any:
     cfg = load_config(str(ROOT / 'configs' / CONFIGS[name]))
     if plan.dry:
         cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), embed_dims=S12)
+        if name == 'segmenter':  # which pads to this in training
+            cfg.model.data_preprocessor.size = (64, 64)
         if name == 'detector':
             few = dict(nms_pre=20, max_per_img=20)
             cfg.model.train_cfg.rpn_proposal.update(few)
             cfg.model.test_cfg.rpn.update(few)
+            cfg.model.test_cfg.rcnn.max_per_img = 5
+            cfg.model.train_cfg.rpn.sampler.num = cfg.model.train_cfg.rcnn.sampler.num = 8
     return cfg
 
 

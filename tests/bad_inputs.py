@@ -320,22 +320,25 @@ def _(box):
 
 
 @case('in_channels of the head', 'train.py',
-      r'decode_head: in_channels.*\[8, 16, 32, 99\].*\[8, 16, 32, 64\]')
+      r'decode_head\.psp_mod.* to have 99 channels, but got 64.*in_channels of model\.decode_head')
 def _(box):
     return box.train('seg', 'model.decode_head.in_channels=[8,16,32,99]')
 
 
-@case('in_channels of the auxiliary head', 'train.py', r'auxiliary_head: in_channels.*7.*32')
+@case('in_channels of the auxiliary head', 'train.py',
+      r'auxiliary_head\.convs.* to have 7 channels, but got 32')
 def _(box):
     return box.train('seg', 'model.auxiliary_head.in_channels=7')
 
 
-@case('in_channels of the neck', 'train.py', r'neck: in_channels.*\[8, 16, 32, 99\].*')
+@case('in_channels of the neck', 'train.py',
+      r'neck\.lateral.* to have 99 channels, but got 64')
 def _(box):
     return box.train('det', 'model.neck.in_channels=[8,16,32,99]')
 
 
-@case('in_channels of the classifier', 'train.py', r'head: in_channels.*65.*64')
+@case('in_channels of the classifier', 'train.py',
+      r'head\.fc: .*8x64 and 65x6.*in_channels of model\.head')
 def _(box):
     return box.train('cls', 'model.head.in_channels=65')
 

@@ -12,7 +12,7 @@ from mmscheme.models import SCHEMEformer
 from mmscheme.utils.checkpoint_io import read_weights, save_checkpoint
 from tests.commands import load_tool
 from tests.fake_hub import COMMIT, FakeHub
-from tests.models import TINY
+from tests.models import TINY, tiny_checkpoint
 from tests.utils import REPOSITORY, RunsCode, run
 
 publish_model = load_tool('misc/publish_model').main
@@ -105,6 +105,21 @@ def test_a_push_that_fails_leaves_the_files(hub, weights, tmp_path, capsys, monk
         error = capsys.readouterr().err
         assert status.value.code == 2 and message in error and error.count('\n') == 1
         assert bool(list(tmp_path.glob('m-*.pth'))) == (repo == 'me/x') and not hub.repos
+
+
+@pytest.mark.slow
+def test_the_commands_in_processes_of_their_own(scenes, tmp_path):
+    config, checkpoint, _ = tiny_checkpoint('upernet', tmp_path)
+    with FakeHub() as server:
+        hub = dict(HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / 'hf'), HF_TOKEN='hf_test')
+        out = run(sys.executable, 'tools/misc/publish_model.py', checkpoint, tmp_path / 'm.pth',
+                  '--safetensors', '--hub', 'me/scheme', **hub)
+        assert f'hub: {server.address}/me/scheme' in out and len(server.repos['me/scheme']) == 2
+        test = [sys.executable, 'tools/test.py', config, '--data-root', scenes, '--work-dir',
+                tmp_path / 'w', '--cfg-options', 'test_dataloader.num_workers=0']
+        logs = [run(*test[:3], source, *test[3:], **hub)
+                for source in (checkpoint, 'hf://me/scheme')]
+        assert len({re.findall(r'aAcc: .* mAcc: [\d.]+', log)[-1] for log in logs}) == 1
 
 
 def block(name):

@@ -14,7 +14,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Test a checkpoint.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument('checkpoint', help='path of the checkpoint, URL, or hf://OWNER/NAME/FILE')
     parser.add_argument('--out', help='segmentation: folder for the predicted masks; detection '
                         'and classification: pickle file for the predictions')
     parser.add_argument('--show-dir', metavar='DIR',

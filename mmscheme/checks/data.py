@@ -2,6 +2,7 @@
 import inspect
 import logging
 import os.path as osp
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -18,6 +19,7 @@ from mmscheme.utils.image_files import ImageCheck, inspect_image
 
 from .coco import check_coco, is_coco
 from .findings import Findings
+from .labels import LabelTable, count_labels, judge_labels, overlaps
 
 __all__ = ['check_data']
 
@@ -49,7 +51,7 @@ def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
     findings = Findings() if findings is None else findings
     seen: Set[str] = set()
     classes: List[Tuple[str, Sequence[str]]] = []
-    for dataset in iter_datasets(cfg, splits):
+    for split, dataset in ((s, d) for s in splits for d in iter_datasets(cfg, (s, ))):
         fingerprint = repr(sorted((k, str(v)) for k, v in dataset.items()))
         if fingerprint in seen:
             continue
@@ -60,9 +62,11 @@ def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
         for line in missing:
             findings.error(line)
         if not missing:
-            names = _check_content(cfg, dataset, every, findings)
+            names = _check_content(cfg, dataset, split, every, findings)
             if labels and names and not isinstance(names, str):
                 _check_classes(cfg, dataset, names, classes, findings)
+    for line in overlaps(findings.labels):
+        findings.warn(line)
     return findings
 
 
@@ -95,13 +99,16 @@ def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
         yield f'annotation file not found: {ann_file}'
     prefix = dataset.get('data_prefix') or {}
     for key, folder in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
+        if 'seg' in key and not any(step_name(s).endswith('Annotations') and (
+                key == 'seg_map_path' or s.get('with_seg')) for s in dataset.get('pipeline') or ()):
+            continue  # nothing reads it
         if folder is not None and not osp.isdir(osp.join(root, folder)):
             yield (f'folder not found: {osp.join(root, folder)} (data_prefix {key} of '
                    f'{_type(dataset)})')
 
 
-def _check_content(cfg: Config, dataset: Dict[str, Any], every: bool, findings: Findings
-                   ) -> Optional[Sequence[str]]:
+def _check_content(cfg: Config, dataset: Dict[str, Any], split: str, every: bool,
+                   findings: Findings) -> Optional[Sequence[str]]:
     """Check the images and labels of a data set; return its classes if they are known."""
     cls = dataset_class(dataset)
     if cls is None:
@@ -114,19 +121,42 @@ def _check_content(cfg: Config, dataset: Dict[str, Any], every: bool, findings: 
         findings.error(f'data set {dataset["type"]}: {e}', cause=e)
         return None
     names = (getattr(built, 'metainfo', None) or {}).get('classes')
+    if isinstance(names, str):
+        findings.error(f'{_place(dataset)}: metainfo.classes: expected a list of names, found the '
+                       f'text {names!r}: write [{names!r}]')
+        return None
+    table = LabelTable(split, 'images', names or ())
+    findings.labels.append(table)
     if 'seg_map_path' in (dataset.get('data_prefix') or {}) and hasattr(built, 'seg_map_suffix') \
             and hasattr(built, 'img_suffix'):
         # The classes that all heads have an output for, or 0.
         limit = len(names) if names else min(
             (head['num_classes'] for _, head in iter_heads(cfg.model)
              if isinstance(head.get('num_classes'), int)), default=0)
-        _check_masks(dataset, built, limit, every, findings)
+        heads = {head.get('ignore_index', 255) for place, head in iter_heads(cfg.model)
+                 if place in ('decode_head', 'auxiliary_head')}
+        _check_masks(dataset, built, limit, heads or {255}, table, every, findings)
     elif is_coco(cls):
         sizes = check_coco(dataset, built, findings)
         _read_images(list(sizes), every, findings, _image_loader(dataset), sizes)
+        if sizes and names:
+            _count(dataset, built, table, findings)
     else:
-        names = _check_listed(dataset, built, names, every, findings)
+        names = _check_listed(dataset, built, table, every, findings)
     return names
+
+
+def _count(dataset: Dict[str, Any], built: Any, table: LabelTable, findings: Findings) -> None:
+    try:
+        built.full_init()
+        flat, first = count_labels(table, built)
+    except Exception as e:
+        findings.error(f'data set {dataset["type"]}: {e or repr(e)}', cause=e)
+        return
+    if flat and table.split == 'train':
+        findings.error(f'{flat} boxes have no area, the first in {first}: their loss would not be '
+                       'finite; remove them, or set filter_cfg.bbox_min_size=1')
+    judge_labels(table, _place(dataset), 255, False, findings)
 
 
 def _check_classes(cfg: Config, dataset: Dict[str, Any], names: Sequence[str],
@@ -221,10 +251,11 @@ def _read_images(paths: Sequence[str], every: bool, findings: Findings, read: An
     _examine([paths[i] for i in _choose(len(paths), every, 'images')], examine, every, findings)
 
 
-def _check_listed(dataset: Dict[str, Any], built: Any, names: Optional[Sequence[str]],
-                  every: bool, findings: Findings) -> Optional[Sequence[str]]:
+def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every: bool,
+                  findings: Findings) -> Optional[Sequence[str]]:
     """Check any other data set that lists its images, for example of classification."""
     where = osp.join(str(dataset.get('data_root') or ''), _place(dataset))
+    names: Optional[Sequence[str]] = table.names or None
     if not hasattr(built, 'full_init') or not hasattr(built, 'get_data_info'):
         return names
     try:
@@ -242,13 +273,19 @@ def _check_listed(dataset: Dict[str, Any], built: Any, names: Optional[Sequence[
         if names and isinstance(label, (int, np.integer)) and not 0 <= label < len(names):
             findings.error(f'label {label} of {sample.get("img_path")}: expected 0 to '
                            f'{len(names) - 1}', 'label')
+    for folder, label in getattr(built, 'folder_to_idx', {}).items():
+        if names and folder in names and list(names).index(folder) != label:
+            findings.error(f'{where}: folder {folder} has label {label}, which metainfo.classes '
+                           f'calls {names[label]!r}: write classes={sorted(names)}', 'folder')
+    table.names = tuple(names or ())
+    _count(dataset, built, table, findings)
     paths = [s['img_path'] for s in samples if isinstance(s.get('img_path'), str)]
     _read_images(paths, True, findings, _image_loader(dataset), {})
     return names
 
 
-def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: bool,
-                 findings: Findings) -> None:
+def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: Set[Any],
+                 table: LabelTable, every: bool, findings: Findings) -> None:
     """Check the pairs of image and mask, and the labels in the masks."""
     try:
         samples = dataset.load_data_list()
@@ -257,11 +294,20 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
         return
     image_dir, mask_dir = (dataset.data_prefix[k] for k in ('img_path', 'seg_map_path'))
     if not samples:
-        findings.error(f'no images *{dataset.img_suffix} in {image_dir}')
+        found = Counter(osp.splitext(n)[1] for n in scandir(image_dir, recursive=True))
+        hint = ', '.join(f'{n} *{suffix}' for suffix, n in found.most_common(3))
+        findings.error(f'no images *{dataset.img_suffix} in {image_dir}'
+                       + (f', but {hint}: set img_suffix of the data set' if hint else ''))
         return
-    samples = [dict(s, seg_map_path=osp.normpath(s['seg_map_path'])) for s in samples]
+    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('LoadAnnotations')]
+    try:
+        load = TRANSFORMS.build(loaders[0]) if loaders else None
+    except Exception as e:
+        findings.error(f'{step_name(loaders[0])}: {e}', cause=e)
+        return
+    samples = [dict(s, seg_map_path=osp.normpath(s.get('seg_map_path') or '')) for s in samples]
     # With a list of files the folder may well hold more than the list.
-    if not cfg.get('ann_file'):
+    if not cfg.get('ann_file') and load is not None:
         expected = {s['seg_map_path'] for s in samples}
         for name in sorted(scandir(mask_dir, dataset.seg_map_suffix, recursive=True)):
             mask = osp.normpath(osp.join(mask_dir, name))
@@ -271,18 +317,12 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
     whole = []
     for sample in samples:
         mask, image = sample['seg_map_path'], sample['img_path']
-        if not osp.exists(mask):
+        if load is not None and not osp.exists(mask):
             findings.error(f'image without mask: {image} (expected {mask})', 'image without mask')
         elif not osp.exists(image):
             findings.error(f'image not found: {image}', 'image not found')
         else:
             whole.append(sample)
-    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('LoadAnnotations')]
-    try:
-        load = TRANSFORMS.build(loaders[0]) if loaders else None
-    except Exception as e:
-        findings.error(f'{step_name(loaders[0])}: {e}', cause=e)
-        return
     told = getattr(load, 'reduce_zero_label', None)
     if told is not None and bool(told) != bool(dataset.reduce_zero_label):
         findings.error(f'reduce_zero_label={bool(told)} of LoadAnnotations, the data set has '
@@ -291,12 +331,19 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, every: boo
         return
     read = _image_loader(cfg)
     chosen = _choose(len(whole), every, f'images and masks of {mask_dir}')
+    table.unit, table.total, table.shift = 'pixels', len(samples), int(dataset.reduce_zero_label)
+    table.files = [s['img_path'] for s in samples]
     _examine([whole[i] for i in chosen],
-             lambda s: _pair_problems(s, load, read, num_classes, dataset), every, findings)
+             lambda s: _pair_problems(s, load, read, num_classes, dataset, ignored, table), every,
+             findings)
+    if load is not None:
+        table.zeros = table.others[255] if table.shift else 0
+        judge_labels(table, mask_dir, next(iter(ignored)),
+                     bool((cfg.get('metainfo') or {}).get('classes')), findings)
 
 
-def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: int, dataset: Any
-                   ) -> Problems:
+def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: int, dataset: Any,
+                   ignored: Set[Any], table: LabelTable) -> Problems:
     image, mask = sample['img_path'], sample['seg_map_path']
     seen = _inspect(image, read, sample)
     problems = _unreadable('image', image, seen.problem)
@@ -313,18 +360,21 @@ def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: in
         return [*problems, ('mask with channels',
                             f'unusable mask: {mask}: it has {labels.shape[-1]} channels, expected '
                             'one channel of class ids (convert its colours to ids)')]
+    table.add(labels)
     size = labels.shape[1], labels.shape[0]
     if seen.size and size != seen.size:
         problems.append(('mask of another size',
                          f'unusable mask: {mask}: {size[0]}x{size[1]} pixels, its image has '
                          f'{seen.size[0]}x{seen.size[1]} (width x height)'))
-    return problems + (_id_problems(mask, labels, num_classes, dataset) if num_classes else [])
+    return problems + (_id_problems(mask, labels, num_classes, dataset, ignored)
+                       if num_classes else [])
 
 
-def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any) -> Problems:
+def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any, ignored: Set[Any]
+                 ) -> Problems:
     shift = int(bool(dataset.reduce_zero_label))
     ids = np.unique(labels)
-    wrong = [int(i) + shift for i in ids[(ids >= num_classes) & (ids != dataset.ignore_index)]]
+    wrong = [int(i) + shift for i in ids if i >= num_classes and ignored != {i}]
     try:
         with Image.open(mask) as image:  # the frameworks cut its ids to 8 bits
             highest = int(np.asarray(image).max()) if image.mode[0] in 'IF' else 0
@@ -334,6 +384,11 @@ def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any) 
         wrong = [highest]
     if not wrong:
         return []
+    void = dataset.ignore_index
+    hint = (f'; to ignore {void}, set ignore_index={void} of all heads, of RandomCrop and of the '
+            f'evaluators, and seg_pad_val={void} of the data_preprocessor'
+            if wrong[0] == void + shift else '')
     return [('class id', f'class id {wrong[0]} in {mask}: the model has num_classes={num_classes}, '
              f'so ids from {shift} to {num_classes - 1 + shift} are expected '
-             f'(reduce_zero_label={bool(shift)}, ignored: {dataset.ignore_index})')]
+             f'(reduce_zero_label={bool(shift)}, ignored: '
+             f'{", ".join(map(str, sorted(ignored)))}){hint}')]

@@ -1,7 +1,7 @@
 """The findings of checks: errors, which stop a run, and warnings."""
 import logging
 from collections import Counter
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from mmengine.logging import print_log
 
@@ -20,6 +20,7 @@ class Findings:
         errors: One line each, with what to do about it.
         warnings: The same.
         tracebacks: Those of the causes that may be bugs.
+        labels: Tables of the labels; see :class:`mmscheme.checks.labels.LabelTable`.
     """
 
     def __init__(self, most: int = 10) -> None:
@@ -27,6 +28,7 @@ class Findings:
         self.errors: List[str] = []
         self.warnings: List[str] = []
         self.tracebacks: List[str] = []
+        self.labels: List[Any] = []
         self._kinds: Counter = Counter()
         self._seen: Counter = Counter()
 
@@ -65,11 +67,14 @@ class Findings:
         return UserErrors(self.error_lines(), '\n'.join(self.tracebacks))
 
     def finish(self) -> None:
-        """Log the warnings.
+        """Log the labels of each data set, a line each, and the warnings.
 
         Raises:
             UserErrors: There are errors.
         """
+        for table in self.labels:
+            for line in table.lines(most=20) if table.counts else ():
+                print_log(line, logger='current')
         for line in self.warnings:
             print_log(line, logger='current', level=logging.WARNING)
         if self.errors:

@@ -6,7 +6,8 @@ from mmengine import Config
 from .checkpoint import check_checkpoint, check_named_files
 from .data import check_data
 from .findings import Findings
-from .model import build_for_checks, check_channels, check_sizes
+from .model import build_for_checks, check_sizes
+from .rehearsal import rehearse
 from .resources import check_batch_size, check_disk, check_hooks, check_numbers, check_work_dir
 
 __all__ = ['check_run']
@@ -16,9 +17,10 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
               findings: Optional[Findings] = None) -> Findings:
     """Check a run before its first iteration; takes seconds and changes nothing.
 
-    Numbers, the arguments of hooks, data (see :func:`check_data`), the channels of backbone, neck
-    and heads, the crop against the data preprocessor, checkpoints against the model, disk space
-    for the checkpoints that will be written, and the batch size against the recipe's.
+    Numbers, the arguments of hooks, data (see :func:`check_data`), the crop against the data
+    preprocessor, checkpoints against the model, disk space for the checkpoints that will be
+    written, and the batch size against the recipe's. If nothing is wrong with these, the run is
+    rehearsed; see :func:`mmscheme.checks.rehearsal.rehearse`.
 
     Args:
         cfg: The config as it will be run, its default scope initialised.
@@ -40,8 +42,6 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     check_data(cfg, splits, every, findings)
     check_sizes(cfg, findings)
     model = build_for_checks(cfg, findings)
-    if model is not None:
-        check_channels(cfg, model, findings)
     if training:
         check_named_files(cfg, findings)
         if writable:
@@ -51,4 +51,6 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     if cfg.get('load_from'):
         use = 'test' if not training else 'resume' if cfg.get('resume') else 'load_from'
         check_checkpoint(cfg.load_from, model, use, findings)
+    if model is not None and not findings.errors:
+        rehearse(cfg, model, splits, findings)
     return findings

@@ -10,6 +10,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .runtime import load_exported, to_inputs
 
@@ -56,16 +57,39 @@ class ExportedPredictor:
             ValueError: The pipeline makes images that the graph does not take.
         """
         data = self.pipeline(dict(img_path=str(image_path), img_id=0))
-        inputs = data['inputs']
+        return self.predict(data['inputs'], data['data_samples'], score_threshold)
+
+    def prepare(self, inputs: Tensor, score_threshold: Optional[float] = None
+                ) -> Tuple[Dict[str, NDArray[Any]], Tuple[int, int]]:
+        """Return the inputs of the graph for an image of the pipeline, and the picture's size.
+
+        Args:
+            inputs: ``(3, H, W)`` uint8, BGR.
+            score_threshold: Of detectors; the config's by default.
+
+        Raises:
+            ValueError: The graph takes no such image.
+        """
         if inputs.dtype != torch.uint8:
             raise ValueError(f'the pipeline gives {inputs.dtype}, the exported model takes uint8')
-        sample = data['data_samples']
         rgb = inputs.numpy()[::-1].transpose(1, 2, 0)
-        if self.scope == 'mmpretrain':
-            return self._classify(rgb, sample)
-        padded, size = self._fit(rgb)
+        if self.scope != 'mmpretrain':
+            rgb, size = self._fit(rgb)
+        elif self.meta['dynamic'] or list(rgb.shape[:2]) == self.meta['shape']:
+            size = rgb.shape[0], rgb.shape[1]
+        else:
+            raise ValueError(f'the pipeline gives images of {rgb.shape[0]}x{rgb.shape[1]}, '
+                             f'the exported model takes {self.meta["shape"]}')
         threshold = self.meta['score_threshold'] if score_threshold is None else score_threshold
-        found = self.exported.run(to_inputs(_batched(padded), self.meta, list(size), threshold))
+        return to_inputs(_batched(rgb), self.meta, list(size), threshold), size
+
+    def predict(self, inputs: Tensor, sample: Any, score_threshold: Optional[float] = None) -> Any:
+        """Fill the data sample of an image of the pipeline with what is found in it."""
+        feeds, size = self.prepare(inputs, score_threshold)
+        found = self.exported.run(feeds)
+        if self.scope == 'mmpretrain':
+            scores = torch.from_numpy(found['scores'][0])
+            return sample.set_pred_score(scores).set_pred_label(scores.argmax())
         fill = self._segment if self.scope == 'mmseg' else self._detect
         return fill(sample, found, size)
 
@@ -84,13 +108,6 @@ class ExportedPredictor:
         padded[:] = self.meta['fill']
         padded[:height, :width] = image
         return padded, (height, width)
-
-    def _classify(self, image: NDArray[Any], sample: Any) -> Any:
-        if not self.meta['dynamic'] and list(image.shape[:2]) != self.meta['shape']:
-            raise ValueError(f'the pipeline gives images of {image.shape[0]}x{image.shape[1]}, '
-                             f'the exported model takes {self.meta["shape"]}')
-        scores = torch.from_numpy(self.exported.run(dict(image=_batched(image)))['scores'][0])
-        return sample.set_pred_score(scores).set_pred_label(scores.argmax())
 
     def _segment(self, sample: Any, found: Dict[str, NDArray[Any]], size: Tuple[int, int]) -> Any:
         logits = torch.from_numpy(found['logits'][:, :, :size[0], :size[1]])

@@ -76,10 +76,10 @@ def _plain_errors() -> Iterator[Any]:
     """Yield the library; its errors of several lines become one."""
     try:
         import huggingface_hub as hub
+        from huggingface_hub import errors
     except ImportError:
         raise ImportError("hf:// and --hub need huggingface_hub: pip install 'mmscheme[hub]'"
                           ) from None
-    errors = hub.errors
     try:
         yield hub
     except errors.LocalEntryNotFoundError as e:

@@ -1,12 +1,15 @@
 """Export a trained model to ONNX, torch.export or TorchScript."""
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import List, Optional
 
 from mmscheme.apis.config import load_config
 from mmscheme.deploy.export import export
+from mmscheme.deploy.quantize import QUANTIZERS, quantize
 from mmscheme.deploy.runtime import FORMATS
 from mmscheme.utils.cli import add_config_arguments, add_shape_argument, read_shape
+from mmscheme.utils.output_files import check_not_read
 from mmscheme.utils.user_errors import user_errors
 
 
@@ -25,7 +28,18 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='any batch, height and width, these in multiples of 32')
     parser.add_argument('--batch', type=int, default=1, metavar='N',
                         help='images that the file takes at once (1)')
+    parser.add_argument('--int8', choices=QUANTIZERS, help='write an INT8 file instead, made by '
+                        'onnxruntime\'s quantizer or for OpenVINO by NNCF; needs the data of the '
+                        'config')
+    parser.add_argument('--calibration', type=int, default=64, metavar='N',
+                        help='training images to take the ranges of the activations from (64)')
+    parser.add_argument('--max-loss', type=float, default=1., metavar='POINTS',
+                        help='an INT8 file that loses more on the test set is not kept (1)')
     args = parser.parse_args(argv)
+    if args.int8 and (args.format != 'onnx' or args.batch > 1):
+        parser.error('--int8: expected the format onnx and a batch of one image')
+    if args.calibration < 1:
+        parser.error(f'--calibration: expected at least one image, found {args.calibration}')
     if args.batch < 1 or args.dynamic and args.batch > 1:
         parser.error(f'--batch: expected a number of images, without --dynamic, found {args.batch}')
     return args
@@ -45,12 +59,20 @@ def main(argv: Optional[List[str]] = None) -> None:
         shape = read_shape(args.shape, least=32)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
         print('tracing the model and comparing it with PyTorch ...', flush=True)
-        checks, left_out = export(cfg, args.checkpoint, target, shape, args.dynamic,
-                                  args.batch)
+        with TemporaryDirectory() as folder:
+            written = Path(folder) / 'float.onnx' if args.int8 else target
+            checks, left_out = export(cfg, args.checkpoint, written, shape, args.dynamic,
+                                      args.batch)
+            if args.int8:
+                print('quantising, and computing the metric on the test set ...', flush=True)
+                check_not_read(target, checkpoint=args.checkpoint)
+                metric = quantize(cfg, written, target, args.int8, args.calibration, args.max_loss)
     if left_out:
         print(f'note: {left_out}')
     for i, check in enumerate(checks):
         print(f'check {i + 1}: {check.text}')
+    if args.int8:
+        print(f'{metric.name}: {metric.before:.2f} in float32, {metric.after:.2f} in INT8')
     print(f'largest difference: {max(c.difference for c in checks):.2g}\n'
           f'{target} ({target.stat().st_size / 2**20:.1f} MiB)')
 

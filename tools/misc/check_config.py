@@ -2,12 +2,15 @@
 import argparse
 import time
 import warnings
+from pathlib import Path
 from typing import List, Optional
 
 from mmengine.registry import init_default_scope
 
+from mmscheme.analysis.browse_dataset import browse
 from mmscheme.apis.config import load_config
 from mmscheme.checks import check_run
+from mmscheme.checks.labels import overlaps
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import SPLITS, scope_of
 from mmscheme.utils.user_errors import user_errors
@@ -24,6 +27,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='data to check (train val; with --checkpoint test)')
     parser.add_argument('--all', action='store_true',
                         help='read all images and masks and list all that is wrong')
+    parser.add_argument('--labels', action='store_true',
+                        help='print how many labels each class has in each split, and compare the '
+                        'contents of the splits')
+    parser.add_argument('--pictures', metavar='DIR',
+                        help='draw a few images of each split with their labels')
     parser.add_argument('--work-dir', help='folder of logs and checkpoints '
                         '(work_dirs/<name of the config>)')
     return parser.parse_args(argv)
@@ -41,12 +49,19 @@ def main(argv: Optional[List[str]] = None) -> None:
         init_default_scope(scope_of(cfg))
         splits = args.splits or (('test', ) if args.checkpoint else ('train', 'val'))
         findings = check_run(cfg, splits, args.all)
+        if args.labels:
+            for line in overlaps(findings.labels, contents=True):
+                findings.warn(line)
+            for table in findings.labels:
+                print('\n'.join(table.lines()))
         for line in findings.warnings:
             print(f'warning: {line}')
         print(f'{args.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
               f'warnings in {time.perf_counter() - start:.1f} s', flush=True)
         if findings.errors:
             raise findings.as_error()
+        for split in splits if args.pictures else ():
+            browse(cfg, str(Path(args.pictures, split)), split, 4)
 
 
 if __name__ == '__main__':

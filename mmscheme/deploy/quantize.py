@@ -1,0 +1,136 @@
+"""INT8 files of exported models: quantised by a library, judged by the metric on the test set."""
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Union
+
+import numpy as np
+from mmengine import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, init_default_scope
+from numpy.typing import NDArray
+
+from mmscheme.utils.config_query import inference_pipeline, iter_datasets, scope_of
+from mmscheme.utils.output_files import check_not_read, replacing
+
+from .predictor import ExportedPredictor
+
+__all__ = ['QUANTIZERS', 'Quantized', 'evaluate_file', 'quantize']
+
+QUANTIZERS = ('onnxruntime', 'nncf')
+_Feeds = Dict[str, NDArray[Any]]
+
+
+class Quantized(NamedTuple):
+    """The metric of a file before and after.
+
+    Attributes:
+        name: Of the metric.
+        before, after: Its values in points, that is percent.
+    """
+    name: str
+    before: float
+    after: float
+
+
+def _calibration(cfg: Config, predictor: ExportedPredictor, number: int) -> List[_Feeds]:
+    """Return inputs of the graph from training images, evenly spread over the data set."""
+    for dataset in iter_datasets(cfg, ('train', )):
+        images = DATASETS.build(dict(dataset, pipeline=inference_pipeline(cfg)))
+        if len(images) < number:
+            raise ValueError(f'--calibration: the training set has {len(images)} images, '
+                             f'found {number}')
+        return [predictor.prepare(images[int(i)]['inputs'])[0]
+                for i in np.linspace(0, len(images) - 1, number)]
+    raise ValueError('train_dataloader: the config has no images to calibrate with')
+
+
+def evaluate_file(cfg: Config, predictor: ExportedPredictor) -> Dict[str, float]:
+    """Return the metrics of an exported model on the test set of a config."""
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    evaluator = Evaluator(cfg.test_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
+    for i in range(len(dataset)):
+        data = dataset[i]
+        sample = predictor.predict(data['inputs'], data['data_samples'])
+        evaluator.process([sample], dict(inputs=[data['inputs']], data_samples=[sample]))
+    return evaluator.evaluate(len(dataset))
+
+
+def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], quantizer: str,
+             calibration: int, max_loss: float = 1.) -> Quantized:
+    """Write the INT8 form of a file, unless its metric on the test set is much worse.
+
+    Weights are 8 bits a channel, activations 8 bits of a range that is fixed from images.
+
+    Args:
+        cfg: The config of the model, with its data.
+        source: ``*.onnx`` file of ``tools/deploy/export.py``, in float32.
+        target: ``*.onnx`` file to write.
+        quantizer: ``'onnxruntime'``, or ``'nncf'``, which is made for OpenVINO.
+        calibration: Training images to take the ranges from.
+        max_loss: Largest loss in points of the metric that the best checkpoint is chosen by.
+
+    Returns:
+        The metric.
+
+    Raises:
+        ImportError: The quantizer is not installed.
+        ValueError: The file loses more, which is then not written, or the config has no such
+            metric or too few images.
+    """
+    check_not_read(target, source=source)
+    init_default_scope(scope_of(cfg))
+    before = ExportedPredictor(source)
+    images = _calibration(cfg, before, calibration)
+    name = str(cfg.default_hooks.get('checkpoint', {}).get('save_best'))
+    write = _with_nncf if quantizer == 'nncf' else _with_onnxruntime
+    with replacing(target) as part:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            write(Path(source), part, images)
+        values = [evaluate_file(cfg, p) for p in (before, ExportedPredictor(part))]
+        if name not in values[0]:
+            raise ValueError(f'default_hooks.checkpoint.save_best: expected one of the metrics '
+                             f'{sorted(values[0])}, found {name!r}')
+        unit = 100 if scope_of(cfg) == 'mmdet' else 1
+        found = Quantized(name, *(float(v[name]) * unit for v in values))
+        if not found.after >= found.before - max_loss:
+            raise ValueError(f'{name} falls from {found.before:.2f} to {found.after:.2f} in INT8, '
+                             f'expected a loss of at most {max_loss}; nothing is written')
+    return found
+
+
+def _with_onnxruntime(source: Path, target: Path, images: List[_Feeds]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        """Hand out the images one after the other."""
+
+        def __init__(self) -> None:
+            self.images: Iterator[_Feeds] = iter(images)
+
+        def get_next(self) -> Any:
+            return next(self.images, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / 'prepared.onnx'
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantize_static(prepared, target, Reader(), per_channel=True,
+                        op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+
+
+def _with_nncf(source: Path, target: Path, images: List[_Feeds]) -> None:
+    try:
+        import nncf
+        import onnx
+    except ImportError as e:
+        raise ImportError(f'{e.name} is needed to quantise for OpenVINO: pip install nncf onnx'
+                          ) from None
+    nncf.set_log_level(logging.ERROR)
+    model = nncf.quantize(onnx.load(source), nncf.Dataset(images), subset_size=len(images),
+                          model_type=nncf.ModelType.TRANSFORMER)
+    onnx.save(model, target)

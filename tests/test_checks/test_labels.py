@@ -1,0 +1,185 @@
+"""What labels mean: a shift, a void id, a misspelt class, two splits that are one."""
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import cv2
+import numpy as np
+import pytest
+from mmengine import Config
+from mmengine.registry import init_default_scope
+
+from mmscheme.checks import check_data
+from mmscheme.checks import run as run_module
+from mmscheme.checks.labels import overlaps
+from tests.commands import load_tool
+from tests.test_checks.checking import check, only_error, own_data
+
+NAMES = "metainfo=dict(classes=('sky', 'tree')), "
+TWO = {f'model.{head}.num_classes': 2 for head in ('decode_head', 'auxiliary_head')}
+
+
+@pytest.fixture(autouse=True)
+def rules_alone(monkeypatch):
+    monkeypatch.setattr(run_module, 'rehearse', lambda *args: None)
+
+
+def masks(box, change):
+    for path in (box.scenes / 'annotations').glob('*/*.png'):
+        cv2.imwrite(str(path), change(cv2.imread(str(path), -1)).astype(np.uint8))
+
+
+def told(lines, word):
+    return any(word in line for line in lines)
+
+
+def without_reduction(more):
+    return ('_base_.train_pipeline[1]["reduce_zero_label"] = False\n'
+            '_base_.test_pipeline[2]["reduce_zero_label"] = False\n'
+            + own_data(more).replace('reduce_zero_label=True', 'reduce_zero_label=False'))
+
+
+def test_masks_of_0_and_255(box):
+    masks(box, lambda m: np.where(m > 1, 255, 0))
+    findings = check(box, 'seg', without_reduction(NAMES), **TWO)
+    assert told(findings.errors, "tree would never be learned: write its pixels as 1")
+    masks(box, lambda m: np.where(m == 255, 1, 0))
+    assert check(box, 'seg', without_reduction(NAMES), **TWO).errors == []
+
+
+def test_a_shift_by_one_is_seen(box, capsys):
+    """Ids 0 and 1 with two classes, and the base's reduce_zero_label=True."""
+    masks(box, lambda m: np.where(m > 1, 2, np.arange(m.shape[1]) % 2))
+    findings = check(box, 'seg', own_data(NAMES), **TWO)
+    assert findings.errors == []
+    assert told(findings.warnings, "id 1 is 'sky'") and told(findings.warnings,
+                                                             'reduce_zero_label=False')
+    assert told(findings.labels[0].lines(), '  1 sky')
+
+
+def test_a_table_counts_what_is_there(box):
+    masks(box, lambda m: np.where(np.arange(m.shape[1]) < m.shape[1] // 4, 0, 1) + 0 * m)
+    findings = check(box, 'seg', without_reduction(NAMES), **TWO)
+    train, val = findings.labels
+    assert (train.split, train.total, val.total) == ('train', 6, 3)
+    assert train.counts == {0: 6 * 48 * 16, 1: 6 * 48 * 48}
+    assert told(train.lines(), '25.0 %') and len(train.lines(most=1)) == 1
+
+
+def test_a_void_id_of_the_data_set_alone(box):
+    masks(box, lambda m: np.where(np.arange(m.shape[1]) < 9, 2, m % 2))
+    data = without_reduction(NAMES + 'ignore_index=2, ')
+    line = check(box, 'seg', data, **TWO).errors[0]
+    assert 'class id 2' in line and 'seg_pad_val=2' in line and 'evaluators' in line
+    heads = {f'model.{head}.ignore_index': 2 for head in ('decode_head', 'auxiliary_head')}
+    assert check(box, 'seg', data, **TWO, **heads).errors == []
+
+
+def test_class_names_of_text(box):
+    line = check(box, 'seg', own_data("metainfo=dict(classes=('road')), "), **TWO).errors[0]
+    assert "'road'" in line and "['road']" in line
+
+
+def test_a_class_without_a_pixel(box):
+    masks(box, lambda m: 0 * m + 1)
+    findings = check(box, 'seg', own_data(NAMES), **TWO)
+    assert findings.errors == [] and told(findings.warnings, 'tree')
+
+
+def test_folders_and_names_in_another_order(box):
+    folders = sorted(p.name for p in (box.scenes / 'objects' / 'train').iterdir())
+    for names, wrong in ((folders, False), (folders[::-1], True)):
+        data = f'dict(dataset=dict(metainfo=dict(classes={names})))'
+        findings = check(box, 'cls', f'train_dataloader = {data}\nval_dataloader = {data}\n')
+        assert bool(findings.errors) == wrong
+    assert f'folder {folders[0]} has label 0' in findings.errors[0]
+
+
+def test_one_data_set_for_two_splits(box):
+    shutil.rmtree(box.scenes / 'objects' / 'val')
+    shutil.copytree(box.scenes / 'objects' / 'train', box.scenes / 'objects' / 'val')
+    findings = check(box, 'cls')
+    assert not told(findings.warnings, 'images of train too')  # other files
+    assert told(overlaps(findings.labels, contents=True), 'images of train too')
+    findings = check(box, 'cls', "val_dataloader = dict(dataset=dict(data_prefix='objects/train'))")
+    assert told(findings.warnings, 'images of train too')
+
+
+@pytest.fixture
+def voc(box):
+    """Two pictures in VOC's layout, and a function that writes their boxes."""
+    root = box.folder / 'voc'
+    for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        (root / name).mkdir(parents=True)
+    (root / 'ImageSets/Main/train.txt').write_text('a\nb\n')
+
+    def write(objects):
+        for name in 'ab':
+            cv2.imwrite(str(root / f'JPEGImages/{name}.jpg'), np.full((40, 60, 3), 90, np.uint8))
+            top = ElementTree.Element('annotation')
+            size = ElementTree.SubElement(top, 'size')
+            for key, value in (('width', 60), ('height', 40), ('depth', 3)):
+                ElementTree.SubElement(size, key).text = str(value)
+            for label, corners in objects:
+                thing = ElementTree.SubElement(top, 'object')
+                ElementTree.SubElement(thing, 'name').text = label
+                where = ElementTree.SubElement(thing, 'bndbox')
+                for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), corners):
+                    ElementTree.SubElement(where, key).text = str(value)
+            ElementTree.ElementTree(top).write(root / f'Annotations/{name}.xml')
+        cfg = Config(dict(default_scope='mmdet', model=dict(), train_dataloader=dict(dataset=dict(
+            type='VOCDataset', data_root=str(root), ann_file='ImageSets/Main/train.txt',
+            data_prefix=dict(sub_data_root=''), metainfo=dict(classes=('cat', 'dog')),
+            pipeline=[dict(type='LoadImageFromFile')]))))
+        init_default_scope('mmdet')
+        return check_data(cfg, ('train', ))
+
+    return write
+
+
+def test_a_misspelt_class_of_voc(voc):
+    good = [('cat', (2, 3, 20, 30)), ('dog', (5, 5, 30, 30))]
+    assert voc(good).errors == []
+    line = only_error(voc([('cat', (2, 3, 20, 30)), ('dgo', (5, 5, 30, 30))]))
+    assert "'dog'" in line and "'dgo'" in line
+    findings = voc([*good, ('cow', (5, 5, 30, 30))])
+    assert findings.errors == [] and told(findings.warnings, 'cow')
+    assert findings.labels[0].counts == {0: 2, 1: 2}
+
+
+def test_boxes_without_area(voc):
+    assert 'bbox_min_size' in only_error(
+        voc([('cat', (2, 3, 20, 30)), ('dog', (5, 5, 5, 30))]))
+
+
+# --- what must not be refused -----------------------------------------------------------------
+def test_test_data_without_truth(box):
+    box.coco(lambda c: c.pop('annotations') and None, 'val')
+    pipeline = ("test_dataloader = dict(dataset=dict(pipeline=[s for s in _base_.test_pipeline "
+                "if s['type'] != 'LoadAnnotations']))")
+    assert check(box, 'det', pipeline, splits=('test', )).errors == []
+    shutil.rmtree(box.scenes / 'annotations' / 'validation')
+    assert check(box, 'seg', pipeline, splits=('test', )).errors == []
+
+
+def test_what_nothing_reads(box):
+    steps = "dict(dataset=dict(data_prefix=dict(img='train2017/', seg='none/')))"
+    assert check(box, 'det', f'train_dataloader = {steps}').errors == []
+    box.coco(lambda c: [a.update(segmentation=[[1, 2, 3]]) for a in c['annotations']] and None)
+    boxes = ("_base_.train_pipeline[1]['with_mask'] = False\n"
+             'train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))')
+    assert check(box, 'det', boxes).errors == []
+    box.coco(lambda c: [i.update(width=float(i['width'])) for i in c['images']] and None)
+    assert check(box, 'det', boxes).errors == []
+
+
+def test_another_suffix_is_named(box):
+    for path in (box.scenes / 'images').glob('*/*.jpg'):
+        path.rename(path.with_suffix('.png'))
+    assert told(check(box, 'seg').errors, '6 *.png: set img_suffix')
+
+
+def test_the_tool_prints_the_table_and_draws(box, capsys):
+    main = load_tool('misc/check_config').main
+    main([*box.train('seg', flags=['--labels', '--pictures', str(box.folder / 'p')])])
+    assert '  1 sky' in capsys.readouterr().out
+    assert len(list((box.folder / 'p' / 'train').iterdir())) == 4

@@ -1,0 +1,149 @@
+"""A rehearsal finds what a run would find at its first validation, and changes nothing."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine import Config
+
+from mmscheme.apis.config import load_config
+from mmscheme.apis.train import train
+from mmscheme.checks import rehearsal as module
+from mmscheme.checks import run as run_module
+from tests.test_checks.checking import check, only_error, own_data
+
+
+@pytest.fixture
+def no_rules(monkeypatch):
+    """The rehearsal alone: no check of data, labels or evaluators beside it."""
+    monkeypatch.setattr(run_module, 'check_data', lambda *args, **kwargs: None)
+
+
+@pytest.mark.parametrize('task, expected', [
+    ('seg', {'mIoU': 100, 'aAcc': 100, 'mAcc': 100}),
+    ('det', {'coco/bbox_mAP': 1, 'coco/segm_mAP': 1}), ('cls', {'accuracy/top1': 100})])
+def test_the_truth_is_perfect(task, expected, box, monkeypatch):
+    seen = []
+    judge = module._Rehearsal.judge
+    monkeypatch.setattr(module._Rehearsal, 'judge', lambda self, metric, watch, needed: (
+        seen.append(watch.metrics), judge(self, metric, watch, needed)))
+    assert check(box, task).errors == []
+    assert {k: round(float(seen[0][k]), 4) for k in expected} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['seg', 'det'])
+def test_a_run_has_the_same_weights_with_and_without(task, box, monkeypatch):
+    """Bit for bit, after ten iterations, from a config without a seed in the file."""
+    length = {'train_cfg.max_iters': 10} if task == 'seg' else {'train_cfg.max_epochs': 10}
+    weights = []
+    for name, rehearse in (('with', run_module.rehearse), ('without', lambda *args: None)):
+        monkeypatch.setattr(run_module, 'rehearse', rehearse)
+        cfg = load_config(box.config(task), str(box.folder / name),
+                          {**length, 'randomness.seed': 3, 'train_cfg.val_interval': 10},
+                          str(box.scenes))
+        weights.append(train(cfg).model.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+# --- what the first validation finds ----------------------------------------------------------
+def test_annotation_ids_from_0(no_rules, box):
+    box.coco(lambda c: [a.update(id=i) for i, a in enumerate(c['annotations'])] and None, 'val')
+    assert 'annotation id 0' in only_error(check(box, 'det'))
+
+
+def test_the_evaluator_has_another_split(no_rules, box):
+    found = check(box, 'det', **{
+        'val_evaluator.ann_file': str(box.scenes / 'annotations' / 'instances_train2017.json')})
+    assert 'ann_file of the evaluator' in only_error(found)
+    # and with ids of which the other split has none
+    box.coco(lambda c: ([i.update(id=i['id'] + 900) for i in c['images']],
+                        [a.update(image_id=a['image_id'] + 900) for a in c['annotations']])
+             and None)
+    found = check(box, 'det', **{
+        'val_evaluator.ann_file': str(box.scenes / 'annotations' / 'instances_train2017.json')})
+    assert 'ann_file of the evaluator' in only_error(found)
+
+
+@pytest.mark.parametrize('crowd', ['missing', None])
+def test_no_iscrowd(no_rules, crowd, box):
+    def change(content):
+        for entry in content['annotations']:
+            entry.pop('iscrowd', None)
+            entry.update({} if crowd == 'missing' else {'iscrowd': None})
+
+    box.coco(change, 'val')
+    found = check(box, 'det')
+    if crowd == 'missing':
+        assert 'iscrowd' in only_error(found)
+    else:
+        assert len(found.errors) <= 1
+
+
+def test_a_best_metric_that_is_not_there(no_rules, box):
+    line = only_error(check(box, 'seg', **{
+        'default_hooks.checkpoint.save_best': 'mIoU', 'val_evaluator.iou_metrics': ['mDice']}))
+    assert 'save_best' in line and "'mDice'" in line
+
+
+def test_no_class_names(no_rules, box):
+    assert 'metainfo.classes' in only_error(check(box, 'seg', own_data()))
+
+
+def test_batch_norm_with_one_image(no_rules, box):
+    assert 'more than 1 value per channel' in only_error(
+        check(box, 'seg', **{'train_dataloader.batch_size': 1}))
+
+
+def test_the_pipeline_of_tta(no_rules, box):
+    pipeline = "tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='NoSuchStep')]"
+    found = check(box, 'seg', pipeline)
+    assert found.errors == [] and any('--tta' in w for w in found.warnings)
+
+
+# --- what the first iteration finds -----------------------------------------------------------
+def test_one_class(no_rules, box):
+    for masks in (box.scenes / 'annotations').glob('*/*.png'):
+        cv2.imwrite(str(masks), np.minimum(cv2.imread(str(masks), -1), 1))
+    found = check(box, 'seg', own_data("metainfo=dict(classes=('thing', )), "), **{
+        'model.decode_head.num_classes': 1, 'model.auxiliary_head.num_classes': 1})
+    assert 'loss is 0' in only_error(found)
+
+
+def test_one_channel_without_sigmoid(no_rules, box):
+    found = check(box, 'seg', own_data("metainfo=dict(classes=('a', 'b')), "), **{
+        f'model.{head}.{key}': value for head in ('decode_head', 'auxiliary_head')
+        for key, value in (('num_classes', 2), ('out_channels', 1))})
+    assert 'sigmoid' in only_error(found) or 'rehearsal' in found.errors[0]
+
+
+def test_a_void_id(no_rules, box):
+    """Told everywhere it works; told in one place less it is an error, and never a lower mIoU."""
+    for path in (box.scenes / 'annotations').glob('*/*.png'):
+        labels = cv2.imread(str(path), -1)
+        labels[labels == 0] = 10
+        labels[:, :20] = 10
+        cv2.imwrite(str(path), labels - 1)
+    data = ('dict(dataset=dict(reduce_zero_label=False, ignore_index=9, pipeline=p))')
+    extra = (f'p = _base_.train_pipeline\np[1]["reduce_zero_label"] = False\n'
+             f'train_dataloader = {data}\np = _base_.test_pipeline\n'
+             f'p[2]["reduce_zero_label"] = False\nval_dataloader = {data}\n')
+    told = {'model.decode_head.ignore_index': 9, 'model.auxiliary_head.ignore_index': 9,
+            'model.data_preprocessor.seg_pad_val': 9, 'val_evaluator.ignore_index': 9}
+    extra += ("train_dataloader['dataset']['pipeline'][3]['ignore_index'] = 9\n")
+    assert check(box, 'seg', extra, **told).errors == []
+    for key in ('model.decode_head.ignore_index', 'val_evaluator.ignore_index'):
+        assert 'rehearsal' in only_error(check(
+            box, 'seg', extra, **{k: v for k, v in told.items() if k != key})), key
+
+
+def test_nothing_is_written(box):
+    before = sorted(box.folder.rglob('*'))
+    cfg = Config.fromfile(box.config('seg'))
+    extra = {'val_evaluator.output_dir': str(box.folder / 'masks')}
+    assert check(box, 'seg', **extra).errors == []
+    assert {p.name for p in set(box.folder.rglob('*')) - set(before)} <= {
+        'tiny_seg.py', *(p.name for p in box.scenes.rglob('*')), 'scenes'}
+    assert json.loads(json.dumps(cfg.train_cfg))['max_iters'] == 1
