@@ -71,6 +71,17 @@ FAULTS = [
     Fault('class-only mixers of VOLO get CCA', 'models/utils/trial.py',
           "    if extra == len(row):\n        return None, ''\n", '',
           _former('test_class_blocks_of_volo_have_no_positions')),
+    Fault('class tokens taken for positions', 'models/utils/trial.py',
+          '    return extra, \'\'\n', '    return 0, \'\'\n',
+          'test_models/test_support_matrix.py::test_class_tokens_alone_change_no_gram_matrix'
+          '[mmpretrain ViT]'),
+    Fault('a norm behind the second layer is lost', 'models/utils/plug_in_mixer.py',
+          '        if behind:', '        if False:',
+          'test_models/test_scheme_wrapper.py::'
+          'test_dense_and_with_copied_weights_it_is_the_stock_backbone[timm RepViT]'),
+    Fault('values of a gated FFN taken for its gate', 'models/utils/plug_in_mixer.py',
+          'self.act(gate) * values', 'self.act(values) * gate',
+          'test_models/test_plug_in.py::test_gate_and_values_have_the_same_blocks'),
     Fault('export: class-wise NMS made agnostic', 'deploy/graphs.py',
           "if not self.cfg['agnostic']:", 'if False:',
           'test_deploy/test_graphs.py::test_boxes_suppress_those_of_their_class'),

@@ -96,6 +96,8 @@ def types_page() -> str:
              '| --- | --- | --- |']
     for found in (value for value in vars(registry).values() if isinstance(value, Registry)):
         for key, value in sorted(found.module_dict.items()):
+            if not value.__module__.startswith('mmscheme'):
+                continue  # mmengine's own registry is there as a parent
             first = (value.__doc__ or '').strip().split('\n\n')[0].replace('\n', ' ')
             first = ' '.join(re.sub(r':\w+:`~?(?:[\w.]+\.)?(\w+)`', r'`\1`', first).split())
             lines.append(f'| `mmscheme.{key}` | {found.name} | {first} |')

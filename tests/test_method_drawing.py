@@ -1,4 +1,4 @@
-"""The picture of the method is the one that its script draws."""
+"""The drawings are those that their scripts draw."""
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -6,10 +6,17 @@ import pytest
 from tests.commands import load_script
 
 drawing = load_script('.dev_scripts/draw_method.py')
+concepts = load_script('.dev_scripts/draw_concepts.py')
 
 
 def test_the_file_is_current():
     assert drawing.TARGET.read_text(encoding='utf-8') == drawing.draw()
+
+
+def test_the_other_drawings_are_current():
+    for name, picture in concepts.draw().items():
+        assert (concepts.FOLDER / name).read_text(encoding='utf-8') == picture
+        ET.fromstring(picture)
 
 
 def test_another_file_is_found(tmp_path, monkeypatch):

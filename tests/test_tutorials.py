@@ -1,4 +1,5 @@
 """Each tutorial, as it is written, on small data and for a short time."""
+import json
 import re
 import shlex
 import shutil
@@ -261,6 +262,24 @@ def test_a_trained_swin_upernet(tmp_path):
                          weights_only=True)['state_dict']
     name = 'decode_head.conv_seg.weight'
     assert torch.equal(trained[name], state[name])
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path):
+    """Its cells in order, with fewer iterations."""
+    cells = json.loads((REPOSITORY / 'docs/tutorials/first_model.ipynb').read_text())['cells']
+    code = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code')
+    for old, new in (('=60', '=3'), ('_60', '_3'),
+                     ('--cfg-options', '--cfg-options train_dataloader.batch_size=2')):
+        code = code.replace(old, new)
+    code = 'import subprocess, sys\n' + re.sub(
+        '^!python (.*)$', r"subprocess.run(f'{sys.executable} \1', shell=True, check=True)", code,
+        flags=re.M)
+    (tmp_path / 'cells.py').write_text(code)
+    out = run(sys.executable, 'cells.py', cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    assert 'dense: 32768 weights, 44-e8: 16384' in out
+    assert len(list((tmp_path / 'pictures').iterdir())) == 8
+    assert (tmp_path / 'mixing_weights.png').exists()
 
 
 @pytest.fixture(scope='module')

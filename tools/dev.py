@@ -154,7 +154,7 @@ def report_hardware(cuda: str, gpu: bool) -> None:
     """Say what will be slower here than it could be."""
     if not gpu and shutil.which('nvidia-smi'):
         say(f'a GPU is here but torch (CUDA {cuda or "none"}) cannot use it: is its driver '
-            'too old? Everything runs on the CPU; README, "Your own torch", helps')
+            'too old? Everything runs on the CPU; docs/get_started.md, "Your own torch", helps')
     elif not gpu:
         say('no GPU found: everything runs on the CPU')
     if not gpu and not find_compiler():

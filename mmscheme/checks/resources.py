@@ -66,7 +66,7 @@ def check_schedule(cfg: Config, findings: Findings) -> None:
         length = loop.get(key)
         ends = [s['end'] for s in as_list(cfg.get('param_scheduler')) if isinstance(s, dict)
                 and s.get('by_epoch', True) == by_epoch and is_count(s.get('end'))]
-        if is_count(length) and ends and max(ends) > 1.1 * length:
+        if length and is_count(length) and ends and max(ends) > 1.1 * length:
             findings.warn(
                 f'param_scheduler ends at {max(ends)}, the run at {key}={length}, before the '
                 f'learning rate has done its way: set both, or --cfg-options train_cfg.{key}='

@@ -87,9 +87,12 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
     name = str(cfg.default_hooks.get('checkpoint', {}).get('save_best'))
     write = _with_nncf if quantizer == 'nncf' else _with_onnxruntime
     with replacing(target) as part:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter('ignore')
-            write(Path(source), part, images)
+            # Both want the shape of every value and constants that are folded.
+            prepared = Path(folder) / 'prepared.onnx'
+            _prepare(Path(source), prepared)
+            write(prepared, part, images)
         values = [evaluate_file(cfg, p) for p in (before, ExportedPredictor(part))]
         if name not in values[0]:
             raise ValueError(f'default_hooks.checkpoint.save_best: expected one of the metrics '
@@ -102,9 +105,13 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
     return found
 
 
+def _prepare(source: Path, target: Path) -> None:
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+    quant_pre_process(source, target, skip_symbolic_shape=True)
+
+
 def _with_onnxruntime(source: Path, target: Path, images: List[_Feeds]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         """Hand out the images one after the other."""
@@ -115,12 +122,9 @@ def _with_onnxruntime(source: Path, target: Path, images: List[_Feeds]) -> None:
         def get_next(self) -> Any:
             return next(self.images, None)
 
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / 'prepared.onnx'
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, target, Reader(), per_channel=True,
-                        op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+    quantize_static(source, target, Reader(), per_channel=True,
+                    op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
 
 
 def _with_nncf(source: Path, target: Path, images: List[_Feeds]) -> None:

@@ -4,6 +4,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from mmscheme.ops import in_transform
 from mmscheme.utils.check_args import check_count, check_number
 
 __all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name',
@@ -76,7 +77,7 @@ def apply_activation(act: nn.Module, x: Tensor) -> Tensor:
     torch 2.12's GELU of a channels-last map is twenty times slower than that of the same
     memory seen as ``(B, H, W, C)``.
     """
-    if x.dim() == 4 and fused_name(act) and not x.is_contiguous() and x.is_contiguous(
-            memory_format=torch.channels_last):
+    if (x.dim() == 4 and fused_name(act) and not in_transform() and not x.is_contiguous()
+            and x.is_contiguous(memory_format=torch.channels_last)):
         return act(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return act(x)

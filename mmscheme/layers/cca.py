@@ -40,7 +40,7 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau,
                                   implementation).transpose(1, 2)
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False):  # meta has none
         rows = x[..., num_extra_tokens:]
         rows = rows.float() if x.dtype in _HALF else rows
         gram = torch.matmul(rows, rows.transpose(1, 2))

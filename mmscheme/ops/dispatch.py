@@ -4,7 +4,7 @@
 where                                          what ``implementation='auto'`` takes
 =============================================  ===============================================
 ``MMSCHEME_FUSED=0`` in the environment        plain, in the whole process
-export, tracing, ``torch.func`` transforms     plain: other runtimes have no operators of ours
+export, tracing, ``torch.func``, meta tensors  plain: other runtimes have no operators of ours
 a part hooked, patched, replaced; dropout      plain: a fused operator would bypass it
 other groups in the second layer, activation   plain
 CPU, float32                                   native (C++)
@@ -33,7 +33,8 @@ from .cpu import build
 from .measured import choose_fastest
 
 __all__ = [
-    'ACTIVATIONS', 'IMPLEMENTATIONS', 'choose_mlp', 'exporting', 'is_fused_cca', 'native_cannot'
+    'ACTIVATIONS', 'IMPLEMENTATIONS', 'choose_mlp', 'exporting', 'in_transform', 'is_fused_cca',
+    'native_cannot'
 ]
 
 #: What ``implementation=`` may be.
@@ -59,6 +60,11 @@ def exporting() -> bool:
             or _is_exporting())
 
 
+def in_transform() -> bool:
+    """Return True in a transform of ``torch.func``; ``vmap`` knows no order of axes in memory."""
+    return _transform() is not None
+
+
 def _say_once(text: str, level: int = logging.INFO) -> None:
     if not torch.compiler.is_compiling() and text not in _said:
         _said.add(text)
@@ -67,8 +73,8 @@ def _say_once(text: str, level: int = logging.INFO) -> None:
 
 def _must_be_plain(x: Tensor, wanted: str) -> bool:
     """Return True if no operator of ours may compute an input."""
-    return (wanted == 'plain' or not FUSED or exporting() or _transform() is not None
-            or x.numel() == 0)
+    return (wanted == 'plain' or not FUSED or exporting() or in_transform()
+            or x.numel() == 0 or x.is_meta)
 
 
 def choose_mlp(x: Tensor, parts: Dict[str, Any], groups: int, wanted: str = 'auto',

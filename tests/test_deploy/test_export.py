@@ -184,6 +184,37 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, task, damage)
     assert all(check.passed and check.difference < 3e-5 for check in checks)
 
 
+@pytest.mark.slow
+def test_float16(tmp_path, monkeypatch):
+    import onnx
+    _, checkpoint, cfg = tiny_checkpoint('upernet', tmp_path)
+    target = tmp_path / 'model.onnx'
+    checks, _ = export(cfg, checkpoint, target, (64, 64), fp16=True)
+    graph = onnx.load(target).graph
+    kinds = {i.data_type for i in graph.initializer if len(i.dims) > 1}
+    assert onnx.TensorProto.FLOAT16 in kinds and onnx.TensorProto.FLOAT not in kinds
+    assert load_exported(target).run(dict(image=np.zeros((1, 3, 64, 64), np.uint8)))[
+        'logits'].dtype == np.float32
+    # Rounding to 11 bits shows, which in float32 would be a wrong file.
+    assert all(1e-4 < check.difference < 5e-3 for check in checks)
+    correct = export_module.fold
+
+    def wrong(model):
+        model = deepcopy(model)
+        _drop_layer_scale(model)
+        return correct(model)
+
+    monkeypatch.setattr(export_module, 'fold', wrong)
+    with pytest.raises(ValueError, match='does not do what the checkpoint does'):
+        export(cfg, checkpoint, tmp_path / 'wrong.onnx', (64, 64), fp16=True)
+    with pytest.raises(ValueError, match='--fp16: expected the format onnx'):
+        export(cfg, checkpoint, tmp_path / 'wrong.pt', (64, 64), fp16=True)
+    _, checkpoint, cfg = tiny_checkpoint('retinanet', tmp_path)
+    with pytest.raises(ValueError, match='--fp16: .* no detector'):
+        export(cfg, checkpoint, tmp_path / 'wrong.onnx', (64, 64), fp16=True)
+    assert not list(tmp_path.glob('wrong*'))
+
+
 def test_matching_sees_what_is_wrong():
     boxes = np.array([[0, 0, 10, 10], [5, 5, 25, 25.]], np.float32)
     found = dict(boxes=np.concatenate([boxes, boxes[:1]]), scores=np.array([.9, .5, 0.]),

@@ -1,11 +1,13 @@
 """Stock backbones of all families, and what SCHEME makes of them."""
 import copy
 
+import pytest
 import torch
 from mmengine import ConfigDict
 from mmengine.registry import MODELS
 
 from mmscheme.layers import SCHEMEMixer
+from mmscheme.models import SCHEMEWrapper
 
 VIT = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=128)
 PYRAMID = dict(embed_dims=[16, 32, 48, 64], depths=[1, 1, 2, 1])
@@ -157,6 +159,8 @@ BACKBONES = {
     'timm TinyViT': (timm_model('tiny_vit_5m_224', drop_path_rate=0.2), 10, 4),
     'timm FastViT': (timm_model('fastvit_t8'), 10, 4),
     'timm RepViT': (timm_model('repvit_m0_9'), 26, 12),
+    'timm EfficientViT (MSRA)': (timm_model('efficientvit_m0', features_only=True), 16, 12),
+    'timm SHViT': (timm_model('shvit_s1'), 15, 12),
     'timm InceptionNeXt': (timm_model('inception_next_atto', features_only=True), 12,
                            4),
     'timm ConvNeXt v2': (timm_model('convnextv2_atto', depths=(1, 1, 1, 1)), 4, 6),
@@ -164,13 +168,71 @@ BACKBONES = {
                                                conv_mlp=True), 4, 6),
 }
 
+# More for the support matrix, at the sizes that they have; timm's by their names there.
+MORE = {
+    'mmpretrain Conformer': dict(type='mmpretrain.Conformer', arch='tiny'),
+    'mmpretrain EfficientFormer': dict(type='mmpretrain.EfficientFormer', arch='l1'),
+    'mmpretrain MobileViT': dict(type='mmpretrain.MobileViT', arch='xx_small'),
+    'mmpretrain MViT': dict(type='mmpretrain.MViT', arch='tiny'),
+    'timm CoaT': 'coat_lite_tiny',
+    'timm CrossViT': 'crossvit_tiny_240',
+    'timm DeiT, distilled': 'deit_tiny_distilled_patch16_224',
+    'timm EdgeNeXt': 'edgenext_xx_small',
+    'timm EfficientFormer': 'efficientformer_l1',
+    'timm FocalNet': 'focalnet_tiny_srf',
+    'timm GC ViT': 'gcvit_xxtiny',
+    'timm Hiera': 'hiera_tiny_224',
+    'timm MaxViT': 'maxvit_rmlp_pico_rw_256',
+    'timm MobileViT': 'mobilevit_xxs',
+    'timm MobileViT v2': 'mobilevitv2_050',
+    'timm MViT v2': 'mvitv2_tiny',
+    'timm NesT': 'nest_tiny',
+    'timm Next-ViT': 'nextvit_small',
+    'timm PiT': 'pit_ti_224',
+    'timm ResMLP': 'resmlp_12_224',
+    'timm Sequencer2D': 'sequencer2d_s',
+    'timm Twins-SVT': 'twins_svt_small',
+    'timm VOLO': 'volo_d1_224',
+    'timm ViT, relative positions': 'vit_relpos_small_patch16_224',
+}
+# Families that are refused, or only with an argument, and why: by hand.
+REFUSED = {
+    'mmpretrain LeViT': (dict(type='mmpretrain.LeViT', arch='128s'),
+                         'batch norms of tokens stand behind the linear layers'),
+    'mmpretrain RepMLP': (dict(type='mmpretrain.RepMLPNet', arch='B', img_size=224),
+                          'batch norms are folded into its layers at deployment'),
+    'timm ConViT': ('convit_tiny', 'the class token enters after some of the blocks: '
+                    'the number of tokens is not one for all; `cca=False` works'),
+    'timm EfficientFormer v2': ('efficientformerv2_s0',
+                                'a spatial convolution with norms stands between the layers'),
+    'timm EfficientViT (MIT)': ('efficientvit_b0',
+                                'a spatial convolution with norms stands between the layers'),
+    'timm FasterNet': ('fasternet_t0', 'the layers are in a plain `Sequential`, which '
+                       'is no class of its own'),
+    'timm gMLP': ('gmlp_s16_224', 'the gate between the layers mixes tokens'),
+    'timm LeViT': ('levit_128s',
+                   'batch norms of tokens stand behind the linear layers'),
+    'timm MambaOut': ('mambaout_femto',
+                      'one gated block mixes tokens and channels'),
+    'timm StarNet': ('starnet_s1', 'one gated block mixes tokens and channels'),
+    'timm SwiftFormer': ('swiftformer_xs',
+                         'norms and spatial convolutions are parts of the mixers'),
+    'timm Visformer': ('visformer_tiny',
+                       'a grouped spatial convolution stands between the layers'),
+    'timm ViTamin': ('vitamin_small_224', 'GEGLU with a norm in the module'),
+}
+
 
 def build(cfg, seed=0):
     torch.manual_seed(seed)
+    if isinstance(cfg, str):
+        return pytest.importorskip('timm').create_model(cfg)
     return MODELS.build(ConfigDict(copy.deepcopy(cfg)))
 
 
 def wrap(cfg, seed=0, **arguments):
+    if isinstance(cfg, str):
+        return SCHEMEWrapper(build(cfg, seed), **arguments)
     return build(dict(type='mmscheme.SCHEMEWrapper', backbone=cfg, **arguments), seed)
 
 

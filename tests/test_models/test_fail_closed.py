@@ -6,7 +6,7 @@ from torch import nn
 from mmscheme.models import SCHEMEWrapper
 from mmscheme.models.backbones import scheme_wrapper
 from mmscheme.models.utils import ADAPTERS, Adapter, find_channel_mixers
-from mmscheme.models.utils.dense_mixers import find_dense_pairs
+from mmscheme.models.utils.dense_mixers import describe_unknown, find_dense_pairs
 from mmscheme.models.utils.trial import try_backbone
 from tests.test_layers.changes import CHANGES
 from tests.test_models.stock_backbones import BACKBONES, build, excite, flat, mixers, wrap
@@ -120,7 +120,7 @@ def test_what_stays_dense_is_said_by_name(toy, monkeypatch):
     model.blocks[1].ffn = Other()
     SCHEMEWrapper(model)
     line, = (text for text in lines if 'stay dense' in text)
-    assert line.endswith(': blocks.1.ffn')
+    assert ' stay dense: blocks.1.ffn; ' in line
     model = toy()
     model.blocks[1].ffn = Other()
     with pytest.raises(ValueError, match='^strict: .*blocks.1.ffn'):
@@ -136,6 +136,32 @@ def test_adapters_cover_what_the_detector_finds(name):
     pairs = {holder.removesuffix('.layers') for holder in find_dense_pairs(stock).values()}
     computed = {p for p in pairs if p.endswith('cpb_mlp')}  # Swin v2's, of coordinates
     assert dense == pairs - computed
+
+
+@pytest.mark.parametrize('name, words', [
+    ('vitamin_small_224', ['timm.models.vitamin.GeGluMlp', 'gated', 'timm.layers.mlp.GluMlp',
+                           'ADAPTERS']),
+    ('levit_128s', ['timm.models.levit.LevitMlp', 'nearest', 'ADAPTERS']),
+    ('efficientformerv2_s0', ['none of its modules'])])
+def test_what_is_not_known_is_said_with_the_nearest_family(name, words):
+    timm = pytest.importorskip('timm')
+    with pytest.raises(ValueError, match='^backbone: ') as error:
+        SCHEMEWrapper(timm.create_model(name))
+    assert all(word in str(error.value) for word in words) and '\n' not in str(error.value)
+    assert 'vitamin' in name or 'gated' not in str(error.value)
+
+
+def test_the_nearest_family_has_the_same_parts():
+    class Tokens(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.act, self.fc2 = nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)
+            self.dwconv = nn.Conv2d(32, 32, 3, groups=32)
+
+    text = describe_unknown(nn.Sequential(Tokens()), {'0.fc1': '0'})
+    assert 'Tokens has no adapter' in text
+    assert any(family in text for family in ('mscan.Mlp', 'van.MixFFN', 'MlpWithDepthwiseConv'))
 
 
 def test_whole_models_are_refused():

@@ -315,6 +315,18 @@ def test_a_stock_checkpoint(name, extra, rename, holder, init_cfg, seed, tmp_pat
         assert model.state_dict()[key].equal(weights[rename(key)])
 
 
+def test_a_shared_mixer_has_all_its_names(log):
+    """CoaT's parallel blocks have one MLP for three scales."""
+    timm = pytest.importorskip('timm')
+    arguments = dict(parallel_depth=1, embed_dims=(16, 16, 16, 16), serial_depths=(1, 1, 1, 1),
+                     num_heads=2)
+    stock = timm.create_model('coat_tiny', **arguments)
+    model = SCHEMEWrapper(timm.create_model('coat_tiny', **arguments), groups=1, expansion=None,
+                          cca=False, seed_from_dense=True)
+    assert not any(model.load_state_dict(stock.state_dict()))
+    assert log[-1].endswith('missing: none') and ' 5 channel mixers take' in log[-1]
+
+
 def test_weights_of_its_own_load_in_silence(log):
     model, other = wrap(SWIN), wrap(SWIN, 1)
     log.clear()

@@ -28,6 +28,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='any batch, height and width, these in multiples of 32')
     parser.add_argument('--batch', type=int, default=1, metavar='N',
                         help='images that the file takes at once (1)')
+    parser.add_argument('--fp16', action='store_true',
+                        help='compute in float16 on a GPU; ONNX files alone')
     parser.add_argument('--int8', choices=QUANTIZERS, help='write an INT8 file instead, made by '
                         'onnxruntime\'s quantizer or for OpenVINO by NNCF; needs the data of the '
                         'config')
@@ -36,8 +38,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--max-loss', type=float, default=1., metavar='POINTS',
                         help='an INT8 file that loses more on the test set is not kept (1)')
     args = parser.parse_args(argv)
-    if args.int8 and (args.format != 'onnx' or args.batch > 1):
-        parser.error('--int8: expected the format onnx and a batch of one image')
+    if args.int8 and (args.format != 'onnx' or args.batch > 1 or args.fp16):
+        parser.error('--int8: expected the format onnx and a batch of one image, without --fp16')
     if args.calibration < 1:
         parser.error(f'--calibration: expected at least one image, found {args.calibration}')
     if args.batch < 1 or args.dynamic and args.batch > 1:
@@ -62,7 +64,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         with TemporaryDirectory() as folder:
             written = Path(folder) / 'float.onnx' if args.int8 else target
             checks, left_out = export(cfg, args.checkpoint, written, shape, args.dynamic,
-                                      args.batch)
+                                      args.batch, args.fp16)
             if args.int8:
                 print('quantising, and computing the metric on the test set ...', flush=True)
                 check_not_read(target, checkpoint=args.checkpoint)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
-from mmscheme.models.utils.dense_mixers import find_dense_pairs
+from mmscheme.models.utils.dense_mixers import describe_unknown, find_dense_pairs
 from mmscheme.models.utils.mixer_options import takes_options_of
 from mmscheme.models.utils.trial import Stream, try_backbone
 from mmscheme.registry import MODELS
@@ -35,13 +35,17 @@ class _StockWeights:
 
     def __call__(self, backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str,
                  *args: Any) -> None:
-        found = 0
-        for name, stock in self.mixers.items():
-            mixer = backbone.get_submodule(name)
+        found, replaced = 0, {backbone.get_submodule(name): name for name in self.mixers}
+        for name, mixer in backbone.named_modules(remove_duplicate=False):
+            if mixer not in replaced:
+                continue
+            # A shared mixer has several names, each of which was one of the dense module.
+            first = replaced[mixer]
+            stock = name[:len(name) - len(first) + len(self.mixers[first])]
             dense = {key: f'{prefix}{stock}.{key}' for key in mixer.stock_keys}
             if dense[next(iter(dense))] not in state_dict:
                 continue
-            found += 1
+            found += name == first
             if self.seed:
                 taken = {key: state_dict.pop(full) for key, full in dense.items()
                          if full in state_dict}
@@ -60,8 +64,11 @@ class _StockWeights:
 
 
 def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
-          ) -> Tuple[List[DenseMixer], List[str]]:
-    """Return the mixers to replace, with what is known of their tokens, and those left dense."""
+          ) -> Tuple[List[DenseMixer], Dict[str, str]]:
+    """Return the mixers to replace, with what is known of their tokens, and those left dense.
+
+    The latter as :func:`~mmscheme.models.utils.dense_mixers.find_dense_pairs` has them.
+    """
     if isinstance(backbone, BaseModel):
         raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap what '
                          'its own backbone= is, its heads keep their layers')
@@ -69,17 +76,12 @@ def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
         raise ValueError(f'backbone: {kind} has SCHEME mixers already')
     found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
     if not found:
-        classes = ', '.join(dict.fromkeys(
-            f'{(m := type(backbone.get_submodule(name))).__module__}.{m.__qualname__}'
-            for name in pairs.values())) or 'none'
-        raise ValueError(
-            f'backbone: {kind} has no channel mixer that SCHEME can replace: none of its modules '
-            'belongs to a family of mmscheme.models.utils.ADAPTERS. Modules with two dense layers: '
-            f'{classes}; ADAPTERS[CLASS] = Adapter(CHAIN) adds a family')
+        raise ValueError(f'backbone: {kind} has no channel mixer that SCHEME can replace; '
+                         + describe_unknown(backbone, pairs))
     covered = tuple(f'{dense.name}.' for dense in found)
     trial = try_backbone(backbone, [*(dense.entry for dense in found), *pairs])
-    left = [holder for first, holder in pairs.items() if not first.startswith(covered)
-            and (trial.problem or trial.follows_image(first))]
+    left = {first: holder for first, holder in pairs.items() if not first.startswith(covered)
+            and (trial.problem or trial.follows_image(first))}
     kept = []
     for dense in found:
         stream = trial.streams.get(dense.entry, Stream(True, None, trial.problem))
@@ -134,7 +136,8 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     outputs, ``train()``, ``frozen_stages``, ``init_cfg``, layer decay and all names of
     parameters outside the replaced layers are its own. Residual, layer scale and drop path
     of a channel mixer stay, activation and dropout come along. The families are in
-    :data:`mmscheme.models.utils.ADAPTERS`.
+    :data:`mmscheme.models.utils.ADAPTERS`, what becomes of each in ``docs/support.md``. In gated
+    FFNs, such as SwiGLU, gate and values are block-diagonal alike.
 
     Weights of the stock backbone load in every way that they did before; the log then lists
     what is missing.
@@ -151,8 +154,8 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
         backbone: Config of the stock backbone, or the module, which is changed.
         groups: Blocks of the two layers of each mixer, or one number for both; ``'auto'``:
             for each mixer the most, up to 4, into which its widths divide.
-        expansion: Hidden channels as a multiple of the channels; None keeps those of the
-            stock backbone.
+        expansion: Hidden channels as a multiple of the channels, of the values alone in a gated
+            FFN; None keeps those of the stock backbone.
         stages: Which mixers are replaced: all by default, or those of these stages. A stage
             is one width of channels, counted from 0 in the order of their appearance.
         seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
@@ -186,8 +189,8 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     kind = type(backbone).__name__
     found, left = _find(backbone, kind, mixer.get('cca', True), extra_tokens)
     if left:
-        text = (f'{kind}: {len(left)} channel mixers stay dense, no adapter of '
-                f'mmscheme.models.utils.ADAPTERS knows them: {", ".join(left)}')
+        text = (f'{kind}: {len(left)} channel mixers stay dense: {", ".join(left.values())}; '
+                + describe_unknown(backbone, left))
         if strict:
             raise ValueError(f'strict: {text}')
         print_log(f'SCHEMEWrapper: {text}', logger='current', level=logging.WARNING)

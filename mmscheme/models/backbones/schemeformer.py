@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
 from mmscheme.models.utils.mixer_options import takes_options_of
-from mmscheme.ops import exporting
+from mmscheme.ops import exporting, in_transform
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import (
     check_builds,
@@ -296,9 +296,11 @@ class SCHEMEformer(BaseModule):
             raise ValueError(f'expected images (B, {stem.in_channels}, H, W) of 3 pixels a side or '
                              f'more, found shape {tuple(x.shape)}')
         outs = []
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if not exporting():
+        as_they_come = exporting() or in_transform()
+        if not as_they_come:
+            channels_last = (x.is_contiguous(memory_format=torch.channels_last)
+                             and not x.is_contiguous())
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
             x = x.contiguous(memory_format=torch.channels_last)
         for i, (down, blocks) in enumerate(zip(self.downsamples, self.stages)):
             x = down(x)
@@ -312,5 +314,5 @@ class SCHEMEformer(BaseModule):
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x)
                 # Heads that say `view` are made for the format they were fed with.
-                outs.append(out if exporting() else out.contiguous(memory_format=memory_format))
+                outs.append(out if as_they_come else out.contiguous(memory_format=memory_format))
         return tuple(outs)

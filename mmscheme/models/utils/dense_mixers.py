@@ -3,12 +3,16 @@
 Classes are named by where they are defined, so that nothing is imported that a user
 does not have. A family of one's own is one more entry in :data:`ADAPTERS`.
 """
+from difflib import SequenceMatcher
 from os.path import commonprefix
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from torch import nn
 
-__all__ = ['ADAPTERS', 'Adapter', 'DenseMixer', 'find_channel_mixers', 'find_dense_pairs']
+__all__ = [
+    'ADAPTERS', 'Adapter', 'DenseMixer', 'describe_unknown', 'find_channel_mixers',
+    'find_dense_pairs'
+]
 
 
 class Adapter(NamedTuple):
@@ -44,6 +48,7 @@ _SEQUENTIAL = Adapter(('layers', ), 'layers')
 _MLP = ('fc1', 'act', 'drop', 'fc2', 'drop')
 _DEPTHWISE = Adapter(('fc1', 'dwconv', 'act', 'drop', 'fc2', 'drop'))
 _CONV_NORM = Adapter(('fc1', 'norm1', 'act', 'drop', 'fc2', 'norm2', 'drop'))
+_CONV_NORMS = Adapter(('pw1', 'act', 'pw2'))
 _SWIGLU_FFN = Adapter(('w12', 'norm', 'w3'), gate=1, keeps=('gamma2', 'dropout_layer'))
 
 #: The families. A subclass belongs to its base's unless it has a forward of its own.
@@ -55,6 +60,7 @@ ADAPTERS: Dict[str, Adapter] = {
     'mmpretrain.models.backbones.van.MixFFN': _DEPTHWISE,
     'mmseg.models.backbones.mscan.Mlp': _DEPTHWISE,
     'mmpretrain.models.backbones.poolformer.Mlp': Adapter(_MLP),
+    'mmpretrain.models.backbones.mvit.MLP': Adapter(('fc1', 'act', 'fc2')),
     'mmpretrain.models.backbones.hivit.Mlp': Adapter(('fc1', 'act', 'fc2', 'drop')),
     # Its norm is part of it, and comes before the mixer.
     'mmpretrain.models.backbones.tinyvit.MLP': Adapter(_MLP, 'fc1'),
@@ -71,11 +77,13 @@ ADAPTERS: Dict[str, Adapter] = {
     'mmpretrain.models.utils.swiglu_ffn.SwiGLUFFN': _SWIGLU_FFN,
     'mmpretrain.models.utils.swiglu_ffn.SwiGLUFFNFused': _SWIGLU_FFN,
     'timm.models.efficientformer.ConvMlpWithNorm': _CONV_NORM,
+    'timm.models.efficientvit_msra.ConvMlp': _CONV_NORMS,
     'timm.models.fastvit.ConvMlp': Adapter(('fc1', 'act', 'drop', 'fc2', 'drop'), 'fc1'),
     'timm.models.inception_next.ConvMlp': Adapter(('fc1', 'norm', 'act', 'drop', 'fc2')),
     'timm.models.pvt_v2.MlpWithDepthwiseConv': Adapter(
         ('fc1', 'relu', 'dwconv', 'act', 'drop', 'fc2', 'drop')),
     'timm.models.repvit.RepVitMlp': Adapter(('conv1', 'act', 'conv2')),
+    'timm.models.shvit.FFN': _CONV_NORMS,
     'timm.models.tiny_vit.NormMlp': Adapter(('fc1', 'act', 'drop1', 'fc2', 'drop2'), 'fc1'),
     'timm.layers.mlp.GluMlp': Adapter(('fc1', 'act', 'drop1', 'norm', 'fc2', 'drop2'), gate=1),
     'timm.layers.mlp.SwiGLU': Adapter(
@@ -235,3 +243,34 @@ def find_dense_pairs(backbone: nn.Module) -> Dict[str, str]:
                 and (hidden == back and len(acts) == 1 or gated)):
             found[first] = holder
     return found
+
+
+def describe_unknown(backbone: nn.Module, pairs: Mapping[str, str]) -> str:
+    """Describe modules that have no adapter: their classes, the nearest family, what to add.
+
+    Args:
+        backbone: The model.
+        pairs: Some of those that :func:`find_dense_pairs` finds in it.
+    """
+    classes: Dict[str, Tuple[str, nn.Module]] = {}
+    for first, holder in pairs.items():
+        module = backbone.get_submodule(holder)
+        classes.setdefault(_names(module)[0], (first, module))
+    if not classes:
+        return ('none of its modules has two dense layers C -> H -> C around an activation, '
+                'without a convolution and norms between them')
+    texts = []
+    for name, (first, module) in classes.items():
+        children = {key for key, _ in module.named_children()}
+        # The same names of parts tell more than that of the class.
+        nearest = max(ADAPTERS, key=lambda known: (
+            len(children & {*ADAPTERS[known].chain}) / len(children | {*ADAPTERS[known].chain}),
+            SequenceMatcher(None, name, known).ratio()))
+        layer = backbone.get_submodule(first)
+        last = [m for m in module.modules() if _is_dense(m)][-1]
+        gated = _widths(layer)[1] == 2 * _widths(last)[0] or len(
+            [m for m in module.modules() if _is_dense(m)]) > 2
+        texts.append(f'{name}{" is a gated FFN of a form that is not supported and" * gated} has '
+                     f'no adapter, the nearest is that of {nearest}')
+    return (f'{"; ".join(texts)}; mmscheme.models.utils.ADAPTERS[CLASS] = Adapter(CHAIN) adds a '
+            'family whose forward calls the parts in CHAIN one after the other')

@@ -1,4 +1,8 @@
-"""mmcv's ``FFN`` with block-diagonal layers, for ``ffn_cfgs`` built by the registry."""
+"""mmcv's ``FFN`` with block-diagonal layers, for ``ffn_cfgs`` built by the registry.
+
+mmcv's ``BaseTransformerLayer`` builds them so. The layers of DETR-like models in mmdet call mmcv's
+``FFN`` with ``ffn_cfg``; a ``type`` in it is an unexpected argument there.
+"""
 from typing import Any, Optional, Sequence, Union
 
 from mmcv.cnn import build_activation_layer
