@@ -338,7 +338,7 @@ def _(box):
 
 
 @case('in_channels of the classifier', 'train.py',
-      r'head\.fc: .*8x64 and 65x6.*in_channels of model\.head')
+      r'head\.fc: .*x64 and 65x6.*in_channels of model\.head')
 def _(box):
     return box.train('cls', 'model.head.in_channels=65')
 

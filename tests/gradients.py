@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmscheme.apis.config import load_config
 from mmscheme.engine.runners.randomness import ITERATION, seed_all
 from mmscheme.engine.runners.resumable_batches import make_resumable
+from mmscheme.utils.processes import end_launched, leave_process_group
 from tests.models import tiny_run
 from tests.utils import REPOSITORY
 
@@ -84,8 +85,8 @@ def main(out, scenes, size, *tasks):
         found = gradients(wrapped, batch, rank)
         if rank == 0:
             torch.save(dict(shared=found, **alone[task]), os.path.join(out, f'{task}.pth'))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
+    end_launched()
 
 
 if __name__ == '__main__':

@@ -102,7 +102,9 @@ class _AnnotationFile:
         """Return width and height by id."""
         if not images:
             self.error('its list of images is empty')
+        sizes: Dict[Any, Size] = {}
         for i, image in enumerate(images):
+            sizes[image['id']] = 0, 0
             name, size = image['file_name'], (image['width'], image['height'])
             if not isinstance(name, str) or '\0' in name:
                 self.error(f'images[{i}].file_name: expected text, found {_short(name)}', 'image')
@@ -110,8 +112,10 @@ class _AnnotationFile:
                          for side in size):
                 self.error(f'images[{i}] ({name}): expected width and height in pixels, found '
                            f'{_short(size[0])} and {_short(size[1])}', 'image')
+            else:
+                sizes[image['id']] = int(size[0]), int(size[1])
         self.check_unique(images, 'images')
-        return {i['id']: (int(i['width']), int(i['height'])) for i in images}
+        return sizes
 
     def check_categories(self, categories: Sequence[Entry], classes: Any) -> Set[Any]:
         """Return the ids of the categories that are classes."""

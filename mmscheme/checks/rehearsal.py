@@ -90,8 +90,11 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 
 
 class _Few(List[Any]):
-    """Batches in the place of a data set."""
+    """Batches in the place of a data set, as copies, because preprocessors write into samples."""
     metainfo: Dict[str, Any]
+
+    def __getitem__(self, index: Any) -> Any:
+        return deepcopy(super().__getitem__(index))
 
 
 def _loader(batches: List[Any], dataset: Any) -> DataLoader:

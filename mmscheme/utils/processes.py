@@ -2,6 +2,7 @@
 import atexit
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import Iterator
 
@@ -25,6 +26,9 @@ def leave_process_group() -> None:
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+        # Its thread needs the interpreter to let go of the last work, and this one would hold
+        # that while it waits for the thread.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 

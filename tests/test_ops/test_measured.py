@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import BlockDiagonalMLP
 from mmscheme.ops import block_diagonal_mlp, dispatch, measured
+from mmscheme.utils.processes import leave_process_group
 
 
 class OnGPU(torch.Tensor):
@@ -192,8 +193,7 @@ def _process(rank, port, seconds, results):
     monkeypatch = pytest.MonkeyPatch()
     found = choose(seconds[rank], monkeypatch)
     results.put((rank, *found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.mark.slow
