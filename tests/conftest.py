@@ -50,8 +50,13 @@ def safe_checkpoints():
 
 @pytest.fixture(autouse=True)
 def _fresh_scopes():
-    """Runners leave their default scope behind; each test starts without."""
+    """Runners leave their default scope and logger behind; each test starts without.
+
+    The logger of another test writes to a stream that is closed, which would be an error.
+    """
+    from mmengine.logging import MMLogger
     from mmengine.registry import DefaultScope
+    MMLogger._instance_dict.clear()
     before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
