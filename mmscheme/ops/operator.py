@@ -62,8 +62,8 @@ def operator(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any
     """Register a function as the operator ``mmscheme::name``, which has no derivative of its own.
 
     The derivative is that of a ``torch.autograd.Function`` around it, because one that is
-    registered with the operator costs five times as much of the host's time, about as much as a
-    small mixer. For the same reason it is not a ``torch.library.custom_op``.
+    registered with the operator costs more of the host's time. For the same reason it is not a
+    ``torch.library.custom_op``.
 
     Args:
         name: Its name.

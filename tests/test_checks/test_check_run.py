@@ -19,22 +19,11 @@ from mmscheme.checks.coco import _run_lengths
 from mmscheme.checks.labels import LabelTable
 from mmscheme.checks.model import build_for_checks, check_cca, check_sizes
 from mmscheme.checks.resources import check_batch_size, check_disk, check_schedule
-from mmscheme.datasets.scenes import write_scenes
 from mmscheme.utils.image_files import ends_abruptly, inspect_image
-from tests.bad_inputs import Box, halve
+from tests.bad_inputs import halve
 from tests.commands import load_tool
 
 check_config = load_tool('misc/check_config')
-
-
-@pytest.fixture(scope='module')
-def few(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 2, (48, 64))
-
-
-@pytest.fixture
-def box(few, tmp_path):
-    return Box(tmp_path, few)
 
 
 def config(box, task, **changes):

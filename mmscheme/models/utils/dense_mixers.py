@@ -266,10 +266,9 @@ def describe_unknown(backbone: nn.Module, pairs: Mapping[str, str]) -> str:
         nearest = max(ADAPTERS, key=lambda known: (
             len(children & {*ADAPTERS[known].chain}) / len(children | {*ADAPTERS[known].chain}),
             SequenceMatcher(None, name, known).ratio()))
-        layer = backbone.get_submodule(first)
-        last = [m for m in module.modules() if _is_dense(m)][-1]
-        gated = _widths(layer)[1] == 2 * _widths(last)[0] or len(
-            [m for m in module.modules() if _is_dense(m)]) > 2
+        dense = [m for m in module.modules() if _is_dense(m)]
+        gated = (_widths(backbone.get_submodule(first))[1] == 2 * _widths(dense[-1])[0]
+                 or len(dense) > 2)
         texts.append(f'{name}{" is a gated FFN of a form that is not supported and" * gated} has '
                      f'no adapter, the nearest is that of {nearest}')
     return (f'{"; ".join(texts)}; mmscheme.models.utils.ADAPTERS[CLASS] = Adapter(CHAIN) adds a '
