@@ -49,8 +49,8 @@ def find_boxes(files: Sequence[Path], root: Path, source: Optional[str],
         The samples, and the names of their classes in the order of the source.
 
     Raises:
-        ValueError: There are no labels of that kind, those of several, or they are broken.
-        ImportError: Labels of VOC or YOLO need supervision.
+        ValueError: There are no labels of that kind, those of several, or they are broken; or
+            supervision, which reads those of VOC and YOLO, is missing.
     """
     coco = _coco_files(files) if source in (None, 'coco') else {}
     xml = [p for p in files if p.suffix.lower() == '.xml' and _is_voc(p)] \
@@ -329,8 +329,8 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
     try:
         import supervision
     except ImportError as e:
-        raise ImportError(f'labels of {kind.upper()} are read with supervision: '
-                          "pip install 'mmscheme[labels]'") from e
+        raise ValueError(f'labels of {kind.upper()} are read with supervision, which cannot be '
+                         f"imported ({e}): pip install 'mmscheme[labels]'") from e
     from pycocotools import mask as rle
     for start in range(0, len(samples), _CHUNK):
         some = samples[start:start + _CHUNK]

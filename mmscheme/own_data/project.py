@@ -90,7 +90,6 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
         FileExistsError: There are files of that name.
         FileNotFoundError: There is no such folder.
         ValueError: The data are of no known layout, or contradict themselves.
-        ImportError: Labels of VOC or YOLO need supervision.
     """
     check_choice('task', task, tuple(SOURCES))
     if source is not None:
