@@ -343,25 +343,27 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
                 if sample.truth:
                     Path(folder, 'labels', f'{i:08}{suffix}').symlink_to(sample.truth.resolve())
             Path(folder, 'data.yaml').write_text(json.dumps(data))  # JSON is YAML
-            places = [os.path.join(folder, name) for name in ('images', 'labels')]
+            images, labels = (os.path.join(folder, name) for name in ('images', 'labels'))
             try:
-                read = supervision.DetectionDataset.from_pascal_voc(*places) if kind == 'voc' else \
-                    supervision.DetectionDataset.from_yolo(*places, f'{folder}/data.yaml')
+                read = supervision.DetectionDataset.from_pascal_voc(
+                    images, labels) if kind == 'voc' else supervision.DetectionDataset.from_yolo(
+                        images, labels, f'{folder}/data.yaml')
             except Exception as e:  # of the labels, by many hands
                 text = str(e)
                 for i, sample in enumerate(some):
-                    text = text.replace(f'{places[1]}/{i:08}{suffix}', str(sample.truth)).replace(
-                        f'{places[0]}/{i:08}.png', str(sample.image))
+                    text = text.replace(f'{labels}/{i:08}{suffix}', str(sample.truth)).replace(
+                        f'{images}/{i:08}.png', str(sample.image))
                 raise ValueError(' '.join(text.split())) from e
             for path, found in read.annotations.items():
-                boxes = []
+                boxes: List[Box] = []
+                kinds: Any = found.class_id
                 for i, (x1, y1, x2, y2) in enumerate(found.xyxy.astype(float).tolist()):
                     # As RLE: supervision itself would write objects of several parts as crowds.
                     shape = None if found.mask is None or not found.mask[i].any() else rle.encode(
                         np.asfortranarray(found.mask[i], np.uint8))
                     if shape:
                         shape['counts'] = shape['counts'].decode()
-                    boxes.append(Box(read.classes[found.class_id[i]], [x1, y1, x2 - x1, y2 - y1],
+                    boxes.append(Box(read.classes[kinds[i]], [x1, y1, x2 - x1, y2 - y1],
                                      shape))
                 yield some[int(Path(path).stem)], boxes
 

@@ -115,11 +115,11 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
         notes.append(f'{len(turned)} images have an EXIF orientation and are read as they are '
                      f'shown; look whether their labels fit (check_config --pictures): '
                      f'{few(turned, data)}')
-    sizes = np.array([s.size for s in samples])
+    width, height = (int(np.median([s.size[i] for s in samples])) for i in (0, 1))
     _tell_classes(samples, extra['labels'], notes)
-    facts = Facts(command, task, str(folder), tuple(counts[s] for s in _SPLITS),
-                  size=tuple(int(v) for v in np.median(sizes, axis=0)),
-                  smallest=int(sizes.min()), **extra['facts'])
+    facts = Facts(command, task, str(folder), (counts['train'], counts['val'], counts['test']),
+                  size=(width, height), smallest=min(min(s.size) for s in samples),
+                  **extra['facts'])
     with replacing(folder) as part:
         part.mkdir()
         extra['write'](part)

@@ -29,7 +29,7 @@ _TASKS = {
 
 
 class Facts(NamedTuple):
-    """What a config depends on.
+    """Facts that a config depends on.
 
     Attributes:
         command: The command line that asks for it.
