@@ -170,7 +170,7 @@ class NonFiniteLossHook(Hook):
                        f'the first: {gradients[0]}')
         where, files = f'iteration {iteration.number}', iteration.files
         print_log(f'{problem} ({where}, {self._row} of {self.limit} in a row before the run '
-                  f'stops); kept out of the weights; images: {", ".join(files)}',
+                  f'stops); this step is skipped; images: {", ".join(files)}',
                   logger='current', level=logging.WARNING)
         if self._row >= self.limit:
             shown = ', '.join(files[:4]) + (f' and {len(files) - 4} more' if files[4:] else '')

@@ -70,10 +70,10 @@ def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
     The latter as :func:`~mmscheme.models.utils.dense_mixers.find_dense_pairs` has them.
     """
     if isinstance(backbone, BaseModel):
-        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap what '
-                         'its own backbone= is, its heads keep their layers')
+        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap only '
+                         'its own backbone=')
     if any(isinstance(module, SCHEMEMixer) for module in backbone.modules()):
-        raise ValueError(f'backbone: {kind} has SCHEME mixers already')
+        raise ValueError(f'backbone: {kind} already has SCHEME mixers')
     found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
     if not found:
         raise ValueError(f'backbone: {kind} has no channel mixer that SCHEME can replace; '

@@ -293,8 +293,8 @@ class SCHEMEformer(BaseModule):
         stem = self.downsamples[0]
         if not exporting() and (x.dim() != 4 or x.shape[1] != stem.in_channels
                                 or min(x.shape[2:]) < 3):
-            raise ValueError(f'expected images (B, {stem.in_channels}, H, W) of 3 pixels a side or '
-                             f'more, found shape {tuple(x.shape)}')
+            raise ValueError(f'expected images (B, {stem.in_channels}, H, W) of at least 3 '
+                             f'pixels a side, found shape {tuple(x.shape)}')
         outs = []
         as_they_come = exporting() or in_transform()
         if not as_they_come:
