@@ -35,9 +35,9 @@ def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings)
     if training and mixers and not any(
             isinstance(h, dict) and step_name(h) == 'MixingScheduleHook' for h in hooks):
         findings.warn(
-            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, which '
-            'drops it, would compute another function than training; set cca=False, or '
-            "default_hooks.mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9))")
+            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, which drops '
+            'CCA, would not compute what training does; set default_hooks.mixing_schedule='
+            "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
     for name, layer in model.named_modules():
         if getattr(layer, 'batch_first', True) is False and any(
                 isinstance(f, SCHEMEFFN) and f.batch_first for f in getattr(layer, 'ffns', ())):
