@@ -35,7 +35,7 @@ def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings)
     if training and mixers and not any(
             isinstance(h, dict) and step_name(h) == 'MixingScheduleHook' for h in hooks):
         findings.warn(
-            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, which drops '
+            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, without '
             'CCA, would not compute what training does; set default_hooks.mixing_schedule='
             "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
     for name, layer in model.named_modules():
