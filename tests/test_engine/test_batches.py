@@ -115,7 +115,7 @@ def test_other_processes_go_on_in_the_order_of_the_epoch(batch_size, world_size,
         after.sampler.seed = 99  # another run's, until it resumes
         after.start, changes = after.resume(state)
         line, = changes
-        assert 'the checkpoint has 2 processes of 3: ' in line and f', {again} of them' in line
+        assert 'the checkpoint has 2 processes of 3: ' in line and f' {again} of them' in line
         for batch in after:
             rest += batch.indices
             places += [batch.place + i * batch.stride for i in range(len(batch))]
