@@ -75,7 +75,7 @@ class MixingWeightsHook(Hook):
     """Log alpha, the weight of the FFN beside CCA, of every SCHEME mixer.
 
     Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
-    ``cca_weight``, the mean of ``1 - alpha``. After training a line says if the branch has
+    ``cca_weight``, the mean of ``1 - alpha``. After training, a line says if CCA has
     decayed. Models without CCA are left alone.
 
     Args:
@@ -111,7 +111,7 @@ class MixingWeightsHook(Hook):
                                       step=runner.iter + 1)
 
     def after_train(self, runner: Any) -> None:
-        """Log if the branch has decayed."""
+        """Log if CCA has decayed."""
         frozen = {name for name, mixer in self._mixers.items()
                   if not any(p.requires_grad for p in mixer.parameters())}
         if frozen:
