@@ -15,6 +15,8 @@ default_hooks = dict(
     non_finite=dict(type='mmscheme.NonFiniteLossHook', limit=5),
     # Weights for the backbone from this checkpoint (tools/train.py --pretrained), or None.
     pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
+    # Losses that spread the tokens over the experts of shared-expert FFNs, where there are any.
+    auxiliary_loss=dict(type='mmscheme.AuxiliaryLossHook'),
     # The CCA weight is multiplied by a factor that starts to fall and is zero at these
     # fractions of training; `decay=None` leaves alpha to itself. `retire=0.001` stops computing
     # the CCA of a block whose CCA weight has fallen below that.

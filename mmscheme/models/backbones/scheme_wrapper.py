@@ -1,4 +1,5 @@
 """SCHEME in a stock backbone."""
+import inspect
 import logging
 import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -7,18 +8,28 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmscheme.layers import SCHEMEMixer
+from mmscheme.layers import SCHEMEMixer, SharedExpertFFN
 from mmscheme.layers.block_diagonal import parse_groups
-from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.layers.scheme_mixer import read_guide
+from mmscheme.models.utils import DenseMixer, PlugInExperts, PlugInMixer, find_channel_mixers
 from mmscheme.models.utils.dense_mixers import describe_unknown, find_dense_pairs
-from mmscheme.models.utils.mixer_options import takes_options_of
+from mmscheme.models.utils.mixer_options import interleave_evens, takes_options_of
 from mmscheme.models.utils.trial import Stream, try_backbone
 from mmscheme.registry import MODELS
-from mmscheme.utils.check_args import check_count, check_flags, check_number, read_indices
+from mmscheme.utils.check_args import (
+    check_choice,
+    check_count,
+    check_flags,
+    check_number,
+    read_indices,
+)
 
 __all__ = ['SCHEMEWrapper']
 
 _AUTO_GROUPS = 4  # the paper's 44
+#: Layers by the name of ``mixer=``, each with its expansion.
+_MIXERS: Dict[str, Tuple[type, float]] = dict(scheme=(SCHEMEMixer, 8.),
+                                              shared_expert=(SharedExpertFFN, 1.))
 
 
 class _StockWeights:
@@ -72,7 +83,7 @@ def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
     if isinstance(backbone, BaseModel):
         raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap what '
                          'its own backbone= is, its heads keep their layers')
-    if any(isinstance(module, SCHEMEMixer) for module in backbone.modules()):
+    if any(isinstance(module, (SCHEMEMixer, SharedExpertFFN)) for module in backbone.modules()):
         raise ValueError(f'backbone: {kind} has SCHEME mixers already')
     found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
     if not found:
@@ -121,13 +132,14 @@ def _divisors(number: int) -> List[int]:
 
 
 @MODELS.register_module()
-@takes_options_of(SCHEMEMixer)
+@takes_options_of(*(layer for layer, _ in _MIXERS.values()))
 def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   groups: Union[int, Sequence[int], str] = (4, 4), *,
-                  expansion: Optional[float] = 8, stages: Union[int, Sequence[int], None] = None,
-                  seed_from_dense: bool = False, extra_tokens: Optional[int] = None,
-                  strict: bool = False, **mixer: Any) -> nn.Module:
-    """Replace the channel mixers of a stock backbone by SCHEME mixers.
+                  mixer: str = 'scheme', expansion: Union[float, str, None] = 'auto',
+                  stages: Union[int, Sequence[int], None] = None, seed_from_dense: bool = False,
+                  extra_tokens: Optional[int] = None, strict: bool = False, **options: Any
+                  ) -> nn.Module:
+    """Replace the channel mixers of a stock backbone by SCHEME mixers, or shared-expert FFNs.
 
     This is a function: what it returns is the backbone itself.
 
@@ -152,30 +164,42 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
 
     Args:
         backbone: Config of the stock backbone, or the module, which is changed.
-        groups: Blocks of the two layers of each mixer, or one number for both; ``'auto'``:
+        groups: Blocks of the two layers of each SCHEME mixer, or one number for both; ``'auto'``:
             for each mixer the most, up to 4, into which its widths divide.
+        mixer: ``'scheme'``, or ``'shared_expert'`` for :class:`mmscheme.layers.SharedExpertFFN`,
+            which takes the place of FFNs without norms and convolutions. Its losses need
+            ``mmscheme.AuxiliaryLossHook``, which our configs have.
         expansion: Hidden channels as a multiple of the channels, of the values alone in a gated
-            FFN; None keeps those of the stock backbone.
+            FFN; None keeps those of the stock backbone, ``'auto'`` is 8, and 1 with experts.
         stages: Which mixers are replaced: all by default, or those of these stages. A stage
             is one width of channels, counted from 0 in the order of their appearance.
-        seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
+        seed_from_dense: SCHEME's layers start as the blocks on the diagonal of the dense ones,
             times the root of ``groups``, and take the same from stock checkpoints. Wants the
             hidden width of the stock backbone.
         extra_tokens: How many leading tokens of each mixer's input are no positions, where
             neither its adapter nor a trial tells.
         strict: Raise where a channel mixer stays dense, instead of a warning.
-        mixer: Options of the mixers, ``cca``, ``keep_cca`` and so on:
-            :class:`mmscheme.layers.SCHEMEMixer` documents them.
+        options: Of the mixers, ``cca``, ``keep_cca`` and so on: the class of the mixer documents
+            them.
 
     Returns:
         The backbone.
 
     Raises:
-        TypeError: ``backbone`` is neither.
+        TypeError: ``backbone`` is neither; an option is not one of the mixer.
         ValueError: Nothing to replace; a whole model; tokens that cannot be told; widths that do
             not divide into ``groups``; no such stage; a seed of another width.
     """
-    check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
+    check_flags(seed_from_dense=seed_from_dense, strict=strict)
+    check_choice('mixer', mixer, _MIXERS)
+    layer, usual = _MIXERS[mixer]
+    for name in options:
+        if name not in inspect.signature(layer).parameters:
+            raise TypeError(f'{name}: no option of mixer={mixer!r}')
+    is_scheme = layer is SCHEMEMixer
+    if seed_from_dense and (not is_scheme or options.get('interleave')):
+        raise ValueError('seed_from_dense: expected mixer=\'scheme\' and interleave=False, whose '
+                         'blocks are those on the diagonal')
     if isinstance(backbone, dict) and 'type' in backbone:
         try:
             backbone = MODELS.build(backbone)
@@ -187,7 +211,8 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     if extra_tokens is not None:
         check_count('extra_tokens', extra_tokens, 0)
     kind = type(backbone).__name__
-    found, left = _find(backbone, kind, mixer.get('cca', True), extra_tokens)
+    has_cca = is_scheme and read_guide(**options) == 'cca'
+    found, left = _find(backbone, kind, has_cca, extra_tokens)
     if left:
         text = (f'{kind}: {len(left)} channel mixers stay dense: {", ".join(left.values())}; '
                 + describe_unknown(backbone, left))
@@ -206,24 +231,28 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
         pair = parse_groups(groups)
     elif groups != 'auto':
         raise ValueError(f"groups: expected a number, a pair of them or 'auto', found {groups!r}")
+    expansion = usual if expansion == 'auto' else expansion
     if expansion is not None:
-        check_number('expansion', expansion, 'a number between 0 and 10000 or None',
+        check_number('expansion', expansion, "a number between 0 and 10000, 'auto' or None",
                      lambda n: 0 < n < 10000)
     hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):
-        if pair:
+        if pair and is_scheme:
             _check_groups(dense, pair, hidden_dims,
                           [(d.widths[0], h) for d, h in zip(found, hidden)])
         if seed_from_dense and hidden_dims != dense.widths[1]:
             raise ValueError(
                 f'{dense.name}: seed_from_dense needs the {dense.widths[1]} hidden channels of '
                 f'the stock backbone, found {hidden_dims}; expansion=None keeps them')
-    names = {}
+    names, seen = {}, []
     for dense, hidden_dims in zip(found, hidden):
         most = max(g for g in range(1, _AUTO_GROUPS + 1)
                    if math.gcd(dense.widths[0], hidden_dims) % g == 0)
-        plugged = PlugInMixer(dense, hidden_dims, pair or (most, most), **mixer)
+        plugged = (PlugInMixer(dense, hidden_dims, pair or (most, most), **interleave_evens(
+            options, seen.count(dense.widths[0]))) if is_scheme
+                   else PlugInExperts(dense, hidden_dims, **options))
+        seen.append(dense.widths[0])
         if seed_from_dense:
             plugged.load_state_dict(plugged.from_dense(dense.module.state_dict()), strict=False)
         names[plugged.take_place(backbone, dense)] = dense.name
