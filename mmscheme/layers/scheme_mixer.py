@@ -91,6 +91,8 @@ class SCHEMEMixer(nn.Module):
         self.keep_cca = keep_cca
         # The factor as a number, because reading it from a GPU would synchronise every step.
         self._factor = 1.
+        #: True once it is 0: the guide is no longer computed.
+        self.cca_retired = False
         self.guide: Union[ChannelCovarianceAttention, DenseGuide, None] = None
         if chosen is None:
             return
@@ -125,11 +127,6 @@ class SCHEMEMixer(nn.Module):
         share = 1. if self.alpha_logit is None else torch.sigmoid(-self.alpha_logit[0])
         return 1 - self.cca_factor[0] * share
 
-    @property
-    def cca_retired(self) -> bool:
-        """True once the factor is 0: the guide is no longer computed."""
-        return self._factor == 0
-
     def lower_cca_factor(self, limit: float) -> None:
         """Lower the factor of ``1 - alpha`` to ``limit`` in [0, 1]; it never rises.
 
@@ -141,7 +138,10 @@ class SCHEMEMixer(nn.Module):
         check_number('limit', limit, 'a number in [0, 1]', lambda n: 0 <= n <= 1)
         # In place on the device: comparing here would wait for the GPU.
         self.cca_factor.clamp_(max=limit)
-        self._factor = min(self._factor, limit)
+        self._set_factor(min(self._factor, limit))
+
+    def _set_factor(self, factor: float) -> None:
+        self._factor, self.cca_retired = factor, factor == 0
 
     def retire_cca(self) -> None:
         """Take the guide out for good: its factor becomes 0 and it is no longer computed.
@@ -223,7 +223,7 @@ def _read_factor(mixer: SCHEMEMixer, keys: object) -> None:
     """Compute the guide again unless the loaded factor is 0, because weights bring their own."""
     if mixer.guide is not None:
         factor = mixer.cca_factor
-        mixer._factor = 1. if factor.device.type == 'meta' else float(factor)
+        mixer._set_factor(1. if factor.device.type == 'meta' else float(factor))
 
 
 def _start_guide(mixer: SCHEMEMixer, state_dict: Dict[str, Tensor], prefix: str, *args: Any

@@ -2,7 +2,8 @@
 import inspect
 import logging
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from collections import Counter
+from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -27,9 +28,11 @@ from mmscheme.utils.check_args import (
 __all__ = ['SCHEMEWrapper']
 
 _AUTO_GROUPS = 4  # the paper's 44
-#: Layers by the name of ``mixer=``, each with its expansion.
-_MIXERS: Dict[str, Tuple[type, float]] = dict(scheme=(SCHEMEMixer, 8.),
-                                              shared_expert=(SharedExpertFFN, 1.))
+#: By the name of ``mixer=``: layer, its options, and its expansion.
+_MIXERS: Dict[str, Tuple[type, Collection[str], float]] = {
+    name: (layer, inspect.signature(layer).parameters, expansion)
+    for name, layer, expansion in (('scheme', SCHEMEMixer, 8.),
+                                   ('shared_expert', SharedExpertFFN, 1.))}
 
 
 class _StockWeights:
@@ -132,7 +135,7 @@ def _divisors(number: int) -> List[int]:
 
 
 @MODELS.register_module()
-@takes_options_of(*(layer for layer, _ in _MIXERS.values()))
+@takes_options_of(*(layer for layer, *_ in _MIXERS.values()))
 def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   groups: Union[int, Sequence[int], str] = (4, 4), *,
                   mixer: str = 'scheme', expansion: Union[float, str, None] = 'auto',
@@ -192,9 +195,9 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     """
     check_flags(seed_from_dense=seed_from_dense, strict=strict)
     check_choice('mixer', mixer, _MIXERS)
-    layer, usual = _MIXERS[mixer]
+    layer, known, usual = _MIXERS[mixer]
     for name in options:
-        if name not in inspect.signature(layer).parameters:
+        if name not in known:
             raise TypeError(f'{name}: no option of mixer={mixer!r}')
     is_scheme = layer is SCHEMEMixer
     if seed_from_dense and (not is_scheme or options.get('interleave')):
@@ -231,11 +234,11 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
         pair = parse_groups(groups)
     elif groups != 'auto':
         raise ValueError(f"groups: expected a number, a pair of them or 'auto', found {groups!r}")
-    expansion = usual if expansion == 'auto' else expansion
-    if expansion is not None:
-        check_number('expansion', expansion, "a number between 0 and 10000, 'auto' or None",
+    multiple: Any = usual if expansion == 'auto' else expansion
+    if multiple is not None:
+        check_number('expansion', multiple, "a number between 0 and 10000, 'auto' or None",
                      lambda n: 0 < n < 10000)
-    hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
+    hidden = [dense.widths[1] if multiple is None else round(multiple * dense.widths[0])
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):
         if pair and is_scheme:
@@ -245,14 +248,15 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
             raise ValueError(
                 f'{dense.name}: seed_from_dense needs the {dense.widths[1]} hidden channels of '
                 f'the stock backbone, found {hidden_dims}; expansion=None keeps them')
-    names, seen = {}, []
+    names: Dict[str, str] = {}
+    seen: Counter = Counter()
     for dense, hidden_dims in zip(found, hidden):
         most = max(g for g in range(1, _AUTO_GROUPS + 1)
                    if math.gcd(dense.widths[0], hidden_dims) % g == 0)
         plugged = (PlugInMixer(dense, hidden_dims, pair or (most, most), **interleave_evens(
-            options, seen.count(dense.widths[0]))) if is_scheme
+            options, seen[dense.widths[0]])) if is_scheme
                    else PlugInExperts(dense, hidden_dims, **options))
-        seen.append(dense.widths[0])
+        seen[dense.widths[0]] += 1
         if seed_from_dense:
             plugged.load_state_dict(plugged.from_dense(dense.module.state_dict()), strict=False)
         names[plugged.take_place(backbone, dense)] = dense.name

@@ -110,7 +110,7 @@ def _of_width(part: nn.Module, old: int, new: int) -> nn.Module:
 
 
 class _PlugIn(nn.Module):
-    """What a layer needs to stand in the place of a stock channel mixer; comes before its class.
+    """Makes a layer, whose class it comes before, stand in for a stock channel mixer.
 
     Attributes:
         stock_keys: What the mixer has for each entry of the dense one's state dict, by their
