@@ -154,8 +154,9 @@ class NonFiniteLossHook(Hook):
         # A fused optimizer is called for steps that the GradScaler leaves out, too.
         stepped = iteration.stepped and not gradients
         self._idle = 0 if stepped or not mixed else self._idle + 1
+        # Of gradients that are accumulated only a step says that the run recovers.
+        self._row = 0 if stepped and not terms else self._row
         if not terms and (mixed or not gradients):
-            self._row = 0
             counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
             if self._idle >= 20 * self.limit * counts:
                 raise NonFiniteError(
