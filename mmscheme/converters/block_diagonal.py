@@ -115,7 +115,7 @@ def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
     for name, block in _blocks(dense).items():
         mixer = block.channel_mixer
         if mixer.guide is not None or (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups) != (1, 1):
-            raise ValueError(f'{name}: expected a dense FFN without a guide to convert')
+            raise ValueError(f'{name}: expected a dense FFN without CCA to convert')
 
 
 def _blocks(backbone: SCHEMEformer) -> Dict[str, nn.Module]:

@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from mmengine import Config
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 
 from mmscheme.analysis.random_batch import random_batch
 from mmscheme.deploy import deploy_config, fold
@@ -17,7 +18,7 @@ from mmscheme.models import MAEMLiT, MLiT, SCHEMEWrapper
 from mmscheme.models.loading import build_model, load_weights
 from tests.commands import load_tool
 from tests.models import check_step_and_prediction
-from tests.utils import REPOSITORY, free_port
+from tests.utils import REPOSITORY, free_port, readme_names
 
 CONFIGS = REPOSITORY / 'configs' / 'mlit'
 TINY = dict(embed_dims=12, num_layers=3, hidden_dims=(9, 4), num_heads=4, num_groups=2)
@@ -274,3 +275,23 @@ def test_shared_experts_in_stock_backbones():
     with pytest.raises(ValueError, match='shared experts replace'):
         SCHEMEWrapper(dict(type='mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1] * 4,
                            num_heads=[1] * 4), mixer='shared_expert')
+
+
+def test_what_the_page_says():
+    names = readme_names('shared experts', {})
+    backbone = MODELS.build(names['model']['backbone'])
+    assert sum(isinstance(m, SharedExpertFFN) for m in backbone.modules()) == 12
+    assert isinstance(HOOKS.build(names['custom_hooks'][0]), AuxiliaryLossHook)
+    for name in ('dense guide', 'interleaved groups'):
+        cfg = Config.fromfile(REPOSITORY / 'configs' / 'upernet_scheme_s_demo.py')
+        cfg.merge_from_dict({key: value for key, value in readme_names(name, {}).items()
+                             if key in cfg})
+        mixer = MODELS.build(cfg.model.backbone).stages[0][0].channel_mixer
+        if name == 'dense guide':
+            hook = HOOKS.build(cfg.default_hooks.mixing_schedule)
+            assert mixer.cca is None and mixer.sample_guide and hook.factor(0.5, True) == 0
+        else:
+            assert mixer.interleaved == 4
+            wrapper = build_optim_wrapper(torch.nn.Sequential(mixer), cfg.optim_wrapper)
+            low, high = sorted({g['lr'] for g in wrapper.optimizer.param_groups})
+            assert high == pytest.approx(2 * low)
