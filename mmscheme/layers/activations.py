@@ -12,11 +12,11 @@ __all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name', 'is_poi
 
 
 class StarReLU(nn.Module):
-    """``scale * relu(x) ** 2 + bias`` with two learned numbers (MetaFormer baselines).
+    """Compute ``scale * relu(x) ** 2 + bias`` with learned scale and bias (MetaFormer baselines).
 
     Args:
-        scale, bias: Where they start; the defaults give a standard normal input zero
-            mean and unit variance.
+        scale, bias: Initial values; with the defaults, a standard normal input gives an output
+            of zero mean and unit variance.
     """
 
     def __init__(self, scale: float = 0.8944, bias: float = -0.4472) -> None:
@@ -46,13 +46,13 @@ def shuffle_channels(x: Tensor, groups: int) -> Tensor:
 
 
 class ShuffledGELU(nn.Module):
-    """GELU, then :func:`shuffle_channels`.
+    """Apply GELU, then :func:`shuffle_channels`.
 
-    Between two block-diagonal layers it makes every output depend on every input without
-    CCA; the alternative in the authors' code.
+    Between two block-diagonal layers, the shuffle makes every output depend on every input, as
+    an alternative to CCA in the authors' code.
 
     Args:
-        groups: Of the layer before it.
+        groups: Groups of the layer before it.
     """
 
     def __init__(self, groups: int = 4) -> None:

@@ -30,16 +30,16 @@ def read_guide(cca: Any = True, guide: Any = 'cca', **others: Any) -> Optional[s
 
 
 class SCHEMEMixer(nn.Module):
-    """``alpha * FFN(x) + (1 - alpha) * CCA(x)`` (arXiv 2312.00412).
+    """SCHEME channel mixer: ``alpha * FFN(x) + (1 - alpha) * CCA(x)`` (arXiv 2312.00412).
 
-    ``1 - alpha = cca_factor * sigmoid(-alpha_logit)``. ``alpha_logit`` is learned,
-    one a mixer (the softmax over two scalars of the authors' code has one degree
-    of freedom, this one). ``cca_factor`` is a buffer, 1 until a schedule lowers
-    it; at 0 the CCA branch has no part in the output.
+    ``1 - alpha`` is the CCA weight, ``cca_factor * sigmoid(-alpha_logit)``. ``alpha_logit``
+    is one learned number per mixer; it replaces the softmax over two scalars in the authors'
+    code, which has one degree of freedom too. ``cca_factor`` is a buffer, 1 until a schedule
+    lowers it; at 0, CCA has no part in the output.
 
-    In evaluation mode the output is ``alpha * FFN(x)``: the branch is dropped and
-    costs nothing, while the FFN keeps the weight that it was trained with. What
-    that leaves out shrinks with ``1 - alpha`` and is nothing when it is 0.
+    In evaluation mode, the output is ``alpha * FFN(x)``: CCA is dropped and costs nothing,
+    and the FFN keeps the weight it was trained with. The smaller ``1 - alpha``, the less
+    this changes; at 0, it changes nothing.
 
     With ``guide='dense'`` dense weights take the place of CCA, in each layer of the FFN: see
     :class:`~mmscheme.layers.dense_guide.DenseGuide`, whose ``a`` is ``cca_factor`` alone. The
@@ -48,14 +48,13 @@ class SCHEMEMixer(nn.Module):
     Args:
         embed_dims: Channels ``C``.
         hidden_dims: Hidden channels of the FFN; ``8 * C`` by default.
-        groups: Blocks of the FFN's two layers.
+        groups: Groups of the two layers of the FFN.
         cca: False is ``guide=None`` where the guide would be CCA.
-        guide: ``'cca'``, ``'dense'`` or None, which builds the block-diagonal FFN alone: no CCA
-            and no alpha.
-        sample_guide: Computes the guide of a training step only with the probability
-            ``cca_factor``, drawn from torch's generator; the other steps are those of
-            evaluation. It halves the guide's cost.
-        keep_cca: Keeps the guide in evaluation mode.
+        guide: ``'cca'``, ``'dense'``, or None for the block-diagonal FFN alone, without alpha.
+        sample_guide: Compute the guide in a training step only with the probability
+            ``cca_factor``, drawn from torch's generator; other steps compute what evaluation
+            does. A guide that falls along a cosine costs half.
+        keep_cca: Keep the guide in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
         alpha_init: Initial alpha, between 0 and 1.
@@ -66,7 +65,7 @@ class SCHEMEMixer(nn.Module):
         init_std, match_variance, implementation, act_layer, drop: See :class:`BlockDiagonalMLP`.
 
     Raises:
-        TypeError, ValueError: An argument that is not as above, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
@@ -121,7 +120,7 @@ class SCHEMEMixer(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        """The weight of the FFN, a scalar in [0, 1]; 1 without a guide."""
+        """Share of the FFN in the output, a scalar in [0, 1]; 1 without a guide."""
         if self.guide is None:
             return self.ffn.fc1.weight.new_ones(())
         share = 1. if self.alpha_logit is None else torch.sigmoid(-self.alpha_logit[0])
@@ -144,7 +143,7 @@ class SCHEMEMixer(nn.Module):
         self._factor, self.cca_retired = factor, factor == 0
 
     def retire_cca(self) -> None:
-        """Take the guide out for good: its factor becomes 0 and it is no longer computed.
+        """Remove the guide for good: its factor becomes 0 and it is no longer computed.
 
         Raises:
             ValueError: There is none.
@@ -152,7 +151,7 @@ class SCHEMEMixer(nn.Module):
         self.lower_cca_factor(0)
 
     def _is_one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
-        """Return True if both branches are C++ and nothing asks for their outputs."""
+        """Return True if FFN and CCA are both C++ and nothing asks for their outputs."""
         return (x.device.type == 'cpu' and x.dim() in (3, 4)
                 and cca.implementation in ('auto', 'native')
                 and is_fused_cca(x, cca.implementation, cca.num_extra_tokens)
