@@ -2,5 +2,7 @@
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 
 from .backbones import ARCHS, SCHEMEformer, SCHEMEWrapper
+from .losses import CrossEntropyLoss
 
-__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEWrapper', 'SCHEMEformer']
+__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'CrossEntropyLoss', 'SCHEMEWrapper',
+           'SCHEMEformer']

@@ -5,7 +5,7 @@ from typing import Any, Optional, Sequence, Tuple
 from mmengine.config import DictAction
 
 __all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments',
-           'add_shape_argument', 'read_shape']
+           'add_shape_argument', 'pictures_folder', 'read_shape']
 
 
 class Options(DictAction):
@@ -58,20 +58,32 @@ def _fraction(text: str) -> float:
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for pictures of predictions."""
-    parser.add_argument('--out', default='predictions', metavar='DIR',
-                        help='folder of the pictures (predictions)')
+    """Add the flags for pictures and data of predictions; see :func:`pictures_folder`."""
+    parser.add_argument('--out', metavar='DIR', help='folder of the pictures (predictions; without '
+                        'pictures where --json or --masks is given alone)')
+    parser.add_argument('--json', metavar='FILE', help='write detections as COCO results, or the '
+                        'scores of a classifier')
+    parser.add_argument('--masks', metavar='DIR', help="write a segmenter's label maps as PNG, "
+                        'with the ids of the data set')
+    parser.add_argument('--ann-file', metavar='FILE', help='annotations in COCO\'s format whose '
+                        'ids of images and categories the JSON file has')
     parser.add_argument('--score-thr', type=float, default=0.3,
                         help='lowest score of a box that is drawn (0.3)')
     parser.add_argument('--opacity', type=_fraction, default=0.6,
                         help='of the colours of a segmentation (0.6)')
 
 
-def add_shape_argument(parser: argparse.ArgumentParser, note: str = '') -> None:
+def pictures_folder(args: argparse.Namespace) -> Optional[str]:
+    """Return the folder of the pictures, or None where data alone are asked for."""
+    return args.out or (None if args.json or args.masks else 'predictions')
+
+
+def add_shape_argument(parser: argparse.ArgumentParser, note: str = '',
+                       default: str = 'what the config trains or tests with') -> None:
     """Add ``--shape``, for :func:`read_shape`."""
     parser.add_argument('--shape', type=int, nargs='+', metavar='N',
                         help='height and width of the input, or one number for both (default: '
-                        f'what the config trains or tests with){note}')
+                        f'{default}){note}')
 
 
 def read_shape(values: Optional[Sequence[int]], least: int = 1) -> Optional[Tuple[int, int]]:
