@@ -25,26 +25,26 @@ class Options(DictAction):
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the config and the flags that change it."""
-    parser.add_argument('config', help='path of the config')
+    parser.add_argument('config', help='path of the config file')
     parser.add_argument('--data-root', metavar='DIR',
-                        help='replaces the root of every data set in the config')
+                        help='root folder of all data sets, instead of those in the config')
     parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
-                        help='values to change in the config, e.g. train_dataloader.batch_size=8 '
-                        'or key="[(a,b),(c,d)]"')
-    parser.add_argument('--debug', action='store_true',
-                        help='show the traceback of an error in the input')
+                        help='change values of the config, such as '
+                        'train_dataloader.batch_size=8 or key="[(a,b),(c,d)]"')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that OpenMMLab's tools for training and testing have in common."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
-                        '(work_dirs/<name of the config>)')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and checkpoints '
+                        '(default: work_dirs/<name of the config>)')
     parser.add_argument('--no-preflight', dest='preflight', action='store_false',
-                        help='start without checking data, model, checkpoints and disk')
+                        help='do not check data, model, checkpoints and disk space first')
     parser.add_argument('--stock-runtime', action='store_true',
-                        help="keep the config's own loops, hooks and data sets")
+                        help="use the config's own loops, hooks and data sets, not those of "
+                        "mmscheme")
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='how several processes were started')
+                        help='what started the processes (default: none)')
     # torchrun and its predecessor pass one or the other.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
@@ -59,18 +59,24 @@ def _fraction(text: str) -> float:
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for pictures and data of predictions; see :func:`pictures_folder`."""
-    parser.add_argument('--out', metavar='DIR', help='folder of the pictures (predictions; without '
-                        'pictures where --json or --masks is given alone)')
-    parser.add_argument('--json', metavar='FILE', help='write detections as COCO results, or the '
-                        'scores of a classifier')
-    parser.add_argument('--masks', metavar='DIR', help="write a segmenter's label maps as PNG, "
-                        'with the ids of the data set')
-    parser.add_argument('--ann-file', metavar='FILE', help='annotations in COCO\'s format whose '
-                        'ids of images and categories the JSON file has')
+    parser.add_argument('--out', metavar='DIR',
+                        help='folder for the pictures (default: predictions; no pictures where '
+                        '--json or --masks is given without --out)')
+    parser.add_argument('--json', metavar='FILE',
+                        help='write boxes and masks of a detector as COCO results, or the scores '
+                        'of a classifier')
+    parser.add_argument('--masks', metavar='DIR',
+                        help='write the label maps of a segmenter as PNG, with the ids of the '
+                        'data set')
+    parser.add_argument('--ann-file', metavar='FILE',
+                        help='use the ids of images and categories of these annotations in '
+                        "COCO's format for --json")
     parser.add_argument('--score-thr', type=float, default=0.3,
-                        help='lowest score of a box that is drawn (0.3)')
+                        metavar='SCORE',
+                        help='draw boxes with at least this score (default: 0.3)')
     parser.add_argument('--opacity', type=_fraction, default=0.6,
-                        help='of the colours of a segmentation (0.6)')
+                        metavar='FRACTION',
+                        help='opacity of the colours of a segmentation, 0 to 1 (default: 0.6)')
 
 
 def pictures_folder(args: argparse.Namespace) -> Optional[str]:
@@ -82,8 +88,8 @@ def add_shape_argument(parser: argparse.ArgumentParser, note: str = '',
                        default: str = 'what the config trains or tests with') -> None:
     """Add ``--shape``, for :func:`read_shape`."""
     parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both (default: '
-                        f'{default}){note}')
+                        help='height and width of the input in pixels, or one number for both '
+                        f'(default: {default}){note}')
 
 
 def read_shape(values: Optional[Sequence[int]], least: int = 1) -> Optional[Tuple[int, int]]:

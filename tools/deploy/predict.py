@@ -1,4 +1,4 @@
-"""Draw what an exported model finds in images, or write it as data."""
+"""Draw the predictions of an exported model into images, or write them as data."""
 import argparse
 import warnings
 from typing import List, Optional
@@ -17,11 +17,12 @@ from mmscheme.visualization.predictions import make_drawer
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw what an exported model finds into images, or write it as data.')
-    parser.add_argument('model', help='file of tools/deploy/export.py')
+        description='Draw the predictions of an exported model into images, or write them as '
+        'data.')
+    parser.add_argument('model', help='file written by tools/deploy/export.py')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
     add_drawing_arguments(parser)
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 
