@@ -220,7 +220,7 @@ def test(cfg: Config, checkpoint: Optional[str], report: Optional[str] = None,
     gathered = ReportHook(scope_of(cfg)) if report else None
     if gathered is not None:
         _by_class(cfg)
-    runners = build_cca_runners(cfg, checkpoint, **options) if keep_cca else (
+    runners = build_cca_runners(cfg, str(checkpoint), **options) if keep_cca else (
         build_test_runner(cfg, checkpoint, **options), )
     for runner in runners:
         for hook in hooks:
@@ -231,7 +231,7 @@ def test(cfg: Config, checkpoint: Optional[str], report: Optional[str] = None,
     comparison = page = None
     if is_main_process():
         if report and gathered is not None:
-            page = write_report(report, tested, checkpoint, gathered, runners[0].model,
+            page = write_report(report, tested, str(checkpoint), gathered, runners[0].model,
                                 others[0] if others else None)
         if others:
             comparison = (f'{compare_metrics(metrics, others[0])}\n'

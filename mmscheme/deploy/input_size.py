@@ -1,7 +1,7 @@
 """The size of a graph's input: what a config tests with, and what padding to it changes."""
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Tuple
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def tested_shape(cfg: Config) -> Tuple[Tuple[int, int], str]:
     return (height, width), text
 
 
-def _image_sizes(cfg: Config) -> Dict[Tuple[int, int], int]:
+def _image_sizes(cfg: Config) -> 'Counter[Tuple[int, int]]':
     """Count the sizes of test images after the pipeline; none where there are no files."""
     init_default_scope(scope_of(cfg))
     for dataset in iter_datasets(cfg, ('test', 'val')):

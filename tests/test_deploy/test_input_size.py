@@ -57,7 +57,7 @@ def test_the_note_tells_what_padding_changes(scenes, tmp_path):
     padded[:96, :120] = picture
 
     def labels(image):
-        sample = SegDataSample(metainfo=dict(ori_shape=image.shape[:2]))
+        sample = SegDataSample(metainfo=dict.fromkeys(('ori_shape', 'img_shape'), image.shape[:2]))
         data = dict(inputs=[torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))],
                     data_samples=[sample])
         with torch.no_grad():
