@@ -41,7 +41,7 @@ def tested_shape(cfg: Config) -> Tuple[Tuple[int, int], str]:
         return input_shape(cfg), ''
     settings = cfg.model.get('test_cfg') or {}
     if settings.get('mode') == 'slide':
-        return tuple(settings['crop_size']), ''
+        return tuple(settings.get('crop_size') or input_shape(cfg)), ''
     padding = find_preprocessor(cfg).get('test_cfg') or {}
     if padding.get('size'):
         return tuple(padding['size']), ''
