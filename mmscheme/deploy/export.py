@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
-from mmscheme.analysis.random_batch import random_batch
+from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline
@@ -128,7 +128,8 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     model, meta = load_model(cfg, checkpoint)
     notes = []
     if shape is None:
-        shape, source = tested_shape(cfg)
+        # Of a free size any will do to trace it.
+        shape, source = (input_shape(cfg), '') if dynamic else tested_shape(cfg)
         notes += [f'input {shape[0]}x{shape[1]}: {source}'] if source else []
     folded = fold(model)
     graph, left_out = build_graph(folded, cfg.default_scope, shape)
