@@ -9,12 +9,11 @@ import mmcv
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from .image_files import lost_part
+from .image_files import IMAGE_SUFFIXES, lost_part
 from .output_files import tell_apart
 
 __all__ = ['Job', 'find_jobs', 'read_image', 'report', 'run_jobs']
 
-_IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 _VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
@@ -63,9 +62,9 @@ def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[
         else:
             raise FileNotFoundError(f'input not found: {path}')
         for file in found:
-            if file.suffix.lower() not in _IMAGES + _VIDEOS:
-                raise ValueError(f'{file}: expected an image ({" ".join(_IMAGES)}) or a video '
-                                 f'({" ".join(_VIDEOS)})')
+            if file.suffix.lower() not in IMAGE_SUFFIXES + _VIDEOS:
+                raise ValueError(f'{file}: expected an image ({" ".join(IMAGE_SUFFIXES)}) or a '
+                                 f'video ({" ".join(_VIDEOS)})')
             files.append(file)
             names.append(file.relative_to(path) if path.is_dir() else Path(file.name))
     pictures = _targets(out_dir, [n.with_suffix('.mp4') if _is_video(n) else n for n in names])
@@ -97,7 +96,7 @@ def _is_video(path: Path) -> bool:
 def _walk(folder: Path, written: Sequence[Path]) -> List[Path]:
     """Return the images and videos below a folder, without what an earlier run has written."""
     files = sorted(p for p in folder.rglob('*')
-                   if p.is_file() and p.suffix.lower() in _IMAGES + _VIDEOS)
+                   if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES + _VIDEOS)
     for out in (w.resolve() for w in written):
         if folder.resolve() in out.parents:
             files = [p for p in files if out not in (p.parent.resolve() / p.name).parents]
