@@ -130,7 +130,7 @@ def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
                     scheduler[name] = max(1, int(scheduler[name] * ratio))
             if scheduler.get('milestones'):
                 scheduler['milestones'] = [int(m * ratio) for m in scheduler['milestones']]
-        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled alike; set '
+        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled too; set '
                   'param_scheduler to choose others', logger='current', level=logging.WARNING)
 
 

@@ -42,7 +42,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None) -
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         checkpoint: File.
-        device: As torch names it; the GPU where there is one by default.
+        device: Device in torch's notation; by default a GPU if there is one.
 
     Returns:
         The predictor.

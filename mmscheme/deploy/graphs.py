@@ -18,7 +18,7 @@ class Graph(nn.Module):
     """Base of the exported modules.
 
     Args:
-        model: In evaluation mode; becomes part of the graph.
+        model: Model in evaluation mode; becomes part of the graph.
 
     Attributes:
         task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
@@ -276,7 +276,7 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
     """Build the module to export for a model.
 
     Args:
-        model: In evaluation mode; copied.
+        model: Model in evaluation mode; copied.
         scope: ``default_scope`` of its config.
         shape: Height and width of the input.
 

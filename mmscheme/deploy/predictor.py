@@ -53,7 +53,7 @@ class ExportedPredictor:
 
         Args:
             image_path: The file.
-            score_threshold: Of detectors; the config's by default.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Returns:
             A data sample of the framework, at the size of the image.
@@ -70,7 +70,7 @@ class ExportedPredictor:
 
         Args:
             inputs: ``(3, H, W)`` uint8, BGR.
-            score_threshold: Of detectors; the config's by default.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Raises:
             ValueError: The graph takes no such image.

@@ -26,7 +26,7 @@ class Exported(NamedTuple):
     """A model that was exported.
 
     Attributes:
-        run: From inputs by name to outputs by name.
+        run: Function from inputs by name to outputs by name.
         meta: The description in the file: ``task``, ``shape``, ``classes``, ``pipeline``
             and more, see :func:`mmscheme.deploy.export.describe`.
     """
@@ -48,7 +48,7 @@ def load_exported(path: Union[str, Path], runtime: str = 'onnxruntime') -> Expor
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: The runtime is missing.
-        ValueError: It is no exported model, not one of ours, or not for this runtime.
+        ValueError: It is not an exported model, not one of ours, or not for this runtime.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -130,9 +130,9 @@ def to_inputs(image: NDArray[Any], meta: Dict[str, Any], size: List[int],
 
     Args:
         image: ``(1, 3, H, W)`` uint8, RGB, of the graph's size.
-        meta: Of the model.
+        meta: Description of the model.
         size: Height and width of the picture in it.
-        score_threshold: Of detectors.
+        score_threshold: Lowest score of a detection.
     """
     values = dict(image=image, size=np.asarray(size, np.int64),
                   score_threshold=np.asarray(score_threshold, np.float32))
