@@ -145,8 +145,8 @@ def common_name(path: Path, root: Path, splits: bool = True) -> str:
 def pair(images: Sequence[Path], labels: Sequence[Path], root: Path) -> Dict[Path, Path]:
     """Return the label of each image that has one.
 
-    They have the same path but for words such as ``images`` and ``labels``, or, where there is
-    no such one, the only two files of that name.
+    They have the same path but for words such as ``images`` and ``labels``. Only where no two
+    files have, the only two files of a name are a pair.
 
     Raises:
         ValueError: It is not clear which belong together.
@@ -154,19 +154,19 @@ def pair(images: Sequence[Path], labels: Sequence[Path], root: Path) -> Dict[Pat
     pairs: Dict[Path, Path] = {}
     for exact in (True, False):
         sides: Tuple[Dict[str, List[Path]], ...] = (defaultdict(list), defaultdict(list))
-        for side, paths, done in zip(sides, (images, labels), (set(pairs), set(pairs.values()))):
+        for side, paths in zip(sides, (images, labels)):
             for path in paths:
-                if path not in done:
-                    name = common_name(path, root) if exact else path.stem
-                    side[name.lower()].append(path)
+                side[(common_name(path, root) if exact else path.stem).lower()].append(path)
         for name in [n for n in sides[0] if n in sides[1]]:
             candidates = [*sides[0][name], *sides[1][name]]
-            if len(candidates) > 2 and exact:
-                raise ValueError(f'{root}: it is not clear which label is of which image: '
-                                 f'{few(candidates, root)}')
             splits = {split_of(p, root) for p in candidates} - {''}
             if len(candidates) == 2 and len(splits) < 2:
                 pairs[candidates[0]] = candidates[1]
+            elif exact:
+                raise ValueError(f'{root}: it is not clear which label is of which image: '
+                                 f'{few(candidates, root)}')
+        if pairs:
+            break
     return pairs
 
 

@@ -293,6 +293,14 @@ def test_the_same_name_in_several_folders(data):
             assert round(x) == 8 + int(name[0]) + 6 * (folder == 'b')
 
 
+def test_a_label_is_not_taken_from_another_folder(data):
+    layouts.write_yolo(data, (('a', 6), ('b', 6)))
+    (data / 'labels' / 'a' / '0.txt').unlink()
+    (data / 'labels' / 'b' / '0.txt').write_text(layouts.yolo_line(1))  # its image is gone
+    assert '0.jpg' in notes_of('det', data, 'without a label file')[0]
+    assert '0.txt' in notes_of('det', data, 'without an image')[0]
+
+
 def test_objects_of_several_parts_stay_objects(data):
     """YOLO's polygons become masks, each of its object alone, and Mask R-CNN learns them."""
     pytest.importorskip('supervision')
