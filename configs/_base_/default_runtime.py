@@ -10,6 +10,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Checkpoints that torch >= 2.6 reads with its safe default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
+    # A run that resumes with another length follows the new schedule.
+    resumed_schedule=dict(type='mmscheme.ResumedScheduleHook'),
     # Keeps losses and gradients that are not finite out of the weights; so many iterations in a
     # row stop the run.
     non_finite=dict(type='mmscheme.NonFiniteLossHook', limit=5),

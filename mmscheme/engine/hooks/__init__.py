@@ -7,10 +7,11 @@ from .non_finite_hook import NonFiniteLossHook
 from .picture_hooks import MaskNamesHook, PictureHook, SegPictureHook
 from .plain_checkpoint_hook import PlainCheckpointHook
 from .pretrained_backbone_hook import PretrainedBackboneHook
+from .resumed_schedule_hook import ResumedScheduleHook
 from .runtime_info_hook import RuntimeInfoHook
 
 __all__ = [
     'CheckpointHook', 'DurableBackend', 'LoggerHook', 'MaskNamesHook', 'MixingScheduleHook',
     'MixingWeightsHook', 'NonFiniteLossHook', 'PictureHook', 'PlainCheckpointHook',
-    'PretrainedBackboneHook', 'RuntimeInfoHook', 'SegPictureHook'
+    'PretrainedBackboneHook', 'ResumedScheduleHook', 'RuntimeInfoHook', 'SegPictureHook'
 ]
