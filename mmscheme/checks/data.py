@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
+from mmcv.transforms import LoadAnnotations
 from mmengine import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
@@ -16,6 +17,7 @@ from PIL import Image
 from mmscheme.engine.runners.randomness import keep_random_numbers
 from mmscheme.utils.config_query import dataset_class, iter_datasets, iter_heads, step_name
 from mmscheme.utils.image_files import ImageCheck, inspect_image
+from mmscheme.visualization.images import ImageReader
 
 from .coco import check_coco, is_coco
 from .findings import Findings
@@ -210,31 +212,33 @@ def _unreadable(kind: str, path: str, problem: Any) -> Problems:
              'it from the data set')] if problem else []
 
 
-def _image_loader(dataset: Dict[str, Any]) -> Any:
-    """Build the step of a pipeline that reads the image; return None if there is none."""
-    for step in dataset.get('pipeline') or []:
-        if step_name(step).endswith('LoadImageFromFile'):
-            try:
-                return TRANSFORMS.build(step)
-            except Exception:  # the run will say why
-                return None
-    return None
-
-
-def _inspect(path: str, read: Any, sample: Dict[str, Any]) -> ImageCheck:
-    """Inspect an image, and read it as training will, because decoders differ."""
-    check = inspect_image(path)
-    if check.problem or read is None:
-        return check
+def _image_loader(dataset: Dict[str, Any]) -> Optional[ImageReader]:
+    """Build the steps of a pipeline that read the image; return None if that fails."""
     try:
-        return check if read(dict(sample)) is not None else ImageCheck('the decoder gave nothing')
+        return ImageReader(dataset.get('pipeline') or [])
+    except Exception:  # the run will say why
+        return None
+
+
+def _inspect(path: str, read: Optional[ImageReader], sample: Dict[str, Any]) -> ImageCheck:
+    """Inspect an image, and read it as training will, because decoders differ.
+
+    What a loader of one's own reads need not be an image to others.
+    """
+    if read is None or read.stock or not osp.isfile(path):
+        check = inspect_image(path)
+        if check.problem or read is None:
+            return check
+    try:
+        image = read.read(sample)
     except Exception as e:
         text = ' '.join(str(e).split()) or type(e).__name__
         return ImageCheck('its decoder fails' + (f': {text}' if path not in text else ''))
+    return ImageCheck(None, (image.shape[1], image.shape[0]))
 
 
-def _read_images(paths: Sequence[str], every: bool, findings: Findings, read: Any,
-                 sizes: Dict[str, Tuple[int, int]]) -> None:
+def _read_images(paths: Sequence[str], every: bool, findings: Findings,
+                 read: Optional[ImageReader], sizes: Dict[str, Tuple[int, int]]) -> None:
     """Read images, and compare their sizes with those that annotations give."""
 
     def examine(path: str) -> Problems:
@@ -299,7 +303,7 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
         findings.error(f'no images *{dataset.img_suffix} in {image_dir}'
                        + (f', but {hint}: set img_suffix of the data set' if hint else ''))
         return
-    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('LoadAnnotations')]
+    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('Annotations')]
     try:
         load = TRANSFORMS.build(loaders[0]) if loaders else None
     except Exception as e:
@@ -349,7 +353,7 @@ def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: in
     problems = _unreadable('image', image, seen.problem)
     if load is None:
         return problems
-    check = inspect_image(mask)
+    check = inspect_image(mask) if isinstance(load, LoadAnnotations) else ImageCheck(None)
     if check.problem:
         return problems + _unreadable('mask', mask, check.problem)
     try:
