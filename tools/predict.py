@@ -15,7 +15,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw what a model finds into images and videos.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training or by tools/deploy/fold.py')
+    parser.add_argument('checkpoint', help='file written by training or by fold')
     parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video or folder')
     add_drawing_arguments(parser)
     parser.add_argument('--device', help='as torch names it (the GPU where there is one)')

@@ -195,12 +195,14 @@ def _use_own_parts(cfg: Config) -> None:
                         ('logger', dict(type='LoggerHook'))):
         if hooks.setdefault(name, stock) is not None:
             hooks[name].setdefault('type', stock['type'])
+    scheme = any(step_name(node).startswith('SCHEME') for _, node in walk(cfg.model))
     for name, kind, why in (
             ('plain_checkpoint', 'PlainCheckpointHook',
              "whose checkpoints torch's safe default can load"),
             ('resumed_schedule', 'ResumedScheduleHook',
-             'with which a run that is resumed with another length follows the new schedule')):
-        if name not in hooks:
+             'with which a run that is resumed with another length follows the new schedule'),
+            ('mixing_weights', 'MixingWeightsHook', 'which says if CCA has decayed')):
+        if name not in hooks and (scheme or name != 'mixing_weights'):
             hooks[name] = dict(type=f'mmscheme.{kind}')
             _log_change(f'default_hooks.{name}', f'added mmscheme.{kind}', why)
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:

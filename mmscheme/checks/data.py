@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
 from mmscheme.utils.config_query import dataset_class, iter_datasets, iter_heads, step_name
-from mmscheme.utils.image_files import ImageCheck, inspect_image
+from mmscheme.utils.image_files import IMAGE_SUFFIXES, ImageCheck, inspect_image
 from mmscheme.visualization.images import ImageReader
 
 from .coco import check_coco, is_coco
@@ -27,6 +27,8 @@ __all__ = ['check_data']
 
 # Files that are read of each data set, which may have a million: reading takes milliseconds.
 _SAMPLE = 200
+# Samples up to which a folder is listed once more.
+_MOST_LISTED = 50_000
 
 # The problems of a file: for each its kind, and the line.
 Problems = List[Tuple[str, str]]
@@ -91,7 +93,7 @@ def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
     """Name root, folders and annotation file that are not there."""
     root = str(dataset.get('data_root') or '')
     if root and not osp.isdir(root):
-        hint = (f'`python tools/make_scenes.py {root}` writes it'
+        hint = (f'`python -m mmscheme make_scenes {root}` writes it'
                 if _type(dataset).startswith('mmscheme.Scenes') else
                 'set it with --data-root DIR or data_root in the config')
         yield f'data root not found: {root} ({hint})'
@@ -99,6 +101,11 @@ def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
     ann_file = osp.join(root, dataset.get('ann_file') or '')
     if dataset.get('ann_file') and not osp.isfile(ann_file):
         yield f'annotation file not found: {ann_file}'
+    elif ann_file.endswith('.txt'):
+        with open(ann_file, encoding='utf-8', errors='replace') as f:
+            blank = [number for number, line in enumerate(f, 1) if not line.strip()]
+        if blank:
+            yield f'{ann_file}: line {blank[0]} is blank, expected an image in each: remove it'
     prefix = dataset.get('data_prefix') or {}
     for key, folder in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
         if 'seg' in key and not any(step_name(s).endswith('Annotations') and (
@@ -188,8 +195,8 @@ def _choose(count: int, every: bool, kind: str) -> List[int]:
     """Return the indices of all items, or of some that are spread over the whole."""
     if every or count <= _SAMPLE:
         return list(range(count))
-    print_log(f'{_SAMPLE} of {count} {kind} are read; tools/misc/check_config.py CONFIG --all '
-              'reads all', logger='current', level=logging.INFO)
+    print_log(f'{_SAMPLE} of {count} {kind} are read; `python -m mmscheme check_config CONFIG '
+              '--all` reads all', logger='current', level=logging.INFO)
     return np.unique(np.linspace(0, count - 1, _SAMPLE, dtype=int)).tolist()
 
 
@@ -213,9 +220,9 @@ def _unreadable(kind: str, path: str, problem: Any) -> Problems:
 
 
 def _image_loader(dataset: Dict[str, Any]) -> Optional[ImageReader]:
-    """Build the steps of a pipeline that read the image; return None if that fails."""
+    """Build the steps of a pipeline, to read images; return None if there are none or it fails."""
     try:
-        return ImageReader(dataset.get('pipeline') or [])
+        return ImageReader(dataset['pipeline']) if dataset.get('pipeline') else None
     except Exception:  # the run will say why
         return None
 
@@ -283,9 +290,22 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
                            f'calls {names[label]!r}: write classes={sorted(names)}', 'folder')
     table.names = tuple(names or ())
     _count(dataset, built, table, findings)
+    folder = getattr(built, 'img_prefix', None)
+    if folder and not dataset.get('ann_file') and len(built) <= _MOST_LISTED and hasattr(
+            built, 'extensions'):
+        _warn_of_others(folder, built.extensions, f'extensions={built.extensions}', findings)
     paths = [s['img_path'] for s in samples if isinstance(s.get('img_path'), str)]
     _read_images(paths, True, findings, _image_loader(dataset), {})
     return names
+
+
+def _warn_of_others(folder: str, suffixes: Sequence[str], told: str, findings: Findings) -> None:
+    """Warn of images in a folder whose suffix the data set does not read."""
+    others = Counter(suffix for name in scandir(folder, recursive=True)
+                     if (suffix := osp.splitext(name)[1].lower()) in IMAGE_SUFFIXES
+                     and not name.lower().endswith(tuple(suffixes)))
+    for suffix, number in others.items():
+        findings.warn(f'{folder}: {number} images *{suffix} are not read ({told})')
 
 
 def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: Set[Any],
@@ -309,6 +329,8 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
     except Exception as e:
         findings.error(f'{step_name(loaders[0])}: {e}', cause=e)
         return
+    _warn_of_others(image_dir, (dataset.img_suffix, dataset.seg_map_suffix),
+                    f'img_suffix={dataset.img_suffix!r}', findings)
     samples = [dict(s, seg_map_path=osp.normpath(s.get('seg_map_path') or '')) for s in samples]
     # With a list of files the folder may well hold more than the list.
     if not cfg.get('ann_file') and load is not None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
-from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, scope_of
+from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, loader_config, scope_of
 
 from .findings import Findings
 
@@ -262,10 +262,7 @@ class _Rehearsal:
                 self.judge(metric, watch, needed)
 
     def build_loader(self, split: str) -> DataLoader:
-        loader = deepcopy(self.cfg[f'{split}_dataloader'])
-        if not loader.get('num_workers'):
-            loader['persistent_workers'] = False
-        return Runner.build_dataloader(loader, seed=0)
+        return Runner.build_dataloader(loader_config(self.cfg, split), seed=0)
 
     def try_worker(self, loader: DataLoader, index: int, watch: _Watch) -> None:
         """Read a sample once more as a worker hands it over, if the run has workers."""

@@ -48,7 +48,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         'clone); a config: its model; "exported": files, the first of which is "ours".')
     parser.add_argument('work', help='"mixer", "backbone", "exported" or the path of a config')
     parser.add_argument('files', nargs='*', metavar='FILE.onnx',
-                        help='after "exported": files of tools/deploy/export.py')
+                        help='after "exported": files of export')
     parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES),
                         help='that run the files')
     parser.add_argument('--operators', action='store_true',

@@ -17,7 +17,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description='Draw what an exported model finds into images.')
-    parser.add_argument('model', help='file of tools/deploy/export.py')
+    parser.add_argument('model', help='file written by export')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
     add_drawing_arguments(parser)
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
@@ -32,7 +32,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         jobs = find_jobs(args.inputs, args.out)
         for job in jobs:
             if job.video:
-                raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
+                raise ValueError(f'{job.source}: expected an image; predict with a checkpoint takes videos')
         predictor = ExportedPredictor(args.model)
         visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
 

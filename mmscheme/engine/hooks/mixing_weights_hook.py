@@ -66,7 +66,7 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
         return f'CCA has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
     kept = sum(weight >= _DECAYED for weight in weights)
     end = ('evaluation keeps it' if all(m.keep_cca for m in mixers.values()) else
-           'evaluation drops it; tools/test.py --keep-cca measures the difference')
+           'evaluation drops it; `python -m mmscheme test ... --keep-cca` measures the difference')
     return f'CCA has NOT decayed in {kept} of {len(weights)} blocks ({end}); 1 - alpha: {listed}'
 
 
@@ -76,7 +76,7 @@ class MixingWeightsHook(Hook):
 
     Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
     ``cca_weight``, the mean of ``1 - alpha``. After training a line says if the branch has
-    decayed. Models without CCA are left alone.
+    decayed; before a test that drops it, if it has not. Models without CCA are left alone.
 
     Args:
         interval: Iterations between two entries; None for that of the log.
@@ -109,6 +109,14 @@ class MixingWeightsHook(Hook):
         runner.message_hub.update_scalar('train/cca_weight', sum(weights.values()) / len(weights))
         runner.visualizer.add_scalars({f'alpha/{name}': 1 - w for name, w in weights.items()},
                                       step=runner.iter + 1)
+
+    def before_test(self, runner: Any) -> None:
+        """Warn if the test drops a branch that still counts."""
+        mixers = find_mixers(runner.model)
+        if mixers and not all(m.keep_cca for m in mixers.values()):
+            line = describe_cca_weights(mixers)
+            if 'NOT' in line:
+                print_log(line, logger='current', level=logging.WARNING)
 
     def after_train(self, runner: Any) -> None:
         """Log if the branch has decayed."""
