@@ -59,7 +59,7 @@ class Findings:
     def error_lines(self) -> List[str]:
         """Return the errors, and how many were only counted."""
         more = [f'{count - self.most} more: {kind} (`python -m mmscheme check_config CONFIG --all` '
-                'lists more files)' for kind, count in self._kinds.items() if kind and count > self.most]
+                'lists them)' for kind, count in self._kinds.items() if kind and count > self.most]
         return self.errors + more
 
     def as_error(self) -> UserErrors:

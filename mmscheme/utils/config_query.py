@@ -8,8 +8,8 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
 __all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inference_pipeline',
-           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'loader_config', 'scope_of',
-           'step_name', 'walk']
+           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'loader_config',
+           'scope_of', 'step_name', 'walk']
 
 SPLITS = ('train', 'val', 'test')
 

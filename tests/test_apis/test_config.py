@@ -166,7 +166,8 @@ def test_a_stock_config_changes_as_the_log_says_or_not_at_all(path, tmp_path, mo
     places = [line.partition(':')[0] for line in lines]
     assert {'default_hooks.checkpoint.type', 'default_hooks.logger.type', 'train_cfg.type',
             'train_dataloader.persistent_workers', 'train_dataloader.dataset',
-            'val_dataloader.dataset', 'default_hooks.plain_checkpoint'} == set(places)
+            'val_dataloader.dataset', 'default_hooks.plain_checkpoint',
+            'default_hooks.resumed_schedule'} == set(places)
     assert all(any(key == p or key.startswith(f'{p}.') for p in places) for key in keys)
     assert all(any(key == p or key.startswith(f'{p}.') for key in keys) for p in places)
     assert all('--stock-runtime' in line for line in lines)

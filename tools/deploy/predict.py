@@ -32,7 +32,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         jobs = find_jobs(args.inputs, args.out)
         for job in jobs:
             if job.video:
-                raise ValueError(f'{job.source}: expected an image; predict with a checkpoint takes videos')
+                raise ValueError(f'{job.source}: expected an image; `predict` takes videos')
         predictor = ExportedPredictor(args.model)
         visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
 
