@@ -8,9 +8,17 @@ from mmengine import Config
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.utils.config_query import find_class, iter_datasets, scope_of, step_name, walk
+from mmscheme.utils.config_query import (
+    find_class,
+    inference_pipeline,
+    iter_datasets,
+    scope_of,
+    step_name,
+    walk,
+)
 
-__all__ = ['find_preprocessor', 'input_channels', 'input_shape', 'num_classes', 'random_batch']
+__all__ = ['find_preprocessor', 'image_dtype', 'input_channels', 'input_shape', 'num_classes',
+           'random_batch']
 
 _OBJECTS = 3
 
@@ -74,6 +82,14 @@ def input_channels(cfg: Config) -> int:
             if isinstance(told, int):
                 return told
     return len(find_preprocessor(cfg).get('mean') or '') or 3
+
+
+def image_dtype(cfg: Config) -> torch.dtype:
+    """Return the type of the images that a config's pipeline gives: float32 where in doubt."""
+    loaders = [step for step in inference_pipeline(cfg) if step_name(step) == 'LoadImageFromFile']
+    pixels = loaders and not loaders[0].get('to_float32') and (
+        'unchanged' not in loaders[0].get('color_type', 'color'))
+    return torch.uint8 if pixels else torch.float32
 
 
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
