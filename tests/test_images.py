@@ -47,8 +47,8 @@ def test_pictures_of_any_image():
 
 
 @pytest.mark.parametrize('options, turned', [
-    ({}, True), (dict(imdecode_backend='pillow'), True), (dict(ignore_orientation=True), False),
-    (dict(color_type='unchanged'), False), (dict(color_type='grayscale'), True)])
+    ({}, True), (dict(imdecode_backend='pillow'), True), (dict(color_type='grayscale'), True),
+    (dict(color_type='color_ignore_orientation'), False), (dict(color_type='unchanged'), False)])
 def test_images_are_read_as_in_training(options, turned, tmp_path):
     """A picture on its side, of which the file notes that it should be turned."""
     path = str(tmp_path / 'a.jpg')
