@@ -211,6 +211,8 @@ def test_workers(split, box):
     assert check(box, 'seg', extra).errors == []
     line = only_error(check(box, 'seg', extra, **workers))
     assert f'data of {loader}_dataloader in a worker process' in line and 'no licence' in line
+    for worker in multiprocessing.active_children():  # it ends by itself
+        worker.join(20)
     assert not multiprocessing.active_children()
 
 
