@@ -72,9 +72,9 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
             entries = {k: v for k, v in entries.items() if k < min(rows)}
             entries.update(rows)
     if not entries:
-        raise ValueError(f'{path}: no mixing weights in it; training logs them with '
-                         "default_hooks.mixing_weights=dict(type='mmscheme.MixingWeightsHook') "
-                         'and a model with CCA')
+        raise ValueError(f'{path}: no CCA weights in it; training logs them if the model has CCA '
+                         'and the config has '
+                         "default_hooks.mixing_weights=dict(type='mmscheme.MixingWeightsHook')")
     steps = sorted(entries)
     names = list(entries[steps[-1]])
     entries = {s: entries[s] for s in steps if set(entries[s]) == set(names)}

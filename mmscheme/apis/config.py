@@ -126,8 +126,8 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     for dataset in datasets:
         dataset['data_root'] = data_root
     if len({repr(dict(d, pipeline=None)) for d in datasets}) < len(before):
-        raise ValueError(f'--data-root {data_root}: it would make one data set of two that differ '
-                         f'in their root alone ({", ".join(sorted(old_roots))}): set data_root of '
+        raise ValueError(f'--data-root {data_root}: expected data sets that differ in more than '
+                         f'their root ({", ".join(sorted(old_roots))}): set data_root of '
                          'each in the config')
     cfg.data_root = data_root
     for split in SPLITS:

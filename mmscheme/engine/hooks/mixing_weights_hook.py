@@ -123,8 +123,8 @@ class MixingWeightsHook(Hook):
         frozen = {name for name, mixer in self._mixers.items()
                   if not any(p.requires_grad for p in mixer.parameters())}
         if frozen:
-            print_log(f'{len(frozen)} frozen blocks keep the weight of CCA that they had, in '
-                      'training as in evaluation', logger='current')
+            print_log(f'{len(frozen)} frozen blocks keep their CCA weight, in training and in '
+                      'evaluation', logger='current')
         saved = find_averaged_mixers(runner) or self._mixers
         trained = {name: mixer for name, mixer in saved.items() if name not in frozen}
         if trained:

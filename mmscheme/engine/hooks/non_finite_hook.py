@@ -154,8 +154,9 @@ class NonFiniteLossHook(Hook):
         # A fused optimizer is called for steps that the GradScaler leaves out, too.
         stepped = iteration.stepped and not gradients
         self._idle = 0 if stepped or not mixed else self._idle + 1
+        # Of gradients that are accumulated only a step says that the run recovers.
+        self._row = 0 if stepped and not terms else self._row
         if not terms and (mixed or not gradients):
-            self._row = 0
             counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
             if self._idle >= 20 * self.limit * counts:
                 raise NonFiniteError(
@@ -170,7 +171,7 @@ class NonFiniteLossHook(Hook):
                        f'the first: {gradients[0]}')
         where, files = f'iteration {iteration.number}', iteration.files
         print_log(f'{problem} ({where}, {self._row} of {self.limit} in a row before the run '
-                  f'stops); kept out of the weights; images: {", ".join(files)}',
+                  f'stops); this step is skipped; images: {", ".join(files)}',
                   logger='current', level=logging.WARNING)
         if self._row >= self.limit:
             shown = ', '.join(files[:4]) + (f' and {len(files) - 4} more' if files[4:] else '')

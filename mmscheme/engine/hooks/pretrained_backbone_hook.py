@@ -53,11 +53,11 @@ class PretrainedBackboneHook(Hook):
         for line in (f'{diff.fraction:.1%} of the parameters', *diff.problems(sys.maxsize)):
             print_log(f'backbone from {self.checkpoint}: {line}', logger='current')
         if 'pos_embed' in diff.mismatched:
-            print_log('the position embedding starts anew because its size differs; '
+            print_log('the position embedding is not loaded, because its size differs; '
                       'backbone.pos_embed=(rows, columns) of the checkpoint loads it',
                       logger='current', level=logging.WARNING)
         if 'pos_embed' in diff.unexpected:
-            print_log('the checkpoint has a position embedding, the backbone has none; '
+            print_log('the checkpoint has a position embedding, but the backbone has none; '
                       'backbone.pos_embed=True loads it', logger='current', level=logging.WARNING)
         if diff.fraction < self.min_loaded:
             raise ValueError(
