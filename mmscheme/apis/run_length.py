@@ -53,7 +53,7 @@ def set_length(cfg: Config, epochs: Optional[int] = None, iters: Optional[int] =
     if (epochs is None) == (iters is None):
         raise ValueError(f'expected one of epochs and iters, found epochs={epochs}, iters={iters}')
     name, number = ('epochs', epochs) if iters is None else ('iters', iters)
-    if not is_count(number):
+    if number is None or not is_count(number):
         raise ValueError(f'{name}: expected a positive whole number, found {number!r}')
     loop = cfg.get('train_cfg') or {}
     keys = [k for k in _UNITS if is_count(loop.get(k))]

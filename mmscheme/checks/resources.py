@@ -68,7 +68,7 @@ def check_schedule(cfg: Config, findings: Findings, epoch: Optional[int] = None)
         epoch: Iterations of an epoch, if they are known.
     """
     loop = cfg.get('train_cfg') or {}
-    lengths = {True: loop.get('max_epochs'), False: loop.get('max_iters')}
+    lengths: Dict[bool, Any] = {True: loop.get('max_epochs'), False: loop.get('max_iters')}
     if epoch and is_count(lengths[True]):
         lengths[False] = lengths[True] * epoch
     ends: Dict[str, Any] = {}
