@@ -300,7 +300,7 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
 
 
 def _warn_of_others(folder: str, suffixes: Sequence[str], told: str, findings: Findings) -> None:
-    """Warn of images in a folder whose suffix the data set does not read."""
+    """Warn about images in a folder that the data set does not read, by their suffix."""
     others = Counter(suffix for name in scandir(folder, recursive=True)
                      if (suffix := osp.splitext(name)[1].lower()) in IMAGE_SUFFIXES
                      and not name.lower().endswith(tuple(suffixes)))
