@@ -21,7 +21,7 @@ default_hooks = dict(
     # of training and is zero from the second on; `decay=None` leaves alpha to itself.
     # `retire=0.001` stops computing the CCA of blocks whose CCA weight is below that.
     mixing_schedule=dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9), retire=None),
-    # Logs the CCA weight of each block, and at the end whether CCA has decayed.
+    # Logs alpha of each block, the mean CCA weight, and at the end if CCA has decayed.
     mixing_weights=dict(type='mmscheme.MixingWeightsHook'))
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -31,7 +31,7 @@ class _Iteration(NamedTuple):
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Keep what is not finite out of the weights, and stop a run that does not recover.
+    """Keep values that are not finite out of the weights, and stop a run that does not recover.
 
     If a gradient is not finite, torch's optimizers with ``fused=True``, as in the configs of
     mmscheme, leave the step out; for others all gradients of the step count as zero, so that the
@@ -49,7 +49,7 @@ class NonFiniteLossHook(Hook):
             number.
 
     Raises:
-        TypeError, ValueError: ``limit`` is no such number.
+        TypeError, ValueError: ``limit`` is not such a number.
         NonFiniteError: In training: the limit is reached, or weights are not finite when a
             checkpoint is due.
     """
