@@ -60,7 +60,8 @@ def test_extras_are_the_requirements(installed):
     listed = [Requirement(line) for line in found.requires]
     assert {r.name for r in listed if not r.marker} == {'torch', 'numpy', 'safetensors'}
     extras = set(found.metadata.get_all('Provides-Extra'))
-    assert extras >= {'openmmlab', 'seg', 'det', 'cls', 'onnx', 'openvino', 'hub', 'docs', 'dev'}
+    assert extras >= {'openmmlab', 'seg', 'det', 'cls', 'onnx', 'openvino', 'hub', 'labels', 'docs',
+                      'dev'}
 
     def names(extra):
         return {r.name for r in listed if f'extra == "{extra}"' in str(r.marker)}
