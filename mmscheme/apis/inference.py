@@ -27,7 +27,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         checkpoint: File.
-        device: As torch names it; the GPU where there is one by default.
+        device: Device in torch's notation; by default a GPU if there is one.
         score_thr, opacity: See :func:`draw_prediction`.
 
     Returns:
@@ -69,7 +69,7 @@ def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job]
     """Write a picture or video for each job, with progress.
 
     Args:
-        picture: From an image to its picture, both BGR.
+        picture: Function from an image to its picture, both BGR.
         jobs: What to read and to write.
         debug: See :func:`mmscheme.utils.image_jobs.run_jobs`.
 

@@ -34,7 +34,7 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         out: Folder for the predicted masks of segmentation, or pickle file for the
             predictions of other tasks.
         show_dir: Folder for a picture of every image.
-        show, wait_time: Show each picture in a window for so many seconds.
+        show, wait_time: Show each picture in a window for ``wait_time`` seconds.
         tta: Test-time augmentation by the config's ``tta_pipeline`` and ``tta_model``.
         launcher: As in mmengine.
         preflight: Check data, model and checkpoint first; see

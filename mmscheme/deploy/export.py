@@ -239,11 +239,11 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
 
     Args:
         cfg: The config of the model.
-        model: As it was trained, not folded.
+        model: The model as trained, not folded.
         graph: Names and task of what was exported.
         path: The exported file.
         shape: Height and width of the images.
-        tolerance: Of logits and features, in units of their variation.
+        tolerance: Tolerance for logits and features, in units of their variation.
 
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.

@@ -18,9 +18,8 @@ class Graph(nn.Module):
     """Base of the exported modules.
 
     Args:
-        model: In evaluation mode; becomes part of the graph.
-        channels: Of its images.
-        dtype: Of its images.
+        model: Model in evaluation mode; becomes part of the graph.
+        channels, dtype: Channels and type of its images.
 
     Attributes:
         task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
@@ -273,10 +272,10 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int], channels: 
     """Build the module to export for a model.
 
     Args:
-        model: In evaluation mode; copied.
+        model: Model in evaluation mode; copied.
         scope: ``default_scope`` of its config.
         shape: Height and width of the input.
-        channels, dtype: Of the images.
+        channels, dtype: Channels and type of the images.
 
     Returns:
         The graph, and what is not in it, or None where it is the whole model.

@@ -48,7 +48,7 @@ class ExportedPredictor:
 
         Args:
             image_path: The file.
-            score_threshold: Of detectors; the config's by default.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Returns:
             A data sample of the framework, at the size of the image.
@@ -64,8 +64,8 @@ class ExportedPredictor:
         """Return the inputs of the graph for an image of the pipeline, and the picture's size.
 
         Args:
-            inputs: ``(C, H, W)``; of three channels BGR.
-            score_threshold: Of detectors; the config's by default.
+            inputs: ``(C, H, W)``; BGR where there are three channels.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Raises:
             ValueError: The graph takes no such image.

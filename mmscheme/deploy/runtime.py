@@ -24,7 +24,7 @@ class Exported(NamedTuple):
     """A model that was exported.
 
     Attributes:
-        run: From inputs by name to outputs by name.
+        run: Function from inputs by name to outputs by name.
         meta: The description in the file: ``task``, ``shape``, ``classes``, ``pipeline``
             and more, see :func:`mmscheme.deploy.export.describe`.
     """
@@ -45,7 +45,7 @@ def load_exported(path: Union[str, Path]) -> Exported:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: onnxruntime is missing.
-        ValueError: It is no exported model, or not one of ours.
+        ValueError: It is not an exported model, or not one of ours.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -110,9 +110,9 @@ def to_inputs(image: NDArray[Any], meta: Dict[str, Any], size: List[int],
 
     Args:
         image: ``(1, 3, H, W)`` uint8, RGB, of the graph's size.
-        meta: Of the model.
+        meta: Description of the model.
         size: Height and width of the picture in it.
-        score_threshold: Of detectors.
+        score_threshold: Lowest score of a detection.
     """
     values = dict(image=image, size=np.asarray(size, np.int64),
                   score_threshold=np.asarray(score_threshold, np.float32))

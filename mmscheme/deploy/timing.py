@@ -27,7 +27,7 @@ def random_inputs(path: Union[str, Path], batch: int, size: Optional[Tuple[int, 
             with.
 
     Raises:
-        ValueError: It is no such file, or has another size.
+        ValueError: It is not such a file, or has another size.
     """
     if Path(path).suffix != '.onnx':
         raise ValueError(f'expected files *.onnx, found {path}')
@@ -50,7 +50,7 @@ def open_in(runtime: str, path: Union[str, Path], inputs: Dict[str, NDArray[Any]
     Args:
         runtime: One of :data:`RUNTIMES`.
         path, inputs: The file, and what it gets.
-        threads: Of the runtime.
+        threads: Threads of the runtime.
 
     Raises:
         ImportError: The runtime is not installed.

@@ -42,12 +42,12 @@ def draw_prediction(visualizer: Any, image: NDArray[Any], sample: Any, scope: st
     """Draw a prediction into an image.
 
     Args:
-        visualizer: Of :func:`make_visualizer`.
+        visualizer: What :func:`make_visualizer` returned.
         image: ``(H, W, 3)`` uint8, BGR.
         sample: The prediction, at the size of the image.
         scope: The framework.
         score_thr: Lowest score of a box that is drawn.
-        opacity: Of the colours of a segmentation, in [0, 1].
+        opacity: Opacity of the colours of a segmentation, in [0, 1].
 
     Returns:
         The picture, BGR.

@@ -61,7 +61,7 @@ class _Renaming:
 
 @HOOKS.register_module()
 class MaskNamesHook(_NamedFilesHook):
-    """Give the masks that mmsegmentation's metrics write names of their own.
+    """Give the masks of images of the same name different file names.
 
     They are called ``x.png`` and ``x_2.png`` where mmsegmentation keeps only the last of all
     images ``x``.
@@ -103,7 +103,7 @@ class _PictureHook(_NamedFilesHook):
 
 @HOOKS.register_module()
 class PictureHook(_PictureHook):
-    """Write what mmdetection's or mmpretrain's visualizer draws of each tested image.
+    """Write pictures of tested images, drawn by mmdetection's or mmpretrain's visualizer.
 
     As their own hooks do, but no picture replaces that of another image of the same name.
 
