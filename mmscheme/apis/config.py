@@ -10,7 +10,7 @@ from mmengine import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
+from mmengine.registry import HOOKS, LOOPS, MODELS, Registry, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmscheme.checks import check_run
@@ -22,6 +22,7 @@ from mmscheme.utils.config_query import (
     dataset_class,
     find_class,
     iter_datasets,
+    iter_heads,
     scope_of,
     step_name,
     walk,
@@ -213,6 +214,12 @@ def _use_own_parts(cfg: Config) -> None:
         _replace(HOOKS, hook, f'{place}.type', {
             CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
             LoggerHook: 'which writes the metrics of a test in one process'})
+    if scope_of(cfg) == 'mmseg':
+        from mmseg.models.losses import CrossEntropyLoss
+        for place, head in iter_heads(cfg.model):
+            for loss in as_list(head.get('loss_decode')) if head.get('out_channels') == 1 else ():
+                _replace(MODELS, loss, f'model.{place}.loss_decode.type', {
+                    CrossEntropyLoss: 'which takes batches in which all is ignored'})
 
 
 def _replace(registry: Registry, node: Any, place: str, stock: Dict[type, str]) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling']
+__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling', 'to_labels']
 
 
 class Graph(nn.Module):
@@ -68,6 +68,18 @@ class ClassifierGraph(Graph):
         return torch.softmax(self.model.head(features), 1)
 
 
+def to_labels(logits: Tensor, threshold: Optional[float]) -> Tensor:
+    """Return the labels ``(B, H, W)`` of a segmenter's logits ``(B, C, H, W)``.
+
+    Args:
+        logits: One channel a class, or one channel whose sigmoid is the score of class 1.
+        threshold: Score from which on a pixel of the latter is of class 1.
+    """
+    if logits.shape[1] > 1:
+        return logits.argmax(1)
+    return (logits[:, 0].sigmoid() > threshold).long()
+
+
 class SegmenterGraph(Graph):
     """Image to logits and labels at the size of the input."""
     task = 'segmentation'
@@ -79,15 +91,14 @@ class SegmenterGraph(Graph):
         if model.test_cfg.get('mode', 'whole') != 'whole':
             raise ValueError(f'test_cfg.mode={model.test_cfg.mode!r}: one graph sees the whole '
                              'image; set model.test_cfg.mode=whole')
-        if model.decode_head.out_channels < 2:
-            raise ValueError('a head with one output channel cannot be exported; expected one '
-                             'channel per class')
+        head = model.decode_head
+        self.threshold = head.threshold if head.out_channels == 1 else None
 
     def forward(self, image: Tensor) -> Tuple[Tensor, Tensor]:
         features = self.model.extract_feat(self.preprocess(image))
         logits = F.interpolate(self.model.decode_head(features), image.shape[2:],
                                mode='bilinear', align_corners=self.model.align_corners)
-        return logits, logits.argmax(1)
+        return logits, to_labels(logits, self.threshold)
 
 
 class DetectorGraph(Graph):

@@ -9,11 +9,9 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .runtime import load_exported, to_inputs
+from .runtime import RUNTIMES, load_exported, to_inputs
 
 __all__ = ['RUNTIMES', 'open_in', 'operator_times', 'random_inputs']
-
-RUNTIMES = ('onnxruntime', 'openvino')
 
 
 def random_inputs(path: Union[str, Path], batch: int, size: Optional[Tuple[int, int]]

@@ -150,7 +150,8 @@ class SegPictureHook(_PictureHook):
         if classes is None or palette is None:
             raise ValueError('pictures need the classes and the palette of the data set')
         labels = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
-        maps = [m.data.squeeze().cpu().numpy() for m in [*labels, sample.pred_sem_seg]]
+        # Labels of segmenters with one channel are floats.
+        maps = [m.data[0].long().cpu().numpy() for m in [*labels, sample.pred_sem_seg]]
         titles = ['ground truth'] * len(labels) + ['prediction']
         mmcv.imwrite(compose_label_maps(self.read(sample.img_path), list(zip(titles, maps)),
                                         classes, palette), target)
