@@ -20,8 +20,9 @@ from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
 
+from .detectors import has_masks, last_settings
 from .fold import fold
-from .graphs import Graph, build_graph, replace_adaptive_pooling
+from .graphs import Graph, build_graph, replace_adaptive_pooling, sliding_window
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
@@ -68,13 +69,14 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
     Returns:
         ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``batch``,
         ``classes``, ``palette``, ``pipeline`` (what is done to an image file before),
-        ``visualizer``, ``scope``, ``score_threshold`` of detectors, ``config``,
-        ``mmscheme_version``.
+        ``visualizer``, ``scope``, ``score_threshold`` and ``mask_threshold`` of detectors,
+        ``stride`` of the windows that a segmenter slides, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
+    settings = last_settings(graph.model) if graph.task == 'detection' else {}
     described = dict(
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
         batch=batch, classes=meta.get('classes'), palette=palette,
@@ -82,7 +84,8 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
-        score_threshold=(cfg.model.get('test_cfg') or {}).get('score_thr', 0.05),
+        score_threshold=settings.get('score_thr', 0.05),
+        mask_threshold=settings.get('mask_thr_binary', 0.5), stride=graph.stride,
         align_corners=bool(getattr(graph.model, 'align_corners', False)),
         mmscheme_version=__version__)
     try:
@@ -122,7 +125,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                          f'found {target}')
     check_not_read(target, checkpoint=checkpoint)
     model, meta = load_model(cfg, checkpoint)
-    shape = shape or input_shape(cfg)
+    shape = shape or sliding_window(cfg.model.get('test_cfg'))[0] or input_shape(cfg)
     folded = fold(model)
     graph, left_out = build_graph(folded, cfg.default_scope, shape)
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
@@ -157,6 +160,8 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
     if fixed:
         raise ValueError(f'--dynamic: {fixed[0]} pools to bins that depend on the size of the '
                          'input; export one size (--shape)')
+    if graph.stride:
+        raise ValueError('--dynamic: the windows of model.test_cfg.crop_size have one size')
     if getattr(backbone, 'pos_embed', None) is not None:
         raise ValueError('--dynamic: the position embedding of the backbone belongs to one size; '
                          'export one size (--shape)')
@@ -316,7 +321,7 @@ def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
 def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray[Any],
                     size: Tuple[int, int], shape: Tuple[int, int]) -> Check:
     model = deepcopy(model)
-    settings = model.bbox_head.test_cfg
+    settings = last_settings(model)
     picture = image[:size[0], :size[1]]
     reference = predict_letterboxed(cfg, model, picture, shape)
     if len(reference.scores) < _FEW:
@@ -327,7 +332,7 @@ def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray
     ours = exported.run(to_inputs(_rgb(image), exported.meta, list(size),
                                   float(settings.score_thr)))
     match = match_boxes(ours, reference)
-    difference = max(match.difference, match.scores)
+    difference = max(match.difference, match.scores, match.masks)
     return Check(difference, match.text(), difference <= TOLERANCE and not match.alone)
 
 
@@ -351,12 +356,24 @@ def predict_letterboxed(cfg: Config, model: nn.Module, image: NDArray[Any],
         shape: Height and width after padding.
 
     Returns:
-        The instances, boxes in pixels of the image.
+        The instances, boxes in pixels of the image; of a detector with masks also
+        ``probabilities``, these on the grid of its head.
     """
     # Batches are padded to their largest image.
     batch = random_batch(cfg, shape, 2)
     batch['inputs'][0] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     batch['data_samples'][0].set_metainfo(dict(img_shape=image.shape[:2],
                                                ori_shape=image.shape[:2]))
+    if not has_masks(model):
+        with torch.no_grad():
+            return model.test_step(batch)[0].pred_instances
+    head, logits = model.roi_head.mask_head, []
+    handle = head.register_forward_hook(lambda _, inputs, output: logits.append(output))
     with torch.no_grad():
-        return model.test_step(batch)[0].pred_instances
+        found = model.test_step(batch)[0].pred_instances
+    handle.remove()
+    number = len(found)
+    if number:  # those of both images, one after the other
+        channel = 0 if head.class_agnostic else found.labels
+        found.probabilities = logits[0][:number][range(number), channel].sigmoid()
+    return found
