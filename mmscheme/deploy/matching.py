@@ -37,7 +37,8 @@ class Match(NamedTuple):
         masks = f', those of their masks by {self.masks:.2g}' if self.masks else ''
         return (f'{self.number} boxes differ by {self.difference:.2g} of their sides (at most '
                 f'{self.pixels:.2g} pixels), the logits of their scores by {self.scores:.2g} of '
-                f'their deviation{masks}' + (f'; {self.alone} have no partner' if self.alone else ''))
+                f'their deviation{masks}'
+                + (f'; {self.alone} have no partner' if self.alone else ''))
 
 
 def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 1.) -> Match:
