@@ -26,7 +26,7 @@ from .graphs import Graph, build_graph, replace_adaptive_pooling, sliding_window
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
-__all__ = ['Check', 'check_exported', 'describe', 'export']
+__all__ = ['Check', 'check_exported', 'describe', 'export', 'write_graph']
 
 # Largest difference from PyTorch (root mean square), in units of how much the outputs vary over
 # images and positions. Rounding is below 2e-5 of that in all shipped models, while 1 % more in
@@ -140,7 +140,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     with replacing(target) as part:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            _write(graph, shape, part, description, dynamic)
+            write_graph(graph, shape, part, description, dynamic)
             if fp16:
                 _halve(part)
         tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE
@@ -169,8 +169,17 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
         raise ValueError(f'--dynamic: a graph for {graph.task} has one size (--shape)')
 
 
-def _write(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
-           dynamic: bool) -> None:
+def write_graph(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
+                dynamic: bool) -> None:
+    """Write a file without a check of what it computes.
+
+    Args:
+        graph: Of :func:`mmscheme.deploy.graphs.build_graph`.
+        shape: Height and width of the input.
+        path: File, whose suffix says the format.
+        description: Of :func:`describe`.
+        dynamic: Leaves batch, height and width free.
+    """
     example, text = graph.example(shape), json.dumps(description)
     example = (torch.cat([example[0]] * description['batch']), *example[1:])
     if FORMATS[path.suffix] == 'torchscript':

@@ -16,7 +16,7 @@ from mmscheme.utils.output_files import check_not_read, replacing
 
 from .predictor import ExportedPredictor
 
-__all__ = ['QUANTIZERS', 'Quantized', 'evaluate_file', 'quantize']
+__all__ = ['QUANTIZERS', 'Quantized', 'evaluate_file', 'quantize', 'write_int8']
 
 QUANTIZERS = ('onnxruntime', 'nncf')
 _Feeds = Dict[str, NDArray[Any]]
@@ -85,14 +85,8 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
     before = ExportedPredictor(source)
     images = _calibration(cfg, before, calibration)
     name = str(cfg.default_hooks.get('checkpoint', {}).get('save_best'))
-    write = _with_nncf if quantizer == 'nncf' else _with_onnxruntime
     with replacing(target) as part:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter('ignore')
-            # Both want the shape of every value and constants that are folded.
-            prepared = Path(folder) / 'prepared.onnx'
-            _prepare(Path(source), prepared)
-            write(prepared, part, images)
+        write_int8(source, part, quantizer, images)
         values = [evaluate_file(cfg, p) for p in (before, ExportedPredictor(part))]
         if name not in values[0]:
             raise ValueError(f'default_hooks.checkpoint.save_best: expected one of the metrics '
@@ -103,6 +97,26 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
             raise ValueError(f'{name} falls from {found.before:.2f} to {found.after:.2f} in INT8, '
                              f'expected a loss of at most {max_loss}; nothing is written')
     return found
+
+
+def write_int8(source: Union[str, Path], target: Union[str, Path], quantizer: str,
+               images: List[_Feeds]) -> None:
+    """Write the INT8 form of an ONNX file, whatever it costs in accuracy.
+
+    Args:
+        source, target, quantizer: As of :func:`quantize`.
+        images: Inputs to take the ranges from.
+
+    Raises:
+        ImportError: The quantizer is not installed.
+    """
+    write = _with_nncf if quantizer == 'nncf' else _with_onnxruntime
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter('ignore')
+        # Both want the shape of every value and constants that are folded.
+        prepared = Path(folder) / 'prepared.onnx'
+        _prepare(Path(source), prepared)
+        write(prepared, Path(target), images)
 
 
 def _prepare(source: Path, target: Path) -> None:
