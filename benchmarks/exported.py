@@ -8,6 +8,8 @@ import argparse
 import json
 import re
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -222,11 +224,15 @@ def read_cases(folder: Path) -> Iterator[Case]:
 def time_case(case: Case, rounds: int, threads: int) -> Dict[str, Dict[str, List[float]]]:
     """Return median and spread by runtime and side."""
     runs = {(runtime, side): open_in(runtime, path, noise(path), threads)
-            for runtime, sides in case.files.items() for side, path in sides.items()}
+            for runtime, sides in case.files.items() if find_spec(runtime)
+            for side, path in sides.items()}
     found = take_turns({f'{r}|{s}': run for (r, s), run in runs.items()}, torch.device('cpu'),
                        rounds)
-    return {runtime: {side: [found[f'{runtime}|{side}'].seconds, found[f'{runtime}|{side}'].spread]
-                      for side in sides} for runtime, sides in case.files.items()}
+    times: Dict[str, Dict[str, List[float]]] = {}
+    for runtime, side in runs:
+        timing = found[f'{runtime}|{side}']
+        times.setdefault(runtime, {})[side] = [timing.seconds, timing.spread]
+    return times
 
 
 def time_all(folder: Path, rounds: int, threads: int, only: List[str]) -> Dict[str, Any]:
@@ -289,7 +295,7 @@ def make_tables(data: Dict[str, Any]) -> str:
            for r in RUNTIMES), *ratios(found, ['dense', 'e2', 'stock'])]
         for task in ('s12', *TASKS) for found in [results.get(f'{task}_{WHOLE[0]}x{WHOLE[1]}')]
         if found])
-    lines += ['', '**The channel mixer alone**, 44-e8 of S12, dense E=4 over ours:', '']
+    lines += ['', '**The channel mixer alone**, [44-e8](glossary.md#44-e8) of S12, dense E=4 over ours:', '']
     rows = []
     for kind, suffix in (('map', ''), ('tokens', ''), ('map', '_int8')):
         for size in (224, 512):
@@ -316,17 +322,6 @@ def write_tables(source: Path) -> None:
     PAGE.write_text(f'{before}{start}\n{tables}\n\n{end}{after}')
 
 
-def _versions() -> Dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-    found = {}
-    for name in ('onnxruntime', 'openvino', 'nncf'):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main(argv: Optional[List[str]] = None) -> None:
     """Write the files, time them, or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -349,8 +344,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     print(f'{facts["device"]}, {args.threads} threads, load {facts["load"]}')
     results = time_all(args.path, args.rounds, args.threads, args.only)
     args.json.write_text(json.dumps(dict(
-        environment=facts, versions=_versions(), threads=args.threads, rounds=args.rounds,
-        results=results), indent=1) + '\n')
+        environment=facts, threads=args.threads, rounds=args.rounds, results=results,
+        versions={n: version(n) for n in (*RUNTIMES, 'nncf') if find_spec(n)}), indent=1) + '\n')
 
 
 if __name__ == '__main__':
