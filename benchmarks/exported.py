@@ -295,7 +295,8 @@ def make_tables(data: Dict[str, Any]) -> str:
            for r in RUNTIMES), *ratios(found, ['dense', 'e2', 'stock'])]
         for task in ('s12', *TASKS) for found in [results.get(f'{task}_{WHOLE[0]}x{WHOLE[1]}')]
         if found])
-    lines += ['', '**The channel mixer alone**, [44-e8](glossary.md#44-e8) of S12, dense E=4 over ours:', '']
+    lines += ['', '**The channel mixer alone**, [44-e8](glossary.md#44-e8) of S12, dense E=4 over '
+              'ours:', '']
     rows = []
     for kind, suffix in (('map', ''), ('tokens', ''), ('map', '_int8')):
         for size in (224, 512):
