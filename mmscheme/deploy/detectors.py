@@ -109,7 +109,15 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, settings: Any) -> Te
         most = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
         boxes = boxes + (groups.to(boxes) * (most + 1))[:, None]
     kept = nms(boxes, scores, settings.nms.get('iou_threshold', 0.5))
-    return kept[torch.arange(kept.shape[0], device=kept.device) < settings.max_per_img]
+    # By way of a fixed size, because torch.export wants to know the largest.
+    kept = _fixed(kept, settings.max_per_img, -1)
+    return kept[(kept >= 0).nonzero()[:, 0]]
+
+
+def _fixed(values: Tensor, number: int, fill: int) -> Tensor:
+    """Return so many rows, the missing ones filled with a number."""
+    more = values.new_full((number, *values.shape[1:]), fill)
+    return torch.cat([values, more]).narrow(0, 0, number)
 
 
 def _candidates(head: Any, features: Sequence[Tensor], anchors: Sequence[Tensor], size: Tensor
@@ -213,8 +221,7 @@ def detect(model: Any, features: Sequence[Tensor], anchors: Sequence[Tensor], si
     else:
         found = _dense_detections(model.bbox_head, features, anchors, size, threshold)
     most = last_settings(model).max_per_img
-    outputs = tuple(torch.cat([v, v.new_full((most, *v.shape[1:]), fill)]).narrow(0, 0, most)
-                    for v, fill in zip(found, (0, 0, -1)))
+    outputs = tuple(_fixed(values, most, fill) for values, fill in zip(found, (0, 0, -1)))
     if not has_masks(model):
         return outputs
     return (*outputs, _masks(model.roi_head, features, found[0], found[2]))

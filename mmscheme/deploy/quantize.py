@@ -2,6 +2,7 @@
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Union
 
@@ -19,6 +20,9 @@ from .predictor import ExportedPredictor
 __all__ = ['QUANTIZERS', 'Quantized', 'evaluate_file', 'quantize', 'write_int8']
 
 QUANTIZERS = ('onnxruntime', 'nncf')
+_LAYERS = ('Conv', 'MatMul', 'Gemm')
+# With which x * sigmoid(factor * x) is nearest to GELU.
+_STEEP = 1.702
 _Feeds = Dict[str, NDArray[Any]]
 
 
@@ -125,6 +129,7 @@ def _prepare(source: Path, target: Path) -> None:
 
 
 def _with_onnxruntime(source: Path, target: Path, images: List[_Feeds]) -> None:
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -136,9 +141,77 @@ def _with_onnxruntime(source: Path, target: Path, images: List[_Feeds]) -> None:
         def get_next(self) -> Any:
             return next(self.images, None)
 
-    quantize_static(source, target, Reader(), per_channel=True,
-                    op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+    model = onnx.load(source)
+    nodes = use_swish(model)
+    onnx.save(model, source)
+    # Products of two activations, those of attention, cost more in INT8 than they save.
+    weights = {i.name for i in model.graph.initializer}
+    nodes += [n.name for n in model.graph.node if n.op_type == 'Split'
+              or n.op_type in _LAYERS and weights.intersection(n.input)]
+    quantize_static(source, target, Reader(), per_channel=True, nodes_to_quantize=nodes,
+                    op_types_to_quantize=[*_LAYERS, 'Split', 'Sigmoid', 'Mul'],
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+
+
+def use_swish(model: Any) -> List[str]:
+    """Exchange GELU for ``x * sigmoid(1.702 x)``, which onnxruntime computes in INT8 by a table.
+
+    The factor goes into the layers before and behind. The two functions differ by 0.02 at most,
+    which is about a step of 8 bits.
+
+    Args:
+        model: ONNX model, changed in place.
+
+    Returns:
+        The names of the new nodes.
+    """
+    from onnx import helper, numpy_helper
+    graph, names = model.graph, []
+    weights = {i.name: i for i in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    users = Counter(name for node in graph.node for name in node.input)
+    users.update(output.name for output in graph.output)
+
+    def before(name: str) -> List[str]:
+        """Return the weights of the layer that makes a value; none where others use them."""
+        node = makers.get(name)
+        if node is None or users[name] > 1:
+            return []
+        if node.op_type == 'Reshape':
+            return before(node.input[0])
+        own = [n for n in node.input if n in weights]
+        if any(users[n] > 1 for n in own):
+            return []
+        if node.op_type == 'Add' and own:  # the bias of a product
+            rest = before(next(n for n in node.input if n not in weights))
+            return own + rest if rest else []
+        return own if node.op_type in _LAYERS else []
+
+    def behind(name: str) -> List[str]:
+        """Return the weights of the layers that take a value; none where anything else does."""
+        nodes = [node for node in graph.node if name in node.input]
+        found = [behind(n.output[0]) if n.op_type == 'Reshape' else [n.input[1]] if (
+            n.op_type in _LAYERS and n.input[1] in weights and users[n.input[1]] == 1) else []
+            for n in nodes]
+        return sum(found, []) if len(nodes) == users[name] and all(found) else []
+
+    for node in [n for n in graph.node if n.op_type == 'Gelu']:
+        value, result = node.input[0], node.output[0]
+        first, second = before(value), behind(result)
+        if not first or not second:
+            continue
+        for name, factor in [(n, _STEEP) for n in first] + [(n, 1 / _STEEP) for n in second]:
+            values = numpy_helper.to_array(weights[name]) * np.float32(factor)
+            weights[name].CopyFrom(numpy_helper.from_array(values, name))
+        place = list(graph.node).index(node)
+        graph.node.remove(node)
+        gate = f'{result}_sigmoid'
+        new = [helper.make_node('Sigmoid', [value], [gate], name=f'{node.name}_sigmoid'),
+               helper.make_node('Mul', [value, gate], [result], name=f'{node.name}_mul')]
+        for i, inserted in enumerate(new):
+            graph.node.insert(place + i, inserted)
+        names += [n.name for n in new]
+    return names
 
 
 def _with_nncf(source: Path, target: Path, images: List[_Feeds]) -> None:

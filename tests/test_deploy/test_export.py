@@ -164,9 +164,9 @@ def test_mask_rcnn_whole(scenes, tmp_path, capsys):
     predictor = ExportedPredictor(target)
     found = predictor(path).pred_instances
     assert len(found) and found.masks.shape == (len(found), 64, 80) and found.masks.any()
-    predict_main([str(target), str(path), '--out', str(tmp_path / 'p'), '--score-thr', '0.1'])
+    predict_main([str(target), str(path), '--out', str(tmp_path / 'p'), '--score-thr', '0.05'])
     predict_tool.main([str(config), checkpoint, str(path), '--out', str(tmp_path / 'q'),
-                       '--score-thr', '0.1'])
+                       '--score-thr', '0.05'])
     ours, expected, plain = (cv2.imread(str(d / path.name)).astype(int) for d in (
         tmp_path / 'p', tmp_path / 'q', path.parent))
     assert (np.abs(ours - plain).max(-1) > 0).mean() > 0.1

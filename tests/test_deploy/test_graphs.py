@@ -96,7 +96,7 @@ def test_a_detector_without_a_form_is_named():
     for part, wrong in (('rpn_head', nn.Module()), ('rpn_head.use_sigmoid_cls', False),
                         ('roi_head.bbox_head.bbox_coder', nn.Module()),
                         ('roi_head.bbox_head.with_avg_pool', True),
-                        ('roi_head.mask_roi_extractor.roi_layers', [nn.Module()]),
+                        ('roi_head.mask_roi_extractor.roi_layers', nn.ModuleList([nn.Module()])),
                         ('roi_head.mask_head', nn.Module())):
         changed = deepcopy(model)
         *parents, name = part.split('.')
