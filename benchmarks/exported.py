@@ -326,13 +326,16 @@ def write_tables(source: Path) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     """Write the files, time them, or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('what', choices=('write', 'time', 'table'))
-    parser.add_argument('path', type=Path, help='folder of the files; of table the JSON file')
+    parser.add_argument('what', choices=('write', 'time', 'table'),
+                        help='write the files, time those that are there, or write the tables')
+    parser.add_argument('path', type=Path, help='folder of the files; for table, the JSON file')
     parser.add_argument('--only', nargs='+', default=[], metavar='NAME',
-                        help='names, or how they begin, of the cases to write or time')
-    parser.add_argument('--rounds', type=int, default=9)
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--json', type=Path, default=RESULTS)
+                        help='write or time only the cases whose names begin so')
+    parser.add_argument('--rounds', type=int, default=9, help='rounds of measurement (default: 9)')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads(),
+                        help='threads of each runtime (default: as torch decides)')
+    parser.add_argument('--json', type=Path, default=RESULTS, metavar='FILE',
+                        help=f'results to write (default: {RESULTS.relative_to(ROOT)})')
     args = parser.parse_args(argv)
     if args.what == 'table':
         write_tables(args.path)

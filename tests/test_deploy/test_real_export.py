@@ -30,7 +30,7 @@ def prepare(name, folder, spread=1., sides=SIDES):
         elif 'fc_cls.weight' in key or 'rpn_cls.weight' in key:
             parameter.data.normal_(std=0.1)
         elif 'conv_logits.weight' in key:
-            parameter.data.normal_(std=1.)
+            parameter.data.normal_(std=0.1)
         elif 'retina_reg.weight' in key:    # boxes near their anchors, as trained ones are
             parameter.data.normal_(std=spread / 5)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(
@@ -94,8 +94,8 @@ def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
 def test_mask_rcnn_boxes_and_masks_match_on_coco(real_data, tmp_path):
     shape = (192, 256)
     cfg, _, _ = prepare('mask_rcnn_scheme_s_coco.py', tmp_path, sides=shape)
-    cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=200)
-    cfg.model.test_cfg.rcnn.max_per_img = 25
+    cfg.model.test_cfg.rpn.update(nms_pre=100, max_per_img=100)
+    cfg.model.test_cfg.rcnn.max_per_img = 15
     model, _ = load_model(cfg, str(tmp_path / 'model.pth'))
     export(cfg, str(tmp_path / 'model.pth'), tmp_path / 'model.onnx', shape)
     predictor = ExportedPredictor(tmp_path / 'model.onnx')

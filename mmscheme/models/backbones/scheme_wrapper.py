@@ -70,10 +70,10 @@ def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
     The latter as :func:`~mmscheme.models.utils.dense_mixers.find_dense_pairs` has them.
     """
     if isinstance(backbone, BaseModel):
-        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap what '
-                         'its own backbone= is, its heads keep their layers')
+        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap only '
+                         'its own backbone=')
     if any(isinstance(module, SCHEMEMixer) for module in backbone.modules()):
-        raise ValueError(f'backbone: {kind} has SCHEME mixers already')
+        raise ValueError(f'backbone: {kind} already has SCHEME mixers')
     found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
     if not found:
         raise ValueError(f'backbone: {kind} has no channel mixer that SCHEME can replace; '
@@ -129,51 +129,50 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   strict: bool = False, **mixer: Any) -> nn.Module:
     """Replace the channel mixers of a stock backbone by SCHEME mixers.
 
-    This is a function: what it returns is the backbone itself.
+    This is a function that returns the backbone itself, not a module around it.
 
     In a config: ``backbone=dict(type='mmscheme.SCHEMEWrapper', backbone=dict(type=...))``.
-    What is built is the stock backbone itself, with other layers in its channel mixers: its
-    outputs, ``train()``, ``frozen_stages``, ``init_cfg``, layer decay and all names of
-    parameters outside the replaced layers are its own. Residual, layer scale and drop path
-    of a channel mixer stay, activation and dropout come along. The families are in
-    :data:`mmscheme.models.utils.ADAPTERS`, what becomes of each in ``docs/support.md``. In gated
-    FFNs, such as SwiGLU, gate and values are block-diagonal alike.
+    Only the layers of the channel mixers change. Outputs, ``train()``, ``frozen_stages``,
+    ``init_cfg``, layer decay and the names of all other parameters stay those of the stock
+    backbone. Residuals, layer scale and drop path stay in place; activation and dropout are
+    taken over. :data:`mmscheme.models.utils.ADAPTERS` has the families, and ``docs/support.md``
+    what becomes of each. In gated FFNs such as SwiGLU, gate and values are both block-diagonal.
 
-    Weights of the stock backbone load in every way that they did before; the log then lists
-    what is missing.
+    Weights of the stock backbone load as before; the log then lists what is missing.
 
-    CCA's Gram matrix is a sum over the positions that a mixer gets: those of the whole map,
-    also where attention has windows; in MobileViT and the inner blocks of TNT those of one
-    sequence. Class, distillation and register tokens have no part in it; the channels of
-    these tokens are mixed by the same attention matrix. A copy of the backbone is run on two
-    small images to tell them from positions, and to leave modules alone that the image does
-    not reach. Where that fails the wrapper asks for ``extra_tokens``. A mixer that gets only
-    a class token has no CCA.
+    The Gram matrix of CCA is a sum over the positions that a mixer gets: those of the whole
+    map, even if attention works in windows; in MobileViT and the inner blocks of TNT, those of
+    one sequence. Class, distillation and register tokens are left out of the sum, but their
+    channels are mixed by the same attention matrix. To tell them from positions, and to leave
+    alone the modules that the image does not reach, a copy of the backbone is run on two small
+    images; if that fails, an error asks for ``extra_tokens``. A mixer that gets only a class
+    token has no CCA.
 
     Args:
-        backbone: Config of the stock backbone, or the module, which is changed.
-        groups: Blocks of the two layers of each mixer, or one number for both; ``'auto'``:
-            for each mixer the most, up to 4, into which its widths divide.
-        expansion: Hidden channels as a multiple of the channels, of the values alone in a gated
-            FFN; None keeps those of the stock backbone.
-        stages: Which mixers are replaced: all by default, or those of these stages. A stage
-            is one width of channels, counted from 0 in the order of their appearance.
-        seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
-            times the root of ``groups``, and take the same from stock checkpoints. Wants the
-            hidden width of the stock backbone.
-        extra_tokens: How many leading tokens of each mixer's input are no positions, where
-            neither its adapter nor a trial tells.
-        strict: Raise where a channel mixer stays dense, instead of a warning.
-        mixer: Options of the mixers, ``cca``, ``keep_cca`` and so on:
-            :class:`mmscheme.layers.SCHEMEMixer` documents them.
+        backbone: Config of the stock backbone, or the module, which is changed in place.
+        groups: Groups of the two layers of each mixer, or one number for both. ``'auto'`` uses
+            as many as the widths of each mixer can be divided into, up to 4.
+        expansion: Hidden channels as a multiple of the channels (in a gated FFN, those of the
+            values); None keeps those of the stock backbone.
+        stages: Stages whose mixers are replaced; all by default. A stage is one width of
+            channels, counted from 0 in the order of appearance.
+        seed_from_dense: Start from the diagonal blocks of the dense layers, times the square
+            root of ``groups``, and take the same from stock checkpoints. Needs the hidden
+            width of the stock backbone.
+        extra_tokens: Number of leading tokens of each mixer's input that are not positions, if
+            neither its adapter nor the trial run can tell.
+        strict: Raise an error if a channel mixer stays dense, instead of a warning.
+        mixer: Options of the mixers, such as ``cca`` and ``keep_cca``; see
+            :class:`mmscheme.layers.SCHEMEMixer`.
 
     Returns:
         The backbone.
 
     Raises:
         TypeError: ``backbone`` is neither.
-        ValueError: Nothing to replace; a whole model; tokens that cannot be told; widths that do
-            not divide into ``groups``; no such stage; a seed of another width.
+        ValueError: There is nothing to replace; ``backbone`` is a whole model; tokens cannot be
+            told apart; widths cannot be divided by ``groups``; a stage does not exist;
+            ``seed_from_dense`` with another hidden width.
     """
     check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
     if isinstance(backbone, dict) and 'type' in backbone:
