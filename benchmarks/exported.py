@@ -291,8 +291,8 @@ def make_tables(data: Dict[str, Any]) -> str:
     alone = results.get(f's12_{WHOLE[0]}x{WHOLE[1]}', {})
     lines += _table(['', *times, *(f'backbone, {short[r]}' for r in RUNTIMES), *headers], [
         [TITLES[task], *(ms(found, r) for r in RUNTIMES),
-         *(f'{alone[r]["ours"][0] / found[r]["ours"][0]:.0%}' if r in alone else ''
-           for r in RUNTIMES), *ratios(found, ['dense', 'e2', 'stock'])]
+         *(f'{alone[r]["ours"][0] / found[r]["ours"][0]:.0%}' if {r} <= alone.keys() & found.keys()
+           else '' for r in RUNTIMES), *ratios(found, ['dense', 'e2', 'stock'])]
         for task in ('s12', *TASKS) for found in [results.get(f'{task}_{WHOLE[0]}x{WHOLE[1]}')]
         if found])
     lines += ['', '**The channel mixer alone**, [44-e8](glossary.md#44-e8) of S12, dense E=4 over '

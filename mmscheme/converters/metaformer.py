@@ -228,7 +228,7 @@ def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
                          f'found {sorted(weights)[:3]}')
     state = {}
     for key, value in weights.items():
-        if key.endswith(('.channel_mixer.alpha_logit', '.channel_mixer.cca_factor')):
+        if re.search(r'\.channel_mixer\.(alpha_logit$|cca_factor$|guide\.)', key):
             continue
         names = (re.sub(f'^{ours}', theirs, key) for ours, theirs in _TIMM_NAMES
                  if re.match(ours, key))

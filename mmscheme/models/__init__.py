@@ -1,6 +1,9 @@
 """Adapters that put the layers into the OpenMMLab registries."""
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 
-from .backbones import ARCHS, SCHEMEformer, SCHEMEWrapper
+from .backbones import ARCHS, MLIT_ARCHS, MAEMLiT, MLiT, SCHEMEformer, SCHEMEWrapper
 
-__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEWrapper', 'SCHEMEformer']
+__all__ = [
+    'ARCHS', 'MLIT_ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'MAEMLiT', 'MLiT', 'SCHEMEWrapper',
+    'SCHEMEformer'
+]

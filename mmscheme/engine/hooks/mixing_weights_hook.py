@@ -20,10 +20,10 @@ _DECAYED = 0.01
 
 
 def find_mixers(model: nn.Module) -> Dict[str, SCHEMEMixer]:
-    """Return the SCHEME mixers with CCA of any model, also a wrapped one, by module name."""
+    """Return the SCHEME mixers with a guide of any model, also a wrapped one, by module name."""
     model = model.module if is_model_wrapper(model) else model
     return {name: m for name, m in model.named_modules()
-            if isinstance(m, SCHEMEMixer) and m.cca is not None}
+            if isinstance(m, SCHEMEMixer) and m.guide is not None}
 
 
 def find_averaged_mixers(runner: Any) -> Dict[str, SCHEMEMixer]:
@@ -51,7 +51,7 @@ def shorten(names: List[str]) -> List[str]:
 
 
 def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
-    """Return a line that says if CCA has decayed, with the CCA weight of each block.
+    """Return a line that says if CCA, or a dense guide, has decayed, with each block's weight.
 
     Args:
         mixers: Mixers of :func:`find_mixers`, at least one.
@@ -60,14 +60,16 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
     blocks = f'all {len(weights)} blocks' if len(weights) > 1 else 'the only block'
     listed = ', '.join(f'{name} {weight:.4f}'
                        for name, weight in zip(shorten(list(mixers)), weights))
+    guide = 'the dense guide' if all(m.cca is None for m in mixers.values()) else 'CCA'
     if max(weights) == 0:
-        return f'CCA has decayed: 1 - alpha is 0 in {blocks}, dropping it changes nothing'
+        return f'{guide} has decayed: 1 - alpha is 0 in {blocks}, dropping it changes nothing'
     if max(weights) < _DECAYED:
-        return f'CCA has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
+        return f'{guide} has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
     kept = sum(weight >= _DECAYED for weight in weights)
     end = ('evaluation keeps it' if all(m.keep_cca for m in mixers.values()) else
            'evaluation drops it; tools/test.py --keep-cca measures the difference')
-    return f'CCA has NOT decayed in {kept} of {len(weights)} blocks ({end}); 1 - alpha: {listed}'
+    return (f'{guide} has NOT decayed in {kept} of {len(weights)} blocks ({end}); '
+            f'1 - alpha: {listed}')
 
 
 @HOOKS.register_module()

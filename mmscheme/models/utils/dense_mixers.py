@@ -11,7 +11,7 @@ from torch import nn
 
 __all__ = [
     'ADAPTERS', 'Adapter', 'DenseMixer', 'describe_unknown', 'find_channel_mixers',
-    'find_dense_pairs'
+    'find_dense_pairs', 'is_activation'
 ]
 
 
@@ -203,7 +203,7 @@ def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
     return found
 
 
-def _is_activation(module: nn.Module) -> bool:
+def is_activation(module: nn.Module) -> bool:
     """Return True for a leaf that is neither a layer, a norm, dropout nor an identity."""
     kind = type(module).__name__.lower()
     return (not any(word in kind for word in ('drop', 'identity', 'norm', 'pool', 'scale',
@@ -234,7 +234,7 @@ def find_dense_pairs(backbone: nn.Module) -> Dict[str, str]:
             continue
         holder, between = '.'.join(path), [m for _, m in leaves[i + 1:j]]
         inside = backbone.get_submodule(holder).modules()
-        acts = {m for m in (*between, *inside) if not [*m.children()] and _is_activation(m)}
+        acts = {m for m in (*between, *inside) if not [*m.children()] and is_activation(m)}
         bottleneck = any(isinstance(m, nn.Conv2d) for m in between) and any(
             'norm' in type(m).__name__.lower() for m in between)
         (width, hidden), (back, out) = _widths(a), _widths(b)
