@@ -11,6 +11,7 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
 
+@pytest.mark.slow
 def test_files_are_written_once_timed_and_put_into_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exported, 'PAGE', tmp_path / 'page.md')
     exported.PAGE.write_text('above\n<!-- exported: benchmarks/exported.py table -->\nold\n'
