@@ -27,8 +27,8 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         out_dir: Folder of the pictures.
         split: ``'train'``, ``'val'`` or ``'test'``.
-        number: How many samples, spread evenly over the data set.
-        seed: Of the random augmentation.
+        number: Number of samples, spread evenly over the data set.
+        seed: Seed of the random augmentation.
 
     Returns:
         The files written.

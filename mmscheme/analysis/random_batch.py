@@ -84,7 +84,7 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         shape: Height and width of the images in pixels.
         batch_size: Number of images.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Returns:
         ``inputs``: uint8 tensors ``(3, H, W)``; ``data_samples`` with ground truth.

@@ -39,7 +39,7 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
         out_dir: Folder; the page is ``report.html`` in it.
         cfg: The config that was tested.
         checkpoint: What was tested, by name.
-        hook: Has gathered while the test ran.
+        hook: The hook that watched the test.
         model: What was tested.
         kept: Metrics of a second test, with CCA kept.
 

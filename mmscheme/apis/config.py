@@ -11,7 +11,7 @@ from mmengine import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
+from mmengine.registry import HOOKS, LOOPS, MODELS, Registry, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmscheme.checks import check_run, is_count
@@ -23,6 +23,7 @@ from mmscheme.utils.config_query import (
     dataset_class,
     find_class,
     iter_datasets,
+    iter_heads,
     scope_of,
     step_name,
     walk,
@@ -129,7 +130,7 @@ def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
                     scheduler[name] = max(1, int(scheduler[name] * ratio))
             if scheduler.get('milestones'):
                 scheduler['milestones'] = [int(m * ratio) for m in scheduler['milestones']]
-        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled alike; set '
+        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled too; set '
                   'param_scheduler to choose others', logger='current', level=logging.WARNING)
 
 
@@ -230,6 +231,12 @@ def _use_own_parts(cfg: Config) -> None:
         _replace(HOOKS, hook, f'{place}.type', {
             CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
             LoggerHook: 'which writes the metrics of a test in one process'})
+    if scope_of(cfg) == 'mmseg':
+        from mmseg.models.losses import CrossEntropyLoss
+        for place, head in iter_heads(cfg.model):
+            for loss in as_list(head.get('loss_decode')) if head.get('out_channels') == 1 else ():
+                _replace(MODELS, loss, f'model.{place}.loss_decode.type', {
+                    CrossEntropyLoss: 'which takes batches in which all is ignored'})
 
 
 def _replace(registry: Registry, node: Any, place: str, stock: Dict[type, str]) -> None:

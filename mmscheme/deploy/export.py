@@ -14,7 +14,7 @@ from torch import nn
 
 from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
-from mmscheme.models.loading import load_model
+from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
@@ -22,7 +22,8 @@ from mmscheme.version import __version__
 
 from .detectors import has_masks, last_settings
 from .fold import fold
-from .graphs import Graph, build_graph, replace_adaptive_pooling, sliding_window
+from .graphs import Graph, build_graph, replace_adaptive_pooling
+from .input_size import describe_padding, tested_shape
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
@@ -70,7 +71,8 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``batch``,
         ``classes``, ``palette``, ``pipeline`` (what is done to an image file before),
         ``visualizer``, ``scope``, ``score_threshold`` and ``mask_threshold`` of detectors,
-        ``stride`` of the windows that a segmenter slides, ``config``, ``mmscheme_version``.
+        ``threshold`` of segmenters with one channel, ``stride`` of those that slide a window,
+        ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
@@ -86,6 +88,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
         score_threshold=settings.get('score_thr', 0.05),
         mask_threshold=settings.get('mask_thr_binary', 0.5), stride=graph.stride,
+        threshold=getattr(graph, 'threshold', None), label_ids=label_ids(cfg, meta),
         align_corners=bool(getattr(graph.model, 'align_corners', False)),
         mmscheme_version=__version__)
     try:
@@ -97,21 +100,23 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
            shape: Optional[Tuple[int, int]] = None, dynamic: bool = False, batch: int = 1,
-           fp16: bool = False) -> Tuple[List[Check], Optional[str]]:
+           fp16: bool = False) -> Tuple[List[Check], List[str]]:
     """Export the deployment form of a checkpoint and check the file before it is kept.
 
     Args:
         cfg: The config of the checkpoint.
         checkpoint: File.
         target: ``*.onnx``, ``*.pt2`` for torch.export or ``*.pt`` for TorchScript.
-        shape: Height and width of the input; by default what the config tests with.
+        shape: Height and width of the input; by default what the config tests with, see
+            :func:`mmscheme.deploy.input_size.tested_shape`.
         dynamic: Takes every batch size, height and width, these in multiples of 32.
         batch: Images that the file takes at once, where not dynamic.
         fp16: Weights and arithmetic of an ONNX file in float16, for GPUs; inputs and outputs
             stay as they are.
 
     Returns:
-        The checks on two images, and what is not in the file, or None.
+        The checks on two images, and notes: what is not in the file, where its size is from,
+        and what padding changes.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -125,9 +130,14 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                          f'found {target}')
     check_not_read(target, checkpoint=checkpoint)
     model, meta = load_model(cfg, checkpoint)
-    shape = shape or sliding_window(cfg.model.get('test_cfg'))[0] or input_shape(cfg)
+    notes = []
+    if shape is None:
+        # Of a free size any will do to trace it.
+        shape, source = (input_shape(cfg), '') if dynamic else tested_shape(cfg)
+        notes += [f'input {shape[0]}x{shape[1]}: {source}'] if source else []
     folded = fold(model)
     graph, left_out = build_graph(folded, cfg.default_scope, shape)
+    notes += [left_out] if left_out else []
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
     if dynamic:
         _refuse_dynamic(graph, fixed)
@@ -152,7 +162,9 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
             if not check.passed:
                 raise ValueError('the outputs of the exported model are not those of the '
                                  f'checkpoint, nothing is written: {check.text}')
-    return checks, left_out
+        if graph.task == 'segmentation' and batch == 1:
+            notes.append(describe_padding(cfg, model, part, shape))
+    return checks, notes
 
 
 def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
@@ -248,11 +260,11 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
 
     Args:
         cfg: The config of the model.
-        model: As it was trained, not folded.
+        model: The model as trained, not folded.
         graph: Names and task of what was exported.
         path: The exported file.
         shape: Height and width of the images.
-        tolerance: Of logits and features, in units of their variation.
+        tolerance: Tolerance for logits and features, in units of their variation.
 
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.
@@ -271,7 +283,8 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
         outputs = exported.run(dict(image=np.repeat(_rgb(image), exported.meta['batch'], 0)))
         found.append(_sensitive(graph.task, {k: v[-1:] for k, v in outputs.items()}))
     variations = [_variation([e[i] for e in expected]) for i in range(len(expected[0]))]
-    return [_compare(graph.task, *pair, variations, tolerance) for pair in zip(found, expected)]
+    return [_compare(graph.task, *pair, variations, tolerance, exported.meta['threshold'])
+            for pair in zip(found, expected)]
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
@@ -288,7 +301,11 @@ def _sensitive(task: str, outputs: Dict[str, NDArray[Any]]) -> List[NDArray[Any]
     """Return the outputs of one image that show every change of the model."""
     if task == 'features':
         return list(outputs.values())
-    return [_logits(outputs['scores']) if task == 'classification' else outputs['logits']]
+    if task == 'classification':
+        return [_logits(outputs['scores'])]
+    logits = outputs['logits']
+    # Of one channel mmseg has the sigmoid.
+    return [logits if logits.shape[1] > 1 else torch.from_numpy(logits).sigmoid().numpy()]
 
 
 def _reference(task: str, model: nn.Module, batch: Dict[str, Any]) -> List[NDArray[Any]]:
@@ -315,13 +332,15 @@ def _variation(outputs: List[NDArray[Any]]) -> float:
 
 
 def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
-             variations: List[float], tolerance: float) -> Check:
+             variations: List[float], tolerance: float, threshold: Optional[float]) -> Check:
     difference = max(_rms(f - e) / v if f.shape == e.shape else float('inf')
                      for f, e, v in zip(found, expected, variations))
     name = 'features' if task == 'features' else 'logits'
     text, passed = f'{name} differ by {difference:.2g} of their variation', difference <= tolerance
     if task == 'segmentation':
-        same = float((found[0].argmax(1) == expected[0].argmax(1)).mean())
+        labels = [v[0].argmax(1) if threshold is None else v[0] > threshold
+                  for v in (found, expected)]
+        same = float((labels[0] == labels[1]).mean())
         text, passed = f'{text}, {same:.3%} of the labels agree', passed and (
             same >= AGREEMENT or tolerance > TOLERANCE)
     return Check(difference, text, passed)

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from .detectors import detect, find_unsupported, has_masks, make_anchors
 
-__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling',
-           'sliding_window']
+__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling', 'to_labels']
 
 
 class Graph(nn.Module):
     """Base of the exported modules.
 
     Args:
-        model: In evaluation mode; becomes part of the graph.
+        model: Model in evaluation mode; becomes part of the graph.
 
     Attributes:
         task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
@@ -65,7 +64,7 @@ class ClassifierGraph(Graph):
         return torch.softmax(self.model.head(features), 1)
 
 
-def sliding_window(settings: Optional[Dict[str, Any]]
+def _sliding_window(settings: Optional[Dict[str, Any]]
                    ) -> Tuple[Optional[Tuple[int, int]], Optional[Tuple[int, int]]]:
     """Return size and stride of the windows that a segmenter slides, (None, None) without any.
 
@@ -87,6 +86,18 @@ def sliding_window(settings: Optional[Dict[str, Any]]
     return pairs[0], pairs[1]
 
 
+def to_labels(logits: Tensor, threshold: Optional[float]) -> Tensor:
+    """Return the labels ``(B, H, W)`` of a segmenter's logits ``(B, C, H, W)``.
+
+    Args:
+        logits: One channel a class, or one channel whose sigmoid is the score of class 1.
+        threshold: Score from which on a pixel of the latter is of class 1.
+    """
+    if logits.shape[1] > 1:
+        return logits.argmax(1)
+    return (logits[:, 0].sigmoid() > threshold).long()
+
+
 class SegmenterGraph(Graph):
     """Image, or a window of it, to logits and labels at the size of the input."""
     task = 'segmentation'
@@ -95,19 +106,18 @@ class SegmenterGraph(Graph):
 
     def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
         super().__init__(model)
-        window, self.stride = sliding_window(model.test_cfg)
+        window, self.stride = _sliding_window(model.test_cfg)
         if window and window != shape:
             raise ValueError(f'--shape: expected model.test_cfg.crop_size={window}, the windows '
                              f'of mode=slide, found {shape}')
-        if model.decode_head.out_channels < 2:
-            raise ValueError('a head with one output channel cannot be exported; expected one '
-                             'channel per class')
+        head = model.decode_head
+        self.threshold = head.threshold if head.out_channels == 1 else None
 
     def forward(self, image: Tensor) -> Tuple[Tensor, Tensor]:
         features = self.model.extract_feat(self.preprocess(image))
         logits = F.interpolate(self.model.decode_head(features), image.shape[2:],
                                mode='bilinear', align_corners=self.model.align_corners)
-        return logits, logits.argmax(1)
+        return logits, to_labels(logits, self.threshold)
 
 
 class DetectorGraph(Graph):
@@ -250,7 +260,7 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
     """Build the module to export for a model.
 
     Args:
-        model: In evaluation mode; copied.
+        model: Model in evaluation mode; copied.
         scope: ``default_scope`` of its config.
         shape: Height and width of the input.
 

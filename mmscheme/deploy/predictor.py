@@ -8,15 +8,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.dataset import Compose
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmscheme.registry import MODELS
+
 from .detectors import paste_masks
+from .graphs import to_labels
 from .runtime import load_exported, to_inputs
 
-__all__ = ['ExportedPredictor']
+__all__ = ['ExportedModel', 'ExportedPredictor']
 
 _DIVISOR = 32
 
@@ -26,14 +30,15 @@ class ExportedPredictor:
 
     Args:
         path: The file.
+        runtime: See :func:`mmscheme.deploy.runtime.load_exported`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: See
             :func:`mmscheme.deploy.runtime.load_exported`; the file holds no whole model.
     """
 
-    def __init__(self, path: Union[str, Path]) -> None:
-        self.exported = load_exported(path)
+    def __init__(self, path: Union[str, Path], runtime: str = 'onnxruntime') -> None:
+        self.exported = load_exported(path, runtime)
         self.meta = meta = self.exported.meta
         self.scope: str = meta['scope']
         if meta['task'] == 'features':
@@ -50,7 +55,7 @@ class ExportedPredictor:
 
         Args:
             image_path: The file.
-            score_threshold: Of detectors; the config's by default.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Returns:
             A data sample of the framework, at the size of the image.
@@ -69,7 +74,7 @@ class ExportedPredictor:
 
         Args:
             inputs: ``(3, H, W)`` uint8, BGR.
-            score_threshold: Of detectors; the config's by default.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Raises:
             ValueError: The graph takes no such image.
@@ -136,7 +141,7 @@ class ExportedPredictor:
         logits = torch.from_numpy(found['logits'][:, :, :size[0], :size[1]])
         logits = F.interpolate(logits, tuple(sample.ori_shape[:2]), mode='bilinear',
                                align_corners=self.meta['align_corners'])
-        sample.pred_sem_seg = PixelData(data=logits.argmax(1))
+        sample.pred_sem_seg = PixelData(data=to_labels(logits, self.meta['threshold']))
         return sample
 
     def _detect(self, sample: Any, found: Dict[str, NDArray[Any]], size: Tuple[int, int]) -> Any:
@@ -151,6 +156,41 @@ class ExportedPredictor:
             instances.masks = paste_masks(torch.from_numpy(found['masks']), instances.bboxes,
                                           sample.ori_shape[:2], self.meta['mask_threshold'])
         return sample
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """An exported file in the place of a network, for mmengine's loop of a test.
+
+    Args:
+        path, runtime: See :class:`ExportedPredictor`.
+        data_preprocessor: Not used, because it is in the file.
+
+    Attributes:
+        predictor: What runs the file.
+    """
+
+    def __init__(self, path: str, runtime: str = 'onnxruntime', data_preprocessor: Any = None
+                 ) -> None:
+        super().__init__()
+        self.predictor = ExportedPredictor(path, runtime)
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to train.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError('an exported file predicts, it is not trained')
+
+    def test_step(self, data: Any) -> List[Any]:
+        """Return the data samples of a batch, filled with what the file finds."""
+        return [self.predictor.predict(*pair)
+                for pair in zip(data['inputs'], data['data_samples'])]
+
+    def __deepcopy__(self, memo: Any) -> 'ExportedModel':
+        """Return the model itself, which has no weights: a runtime cannot be copied."""
+        return self
 
 
 def _window_starts(length: int, window: int, stride: int) -> List[int]:

@@ -120,7 +120,7 @@ def test_errors_of_the_plot(tmp_path, capsys):
     (tmp_path / 'text.json').write_text('Iter(train)\n')
     (tmp_path / 'folder').mkdir()
     for name, message in (('no', 'log not found'), ('empty.json', 'empty.json: no CCA weights'),
-                          ('text.json', 'line 1: expected a JSON object'),
+                          ('text.json', 'line 1: expected one JSON object'),
                           ('folder', 'no vis_data/scalars.json')):
         with pytest.raises(SystemExit) as status:
             main([str(tmp_path / name), '--out', str(tmp_path / 'x.png')])

@@ -60,7 +60,7 @@ class _Renaming:
 
 @HOOKS.register_module()
 class MaskNamesHook(_NamedFilesHook):
-    """Give the masks that mmsegmentation's metrics write names of their own.
+    """Give the masks of images of the same name different file names.
 
     They are called ``x.png`` and ``x_2.png`` where mmsegmentation keeps only the last of all
     images ``x``.
@@ -97,7 +97,7 @@ class _PictureHook(_NamedFilesHook):
 
 @HOOKS.register_module()
 class PictureHook(_PictureHook):
-    """Write what mmdetection's or mmpretrain's visualizer draws of each tested image.
+    """Write pictures of tested images, drawn by mmdetection's or mmpretrain's visualizer.
 
     As their own hooks do, but no picture replaces that of another image of the same name.
 
@@ -144,7 +144,8 @@ class SegPictureHook(_PictureHook):
         if classes is None or palette is None:
             raise ValueError('pictures need the classes and the palette of the data set')
         labels = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
-        maps = [m.data.squeeze().cpu().numpy() for m in [*labels, sample.pred_sem_seg]]
+        # Labels of segmenters with one channel are floats.
+        maps = [m.data[0].long().cpu().numpy() for m in [*labels, sample.pred_sem_seg]]
         titles = ['ground truth'] * len(labels) + ['prediction']
         mmcv.imwrite(compose_label_maps(mmcv.imread(sample.img_path), list(zip(titles, maps)),
                                         classes, palette), target)
