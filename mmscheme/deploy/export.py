@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
-from mmscheme.analysis.random_batch import input_shape, random_batch
+from mmscheme.analysis.random_batch import image_dtype, input_channels, input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline
@@ -83,7 +83,8 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
         batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
-        fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
+        channels=graph.channels, dtype=str(graph.dtype).removeprefix('torch.'),
+        fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
         score_threshold=settings.get('score_thr', 0.05),
@@ -136,7 +137,8 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
         shape, source = (input_shape(cfg), '') if dynamic else tested_shape(cfg)
         notes += [f'input {shape[0]}x{shape[1]}: {source}'] if source else []
     folded = fold(model)
-    graph, left_out = build_graph(folded, cfg.default_scope, shape)
+    graph, left_out = build_graph(folded, cfg.default_scope, shape, input_channels(cfg),
+                                  image_dtype(cfg))
     notes += [left_out] if left_out else []
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
     if dynamic:
@@ -248,10 +250,13 @@ def _halve(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
-def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:
-    """Return noise and a scene with objects, as BGR images ``(H, W, 3)``."""
+def _test_images(shape: Tuple[int, int], graph: Graph) -> List[NDArray[Any]]:
+    """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline, BGR."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    repeats = -(-graph.channels // 3)
+    dtype = str(graph.dtype).removeprefix('torch.')
+    return [np.tile(i, repeats)[..., :graph.channels].astype(dtype) for i in images]
 
 
 def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
@@ -269,7 +274,7 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.
     """
-    exported, images = load_exported(path), _test_images(shape)
+    exported, images = load_exported(path), _test_images(shape, graph)
     if graph.task == 'detection':
         sizes = [(shape[0] - 7, shape[1] - 13), shape]
         return [_check_detector(cfg, model, exported, image, size, shape)
@@ -288,7 +293,8 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2))
+    image = image[..., ::-1] if image.shape[-1] == 3 else image
+    return np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[Any]:

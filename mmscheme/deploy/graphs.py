@@ -1,7 +1,7 @@
 """Models as plain modules from a raw image to the result, for torch's exporters.
 
-Input of all: ``image``, uint8, RGB, ``(B, 3, H, W)``. Colour order and normalisation of
-the model are inside.
+Input of all: ``image``, uint8, RGB, ``(B, 3, H, W)``; of models with other channels or types of
+images what their pipeline gives. Colour order and normalisation of the model are inside.
 """
 from copy import deepcopy
 from typing import Any, Dict, List, Optional, Tuple
@@ -20,6 +20,7 @@ class Graph(nn.Module):
 
     Args:
         model: Model in evaluation mode; becomes part of the graph.
+        channels, dtype: Channels and type of its images.
 
     Attributes:
         task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
@@ -31,13 +32,19 @@ class Graph(nn.Module):
     inputs: Dict[str, str] = dict(image='uint8 (B, 3, H, W), RGB')
     outputs: Dict[str, str] = {}
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, channels: int = 3, dtype: torch.dtype = torch.uint8
+                 ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.channels, self.dtype = model, channels, dtype
+        self.inputs = dict(self.inputs, image=self.inputs['image'].replace(
+            'uint8', str(dtype).removeprefix('torch.')))
+        if channels != 3:
+            self.inputs['image'] = self.inputs['image'].replace('3, H, W), RGB', f'{channels}, H, '
+                                                                'W), as the pipeline gives it')
         preprocessor = model.data_preprocessor
         self.normalise = bool(getattr(preprocessor, '_enable_normalize', False))
         # Images are read as BGR; a model that converts sees RGB.
-        self.rgb = bool(getattr(preprocessor, '_channel_conversion', False)
+        self.rgb = channels != 3 or bool(getattr(preprocessor, '_channel_conversion', False)
                         or getattr(preprocessor, 'channel_conversion', False)
                         or getattr(preprocessor, 'to_rgb', False))
         if self.normalise:
@@ -51,7 +58,7 @@ class Graph(nn.Module):
 
     def example(self, shape: Tuple[int, int]) -> Tuple[Tensor, ...]:
         """Return inputs of the right kind, to trace with."""
-        return (torch.zeros(1, 3, *shape, dtype=torch.uint8), )
+        return (torch.zeros(1, self.channels, *shape, dtype=self.dtype), )
 
 
 class ClassifierGraph(Graph):
@@ -104,8 +111,8 @@ class SegmenterGraph(Graph):
     outputs = dict(logits='float32 (B, classes, H, W); resize these for another size',
                    labels='int64 (B, H, W)')
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
+        super().__init__(model, *images)
         window, self.stride = _sliding_window(model.test_cfg)
         if window and window != shape:
             raise ValueError(f'--shape: expected model.test_cfg.crop_size={window}, the windows '
@@ -131,13 +138,14 @@ class DetectorGraph(Graph):
                    scores='float32 (N,), falling; 0 where there is no object',
                    labels='int64 (N,); -1 where there is no object')
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
+        super().__init__(model, *images)
         if has_masks(model):
             self.outputs = dict(self.outputs, masks='float32 (M, h, w): probability of the object '
                                 'on a grid over its box, for the M rows that have an object')
         with torch.no_grad():
-            anchors = make_anchors(model, model.extract_feat(torch.zeros(1, 3, *shape)))
+            maps = model.extract_feat(torch.zeros(1, self.channels, *shape))
+        anchors = make_anchors(model, maps)
         self.levels = len(anchors)
         for i, boxes in enumerate(anchors):
             self.register_buffer(f'anchors{i}', boxes)
@@ -158,10 +166,10 @@ class FeatureGraph(Graph):
     """Image to the maps of backbone and neck."""
     task = 'features'
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
+        super().__init__(model, *images)
         with torch.no_grad():
-            maps = model.extract_feat(torch.zeros(1, 3, *shape))
+            maps = model.extract_feat(torch.zeros(1, self.channels, *shape))
         self.outputs = {f'p{i}': f'float32 (B, {m.shape[1]}, H / {shape[0] // m.shape[2]}, '
                         f'W / {shape[0] // m.shape[2]})' for i, m in enumerate(maps)}
 
@@ -255,14 +263,15 @@ def _replace_upsampling(model: nn.Module) -> None:
             _exchange(model, name, _WholeUpsample(int(factor), module.mode, module.align_corners))
 
 
-def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
-                ) -> Tuple[Graph, Optional[str]]:
+def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int], channels: int = 3,
+                dtype: torch.dtype = torch.uint8) -> Tuple[Graph, Optional[str]]:
     """Build the module to export for a model.
 
     Args:
         model: Model in evaluation mode; copied.
         scope: ``default_scope`` of its config.
         shape: Height and width of the input.
+        channels, dtype: Channels and type of the images.
 
     Returns:
         The graph, and what is not in it, or None where it is the whole model.
@@ -274,16 +283,16 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if scope == 'mmpretrain':
-        return ClassifierGraph(model).eval(), None
+        return ClassifierGraph(model, channels, dtype).eval(), None
     if scope == 'mmseg':
         _replace_upsampling(model)
-        return SegmenterGraph(model, shape).eval(), None
+        return SegmenterGraph(model, shape, channels, dtype).eval(), None
     if scope != 'mmdet':
         raise ValueError(f"default_scope: expected 'mmdet', 'mmpretrain' or 'mmseg', "
                          f'found {scope!r}')
     unsupported = find_unsupported(model)
     if unsupported is None:
-        return DetectorGraph(model, shape).eval(), None
-    return FeatureGraph(model, shape).eval(), (
+        return DetectorGraph(model, shape, channels, dtype).eval(), None
+    return FeatureGraph(model, shape, channels, dtype).eval(), (
         f'{type(model).__name__} is exported as backbone and neck alone: there is no form for '
         f'{unsupported}. Whole detectors are RetinaNet, Faster R-CNN and Mask R-CNN')

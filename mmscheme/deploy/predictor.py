@@ -73,7 +73,7 @@ class ExportedPredictor:
         A graph for the windows of a segmenter gets the upper left one.
 
         Args:
-            inputs: ``(3, H, W)`` uint8, BGR.
+            inputs: ``(C, H, W)``; BGR where there are three channels.
             score_threshold: Lowest score of a detection; the config's by default.
 
         Raises:
@@ -81,9 +81,11 @@ class ExportedPredictor:
         """
         if self.meta.get('stride'):
             inputs = inputs[:, :self.meta['shape'][0], :self.meta['shape'][1]]
-        if inputs.dtype != torch.uint8:
+        dtype = self.meta.get('dtype', 'uint8')
+        if dtype == 'uint8' and inputs.dtype != torch.uint8:
             raise ValueError(f'the pipeline gives {inputs.dtype}, the exported model takes uint8')
-        rgb = inputs.numpy()[::-1].transpose(1, 2, 0)
+        rgb = inputs.numpy().astype(dtype).transpose(1, 2, 0)
+        rgb = rgb[..., ::-1] if rgb.shape[-1] == 3 else rgb
         if self.scope != 'mmpretrain':
             rgb, size = self._fit(rgb)
         elif self.meta['dynamic'] or list(rgb.shape[:2]) == self.meta['shape']:
@@ -117,8 +119,9 @@ class ExportedPredictor:
             ratio = min(rows / height, columns / width)
             if ratio < 1:
                 height, width = int(height * ratio + 0.5), int(width * ratio + 0.5)
-                image = cv2.resize(np.ascontiguousarray(image), (width, height))
-        padded = np.empty((rows, columns, 3), np.uint8)
+                image = cv2.resize(np.ascontiguousarray(image), (width, height)).reshape(
+                    height, width, -1)
+        padded = np.empty((rows, columns, image.shape[-1]), image.dtype)
         padded[:] = self.meta['fill']
         padded[:height, :width] = image
         return padded, (height, width)

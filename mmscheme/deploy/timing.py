@@ -36,8 +36,9 @@ def random_inputs(path: Union[str, Path], batch: int, size: Optional[Tuple[int, 
                          f'{size[0]} {size[1]}')
     height, width = size or shape
     images = batch if meta['dynamic'] else meta['batch']
-    noise = np.random.default_rng(0).integers(0, 256, (images, 3, height, width), np.uint8)
-    return to_inputs(noise, meta, [height, width])
+    noise = np.random.default_rng(0).integers(
+        0, 256, (images, meta.get('channels', 3), height, width), np.uint8)
+    return to_inputs(noise.astype(meta.get('dtype', 'uint8')), meta, [height, width])
 
 
 def open_in(runtime: str, path: Union[str, Path], inputs: Dict[str, NDArray[Any]], threads: int

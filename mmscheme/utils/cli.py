@@ -5,7 +5,7 @@ from typing import Any, Optional, Sequence, Tuple
 from mmengine.config import DictAction
 
 __all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments',
-           'add_shape_argument', 'pictures_folder', 'read_shape']
+           'add_length_arguments', 'add_shape_argument', 'pictures_folder', 'read_shape']
 
 
 class Options(DictAction):
@@ -32,6 +32,15 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                         help='change values of the config, such as '
                         'train_dataloader.batch_size=8 or key="[(a,b),(c,d)]"')
     parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
+
+
+def add_length_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--epochs`` and ``--iters``."""
+    length = parser.add_mutually_exclusive_group()
+    for name, unit in (('epochs', 'epochs'), ('iters', 'iterations')):
+        length.add_argument(f'--{name}', type=int, metavar='N',
+                            help=f'length of training in {unit}: warm-up, decay, validation and '
+                            'checkpoints keep their share of it')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

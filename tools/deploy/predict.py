@@ -19,7 +19,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw the predictions of an exported model into images, or write them as '
         'data.')
-    parser.add_argument('model', help='file written by tools/deploy/export.py')
+    parser.add_argument('model', help='file written by export')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
     add_drawing_arguments(parser)
     parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         jobs = find_jobs(args.inputs, out, args.masks)
         for job in jobs:
             if job.video:
-                raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
+                raise ValueError(f'{job.source}: expected an image; `predict` takes videos')
         predictor = ExportedPredictor(args.model)
         meta, scope = predictor.meta, predictor.scope
         draw = make_drawer(meta, scope, args.score_thr, args.opacity) if out else None
