@@ -93,6 +93,7 @@ _OWN = '''
 steps = {loader}
 for pipeline in (_base_.train_pipeline, _base_.test_pipeline):
     pipeline[0] = steps
+_base_.train_pipeline.pop(5)  # distorts the colours of three channels
 model = dict(
     backbone=dict(in_channels={channels}),
     data_preprocessor=dict(mean=[90.] * {channels}, std=[60.] * {channels}, bgr_to_rgb=False))

@@ -9,7 +9,12 @@ from mmengine import Config
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from mmscheme.analysis.random_batch import find_preprocessor, input_shape, random_batch
+from mmscheme.analysis.random_batch import (
+    find_preprocessor,
+    input_shape,
+    random_batch,
+    to_input,
+)
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.utils.config_query import inference_pipeline, iter_datasets, scope_of, step_name
 
@@ -97,7 +102,7 @@ def describe_padding(cfg: Config, model: nn.Module, path: Path, shape: Tuple[int
     height, width = (max(1, 3 * side // 4) for side in shape)
     picture = draw_scene(np.random.default_rng(1), height, width).image
     batch = random_batch(cfg, (height, width), 1)
-    batch['inputs'] = [torch.from_numpy(picture).permute(2, 0, 1)]
+    batch['inputs'] = [to_input(cfg, picture)]
     with torch.no_grad():
         expected = model.test_step(batch)[0].pred_sem_seg.data
     sample: Any = batch['data_samples'][0].new()

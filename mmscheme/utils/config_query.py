@@ -7,9 +7,9 @@ from mmengine import Config
 from mmengine.model import PretrainedInit
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
-__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inference_pipeline',
-           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'loader_config',
-           'scope_of', 'step_name', 'walk']
+__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'image_suffixes',
+           'inference_pipeline', 'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads',
+           'loader_config', 'scope_of', 'step_name', 'walk']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -62,6 +62,14 @@ def inference_pipeline(cfg: Config) -> List[Dict[str, Any]]:
         return [step for step in dataset.get('pipeline') or []
                 if not step_name(step).endswith('Annotations')]
     return []
+
+
+def image_suffixes(steps: List[Dict[str, Any]], cfg: Optional[Config] = None) -> Tuple[str, ...]:
+    """Return the suffixes of images that are not usual but those of a pipeline or a config."""
+    loaders = [step_name(step) for step in steps if step_name(step).startswith('Load')]
+    own = [d['img_suffix'] for d in iter_datasets(cfg or Config())
+           if isinstance(d.get('img_suffix'), str)]
+    return (*own, *(() if loaders[:1] == ['LoadImageFromFile'] else ('.npy', )))
 
 
 def as_list(value: Any) -> List[Any]:
