@@ -26,7 +26,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'checkpoint with the suffix .onnx, .pt2 for torch_export or .pt for '
                         'torchscript)')
     add_shape_argument(parser, '; images that do not fit are shrunk',
-                       'what the config tests with; for a segmenter, the commonest size of its '
+                       'what the config tests with; for a segmenter, the most common size of its '
                        'test images')
     parser.add_argument('--dynamic', action='store_true',
                         help='take any batch size, and any height and width that are multiples '
