@@ -7,7 +7,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.inference import load_predictor, predict
 from mmscheme.apis.raw_predictions import RawPredictions
 from mmscheme.utils.cli import add_config_arguments, add_drawing_arguments, pictures_folder
-from mmscheme.utils.config_query import image_suffixes, inference_pipeline
+from mmscheme.utils.config_query import image_suffixes
 from mmscheme.utils.image_jobs import find_jobs, report
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.predictions import make_drawer
@@ -34,7 +34,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     out = pictures_folder(args)
     with user_errors(args.debug):
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        jobs = find_jobs(args.inputs, out, args.masks, image_suffixes(inference_pipeline(cfg), cfg))
+        jobs = find_jobs(args.inputs, out, args.masks, image_suffixes(cfg))
         find, scope, meta, read = load_predictor(cfg, args.checkpoint, args.device)
         draw = make_drawer(meta, scope, args.score_thr, args.opacity) if out else None
         raw = None

@@ -64,11 +64,11 @@ def inference_pipeline(cfg: Config) -> List[Dict[str, Any]]:
     return []
 
 
-def image_suffixes(steps: List[Dict[str, Any]], cfg: Optional[Config] = None) -> Tuple[str, ...]:
-    """Return the suffixes of images that are not usual but those of a pipeline or a config."""
-    loaders = [step_name(step) for step in steps if step_name(step).startswith('Load')]
-    own = [d['img_suffix'] for d in iter_datasets(cfg or Config())
-           if isinstance(d.get('img_suffix'), str)]
+def image_suffixes(cfg: Config) -> Tuple[str, ...]:
+    """Return the suffixes of images that are not usual but those of a config."""
+    names = [step_name(step) for step in inference_pipeline(cfg)]
+    loaders = [name for name in names if name.startswith('Load')]
+    own = [d['img_suffix'] for d in iter_datasets(cfg) if isinstance(d.get('img_suffix'), str)]
     return (*own, *(() if loaders[:1] == ['LoadImageFromFile'] else ('.npy', )))
 
 

@@ -9,7 +9,6 @@ from mmengine.utils import ProgressBar
 from mmscheme.apis.raw_predictions import RawPredictions
 from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.utils.cli import add_drawing_arguments, pictures_folder
-from mmscheme.utils.config_query import image_suffixes
 from mmscheme.utils.image_jobs import Job, find_jobs, read_image, report, run_jobs
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.images import ImageReader
@@ -34,13 +33,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning)
     out = pictures_folder(args)
     with user_errors(args.debug):
-        predictor = ExportedPredictor(args.model)
-        meta, scope = predictor.meta, predictor.scope
-        jobs = find_jobs(args.inputs, out, args.masks, image_suffixes(meta['pipeline']))
+        jobs = find_jobs(args.inputs, out, args.masks, ('.npy', ))
         for job in jobs:
             if job.video:
                 raise ValueError(f'{job.source}: expected an image; `predict` takes videos')
+        predictor = ExportedPredictor(args.model)
+        meta, scope = predictor.meta, predictor.scope
         read = ImageReader(predictor.pipeline.transforms)
+        if read.stock:
+            jobs = [job for job in jobs if job.source.suffix.lower() != '.npy']
         draw = make_drawer(meta, scope, args.score_thr, args.opacity) if out else None
         raw = None
         if args.json or args.masks:
