@@ -78,6 +78,19 @@ def tiny_run(task, data_root, work_dir, workers=0, **options):
     return cfg
 
 
+def distilled(cfg, folder, **arguments):
+    """Return a config whose model learns from its dense form, with random weights in a file."""
+    cfg = Config(cfg._cfg_dict.to_dict())
+    teacher = Config(cfg._cfg_dict.to_dict())
+    teacher.model.backbone.update(groups=(1, 1), expansion=4, cca=False)
+    torch.manual_seed(1)
+    checkpoint = str(Path(folder, 'teacher.pth'))
+    torch.save(dict(state_dict=randomise(build_model(teacher)).state_dict()), checkpoint)
+    cfg.model = dict(type='mmscheme.Distill', student=cfg.model, teacher=teacher.model,
+                     teacher_checkpoint=checkpoint, **arguments)
+    return cfg
+
+
 def tiny_checkpoint(task, folder):
     """Return config file, checkpoint and config of a tiny model with random weights."""
     cfg = tiny_config(task)

@@ -6,7 +6,7 @@ import torch
 from mmengine import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.utils.config_query import iter_datasets, scope_of, step_name, walk
+from mmscheme.utils.config_query import inner_model, iter_datasets, scope_of, step_name, walk
 
 __all__ = ['find_preprocessor', 'input_shape', 'num_classes', 'random_batch']
 
@@ -55,7 +55,7 @@ def _pair(size: Any) -> Tuple[int, int]:
 
 def find_preprocessor(cfg: Config) -> Dict[str, Any]:
     """Return the config's ``data_preprocessor``, which may stand beside its model."""
-    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    return inner_model(cfg.model).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:

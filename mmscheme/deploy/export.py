@@ -15,7 +15,7 @@ from torch import nn
 from mmscheme.analysis.random_batch import input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.models.loading import load_model
-from mmscheme.utils.config_query import inference_pipeline
+from mmscheme.utils.config_query import inference_pipeline, inner_model
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
@@ -82,7 +82,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
-        score_threshold=(cfg.model.get('test_cfg') or {}).get('score_thr', 0.05),
+        score_threshold=(inner_model(cfg.model).get('test_cfg') or {}).get('score_thr', 0.05),
         align_corners=bool(getattr(graph.model, 'align_corners', False)),
         mmscheme_version=__version__)
     try:

@@ -2,5 +2,6 @@
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 
 from .backbones import ARCHS, SCHEMEformer, SCHEMEWrapper
+from .distill import Distill
 
-__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'SCHEMEWrapper', 'SCHEMEformer']
+__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'Distill', 'SCHEMEWrapper', 'SCHEMEformer']

@@ -129,6 +129,7 @@ class PlugInMixer(SCHEMEMixer):
         mixer: Other options of that class.
 
     Attributes:
+        stock_hidden: Hidden channels of the dense mixer.
         stock_keys: What the mixer has for each entry of the dense one's state dict, by their
             keys: that in the mixer and the groups of a layer's weight (0 for all else). Gate and
             values share an entry.
@@ -182,6 +183,7 @@ class PlugInMixer(SCHEMEMixer):
                 layer.register_parameter('bias', None)
         #: Whether maps are (B, H, W, C), as those that a linear layer gets.
         self.channels_last = isinstance(first, nn.Linear)
+        self.stock_hidden = stock_hidden
         self._gate = gate
         self._gate_last = getattr(dense.module, 'gate_last', False)
         self.stock_keys = self._stock_keys(dense, [(name, copy) for name, copy, _ in
