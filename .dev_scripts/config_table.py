@@ -13,11 +13,9 @@ from mmscheme.analysis.complexity import COUNTER, Complexity, count_config
 from mmscheme.apis.config import load_config
 from mmscheme.utils.setup_env import get_config_path
 
-_NOT_TRAINED = 'not trained here'
-
 
 class Task(NamedTuple):
-    """A kind of config: the start of its file names and what it is measured by."""
+    """A kind of config: the start of its file names, and published results to compare with."""
     prefix: str
     title: str
     task: str
@@ -56,7 +54,7 @@ def _backbone_name(cfg: Config) -> str:
     backbone = cfg.model.backbone
     (g1, g2), arch = backbone.groups, backbone.arch.upper()
     if (g1, g2) == (1, 1) and not backbone.cca:
-        return f'MetaFormer-PPAA-{arch}, dense e{backbone.expansion}'
+        return f'MetaFormer-PPAA-{arch}, dense E={backbone.expansion}'
     return f'SCHEMEformer-{arch}, {g1}{g2}-e{backbone.expansion}'
 
 
@@ -74,36 +72,41 @@ class _Row(NamedTuple):
     complexity: Complexity
 
 
+def _header(*columns: str) -> List[str]:
+    return [f'| {" | ".join(columns)} |', f'|{" --- |" * len(columns)}']
+
+
 def _readme(rows: Dict[Task, List[_Row]]) -> str:
     lines = [
         '# Configs', '',
-        'Written by `python .dev_scripts/config_table.py`; do not edit. Nothing here has been',
-        'trained on ImageNet, COCO or ADE20K, so there are no metrics of our configs. Rows marked',
-        '† are published figures of other trainings, for comparison.', '',
+        'Written by `python .dev_scripts/config_table.py`; do not edit. These configs have not',
+        'been trained on ImageNet, COCO or ADE20K, so the tables have their cost and no accuracy.',
+        '[Published results](#published-results) are those of other trainings, for comparison.', '',
         COUNTER, '',
-        'A two-stage detector is counted with all the proposals (1000, in the demo 200) and',
-        'detections (100) that it allows. The numbers are those of evaluation, without CCA.', '']
+        'Costs are those of evaluation, without CCA. Two-stage detectors are counted with as many',
+        'proposals (1000, in the demo 200) and detections (100) as they allow.', '']
     for task, found in rows.items():
         lines += [f'## {task.title} ({task.dataset})', '']
-        header = ['config', 'backbone', 'schedule', 'parameters', 'of them backbone', 'input',
-                  'multiply-adds', 'of them backbone', *task.metrics]
-        lines += [f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}']
+        lines += _header('config', 'backbone', 'schedule', 'parameters', 'backbone alone', 'input',
+                         'multiply-adds', 'backbone alone')
         for row in found:
             total, backbone = (row.complexity.parts[k] for k in ('total', 'backbone'))
             height, width = row.complexity.shape
             cells = [f'[{row.name}]({row.name}.py)', _backbone_name(row.cfg), _schedule(row.cfg),
                      f'{total.params / 1e6:.1f} M', f'{backbone.params / 1e6:.1f} M',
                      f'{height}x{width}', f'{total.macs / 1e9:.1f} G',
-                     f'{backbone.macs / 1e9:.1f} G', *[
-                         '' if row.name.endswith('_demo') else _NOT_TRAINED
-                     ] * len(task.metrics)]
-            lines.append(f'| {" | ".join(cells)} |')
-        for name, params, metrics in task.published:
-            cells = ['†', *name.split(', '), f'{params} M' if params else '', '', '', '', '',
-                     *metrics]
+                     f'{backbone.macs / 1e9:.1f} G']
             lines.append(f'| {" | ".join(cells)} |')
         lines.append('')
-    return '\n'.join(lines)
+    lines += ['## Published results', '', *_header(
+        'model', 'data', 'backbone', 'schedule', 'parameters', 'result in %')]
+    for task in rows:
+        for name, params, metrics in task.published:
+            result = ', '.join(f'{key} {value}' for key, value in zip(task.metrics, metrics))
+            cells = [task.title, task.dataset, *name.split(', '),
+                     f'{params} M' if params else 'not stated', result]
+            lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join([*lines, ''])
 
 
 def _metafile(rows: Dict[Task, List[_Row]]) -> str:

@@ -76,8 +76,8 @@ def plug_in_readme(folder: Path) -> str:
               'with SCHEME', 'ratio', 'multiply-adds, stock', 'with SCHEME', 'ratio']
     return '\n'.join([
         '# SCHEME in stock backbones', '',
-        'Written by `python .dev_scripts/config_table.py`; do not edit. Parameters and',
-        'multiply-adds are those of the backbone in evaluation, as its library has it and with',
-        'its channel mixers replaced (`mixers`: how many); necks and heads are the same. Nothing',
-        'here has been trained, so there are no metrics.', '', COUNTER, '',
+        'Written by `python .dev_scripts/config_table.py`; do not edit. The table has the cost of',
+        'each backbone in evaluation, as it is in its library (stock) and with its channel mixers',
+        'replaced; `mixers` is their number. Necks and heads are the same. These configs have not',
+        'been trained, so there is no accuracy.', '', COUNTER, '',
         f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', *map(_line, rows), ''])

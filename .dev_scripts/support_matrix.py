@@ -28,23 +28,25 @@ from tests.test_models.stock_backbones import (  # noqa: E402
 TARGET = ROOT / 'docs' / 'support.md'
 HEADER = '''# Backbones that SCHEMEWrapper takes
 
-Written by `python .dev_scripts/support_matrix.py`; do not edit. One backbone of each family,
+Written by `python .dev_scripts/support_matrix.py`; do not edit. One backbone of each family was
 wrapped with `groups='auto'`: its [channel mixers](glossary.md#channel-mixer) become
 [SCHEME](glossary.md#scheme) mixers, with [block-diagonal](glossary.md#block-diagonal) layers and
 [CCA](glossary.md#cca).
 
-- **found**: channel mixers that became SCHEME mixers.
-- **left dense**: what the generic detector (two dense layers `C -> H -> C` with `H >= C` around
-  an activation, of whatever class) still finds, by the last part of their names. `cpb_mlp` turns
-  coordinates into biases of attention and is no channel mixer.
-- **class tokens**: leading tokens that CCA leaves out, as a trial at build time tells.
-- **CCA**: *part* where some mixers get a class token alone and have none.
+- **replaced**: number of channel mixers that became SCHEME mixers.
+- **left dense**: what a generic detector still finds afterwards, by the last part of the names. It
+  looks for two dense layers `C -> H -> C` with `H >= C` around an activation, in any class.
+  (`cpb_mlp` turns coordinates into biases of attention, and is not a channel mixer.)
+- **class tokens**: number of leading tokens that CCA leaves out, found by a trial when the backbone
+  is built.
+- **CCA**: *part* means that only the number of mixers in brackets have CCA, because the others get
+  nothing but a class token.
 
-SwiGLU has gate and values block-diagonal alike; its hidden channels, and `expansion`, are those of
-the values. In MobileViT a mixer gets the patches of one sequence, in the inner blocks of TNT the
-pixels of one patch; CCA covers these, not the map.
+In SwiGLU, the gate and the values both become block-diagonal; `expansion` refers to the hidden
+channels of the values. CCA covers the positions that a mixer gets at a time: in MobileViT the
+patches of one sequence, in the inner blocks of TNT the pixels of one patch.
 
-| library | family | found | left dense | class tokens | CCA |
+| library | family | replaced | left dense | class tokens | CCA |
 | --- | --- | --- | --- | --- | --- |
 '''
 
@@ -81,7 +83,7 @@ def lines() -> Iterator[str]:
     for name in sorted(every, key=str.lower):
         yield _row(name, every[name])
     yield ''
-    yield 'These are refused:'
+    yield 'These are refused with an error:'
     yield ''
     yield '| library | family | what the detector finds | why |'
     yield '| --- | --- | --- | --- |'

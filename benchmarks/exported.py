@@ -131,13 +131,15 @@ def time_all(folder: Path, rounds: int, threads: int) -> Dict[str, Any]:
 def main(argv: Optional[List[str]] = None) -> None:
     """Write the files, or time them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('what', choices=('write', 'time'))
-    parser.add_argument('folder', type=Path)
+    parser.add_argument('what', choices=('write', 'time'),
+                        help='write the files, or time those that are there')
+    parser.add_argument('folder', type=Path, help='folder of the files')
     parser.add_argument('--only', nargs='+', choices=sorted(PAIRS), default=[],
-                        help='models to write')
-    parser.add_argument('--rounds', type=int, default=9)
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--json', type=Path)
+                        help='write only these models')
+    parser.add_argument('--rounds', type=int, default=9, help='rounds of measurement (default: 9)')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads(),
+                        help='threads of each runtime (default: as torch decides)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write the results as JSON')
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.what == 'write':

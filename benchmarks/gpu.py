@@ -560,10 +560,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run the parts and return 1 if a check does not hold."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder of the results')
-    parser.add_argument('--dry-run', action='store_true', help='tiny sizes on the CPU')
-    parser.add_argument('--minutes', type=float, default=8., help='of the whole run (8)')
-    parser.add_argument('--parts', nargs='+', metavar='NAME', help='some of the parts')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the results')
+    parser.add_argument('--dry-run', action='store_true', help='run at tiny sizes on the CPU')
+    parser.add_argument('--minutes', type=float, default=8.,
+                        help='limit for the whole run (default: 8)')
+    parser.add_argument('--parts', nargs='+', metavar='NAME', help='run only these parts')
     args = parser.parse_args(argv)
     if not args.dry_run and not torch.cuda.is_available():
         parser.error('torch finds no GPU; --dry-run walks through all parts on the CPU')

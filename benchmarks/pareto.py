@@ -234,23 +234,26 @@ def _text(points: Sequence[Point], metric: str) -> str:
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure, draw and print a table."""
     parser = argparse.ArgumentParser(
-        description='Measure models and draw a metric, or their width, against multiply-adds, '
-        'parameters and throughput.', epilog=COUNTER)
+        description='Measure models, and draw a metric, or their hidden width, against '
+        'multiply-adds, parameters and throughput.', epilog=COUNTER)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--results', nargs='+', metavar='FILE',
                         help='a result of tools/test.py for each config, in their order: a JSON '
                         'file or a work folder')
-    parser.add_argument('--metric', help='which metric of the results, e.g. mIoU, coco/bbox_mAP, '
+    parser.add_argument('--metric', help='metric of the results, such as mIoU, coco/bbox_mAP or '
                         'accuracy/top1')
     add_shape_argument(parser)
-    parser.add_argument('--batch-size', type=int, default=1, help='of the throughput (1)')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N',
+                        help='images per batch for the throughput (default: 1)')
     parser.add_argument('--runs', type=int, default=10,
-                        help='of the throughput (10); 0 leaves it out')
-    parser.add_argument('--out', default='pareto.png', help='picture to write (pareto.png)')
-    parser.add_argument('--json', metavar='FILE', help='write the numbers too')
+                        metavar='N',
+                        help='runs for the throughput (default: 10); 0 leaves it out')
+    parser.add_argument('--out', default='pareto.png', metavar='FILE',
+                        help='picture to write (default: pareto.png)')
+    parser.add_argument('--json', metavar='FILE', help='also write the results as JSON')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='values to change in every config')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+                        help='change values of all configs')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     args = parser.parse_args(argv)
     with user_errors(args.debug):
         shape = read_shape(args.shape)

@@ -440,22 +440,22 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Run the sweeps of the command line."""
     parser = argparse.ArgumentParser(
         description='Train the configs of a study with several seeds, test them and keep the '
-        'results. Started again, it goes on where it was.')
+        'results. An interrupted study continues where it stopped.')
     parser.add_argument('studies', nargs='+', metavar='STUDY', help='folder with configs/*.py')
-    parser.add_argument('--cells', nargs='+', metavar='NAME', help='only these configs')
+    parser.add_argument('--cells', nargs='+', metavar='NAME', help='run only these configs')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='N',
-                        help='instead of those of the configs')
-    parser.add_argument('--results', metavar='FILE', help='STUDY/results.jsonl; another file '
-                        'repeats what has a result there')
-    parser.add_argument('--work-dir', metavar='DIR', help='folder of logs and checkpoints '
-                        '(work_dirs/studies, or work_dirs/<name of the results file>)')
+                        help='use these seeds instead of those in the configs')
+    parser.add_argument('--results', metavar='FILE', help='file for the results (default: '
+                        'STUDY/results.jsonl); a new file repeats all runs')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and checkpoints '
+                        '(default: work_dirs/studies, or work_dirs/<name of the results file>)')
     parser.add_argument('--data-root', metavar='DIR',
-                        help='replaces the root of every data set in the configs')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time (1)')
-    parser.add_argument('--threads', type=int, help='CPU threads of each (cores / jobs)')
+                        help='root folder of all data sets, instead of those in the configs')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
+    parser.add_argument('--threads', type=int, help='CPU threads per run (default: cores / jobs)')
     parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
-                        help='values to change in every config, for a try with --results')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+                        help='change values of all configs, for a trial with --results')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     args = parser.parse_args(argv)
     failed = 0
     with user_errors(args.debug):

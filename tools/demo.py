@@ -54,12 +54,15 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description='Train the demo segmenter on generated scenes, test it and draw pictures.')
-    parser.add_argument('--data-root', default='data/scenes', help='where the scenes are or go')
-    parser.add_argument('--work-dir', default='work_dirs/upernet_scheme_s_demo')
+    parser.add_argument('--data-root', default='data/scenes', metavar='DIR',
+                        help='folder of the scenes; written if missing (default: data/scenes)')
+    parser.add_argument('--work-dir', default='work_dirs/upernet_scheme_s_demo', metavar='DIR',
+                        help='folder for logs, checkpoints and pictures (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
-                        help='passed on to training and testing')
+                        help='change values of the config, in training and testing')
     parser.add_argument('--min-miou', type=float, default=0., metavar='PERCENT',
-                        help='fail below this mIoU, or below 3 times the constant prediction\'s')
+                        help='fail if the mIoU is below this, or below 3 times that of predicting '
+                        'one class everywhere (default: 0)')
     return parser.parse_args(argv)
 
 

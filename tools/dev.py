@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Set up all that mmscheme needs and do a job: python3 tools/dev.py JOB, with demo, test,
-lint, gpu or setup.
+"""Set up the environment of a clone and run a job in it: python3 tools/dev.py JOB.
 
-Needs Python 3.10 or newer with venv, and no compiler. The first call makes the environment
-.venv and installs the pinned stack there, with mmscheme's own operators for mmcv; later
-calls start the job at once. With --with-mmcv mmcv is compiled instead, which needs a C++
-compiler and takes about ten minutes on two cores; the built wheel is kept for other clones.
+Needs Python 3.10 or newer with venv, and no compiler. The first call creates the environment
+.venv and installs the pinned releases into it, with mmscheme's own operators for mmcv; later
+calls start the job at once. With --with-mmcv, mmcv is compiled instead, which needs a C++
+compiler and takes about ten minutes on two cores; the wheel is kept for other clones.
 """
 import argparse
 import hashlib
@@ -346,15 +345,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--in-place', action='store_true',
-                        help='no environment of its own: install into that of the Python that '
-                        'runs this, leaving its torch and torchvision as they are')
+                        help='create no environment; install into that of the Python that runs '
+                        'this, and leave its torch and torchvision as they are')
     parser.add_argument('--stack', choices=['upstream', 'forks'],
-                        help='releases of OpenMMLab, or their maintained forks, which are compiled '
-                        '(the default of --with-mmcv from Python 3.13 on)')
+                        help='releases of OpenMMLab, or of their maintained forks, which are '
+                        'compiled (default: upstream, or forks with --with-mmcv from Python 3.13 '
+                        'on)')
     parser.add_argument('--with-mmcv', action='store_true',
-                        help='compile mmcv with all its operators, instead of those of mmscheme '
-                        'on torchvision; needs a C++ compiler, and for a GPU that of CUDA')
-    parser.add_argument('job', choices=['demo', 'test', 'lint', 'gpu', 'setup'])
+                        help='compile mmcv with all of its operators, instead of using those of '
+                        'mmscheme; needs a C++ compiler, and nvcc for GPU operators')
+    parser.add_argument('job', choices=['demo', 'test', 'lint', 'gpu', 'setup'],
+                        help='demo, test and gpu pass further arguments on')
     args, rest = parser.parse_known_args()
     if rest and args.job not in ('demo', 'test', 'gpu'):
         parser.error(f'unknown arguments for {args.job}: {" ".join(rest)}')

@@ -1,4 +1,4 @@
-"""Draw what a model finds in images and videos."""
+"""Draw the predictions of a model into images and videos."""
 import argparse
 import warnings
 from typing import List, Optional
@@ -13,12 +13,12 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw what a model finds into images and videos.')
+        description='Draw the predictions of a model into images and videos.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training or by tools/deploy/fold.py')
-    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video or folder')
+    parser.add_argument('checkpoint', help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
+    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video or folder of them')
     add_drawing_arguments(parser)
-    parser.add_argument('--device', help='as torch names it (the GPU where there is one)')
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
     return parser.parse_args(argv)
 
 

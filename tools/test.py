@@ -12,21 +12,24 @@ from mmscheme.utils.user_errors import user_errors
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint.')
+    parser = argparse.ArgumentParser(description='Test a checkpoint and print its metrics.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='path of the checkpoint, URL, or hf://OWNER/NAME/FILE')
-    parser.add_argument('--out', help='segmentation: folder for the predicted masks; detection '
-                        'and classification: pickle file for the predictions')
+    parser.add_argument('checkpoint', help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
+    parser.add_argument('--out', metavar='PATH',
+                        help='save the predictions: masks into this folder '
+                        '(segmentation), or a pickle file (detection, classification)')
     parser.add_argument('--show-dir', metavar='DIR',
-                        help='folder for pictures: ground truth beside prediction')
-    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+                        help='draw ground truth and prediction side by side into this folder')
+    parser.add_argument('--show', action='store_true', help='show these pictures in a window')
+    parser.add_argument('--wait-time', type=float, default=2, metavar='SECONDS',
+                        help='how long --show shows a picture (default: 2)')
+    parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     parser.add_argument('--report', metavar='DIR',
-                        help='folder for a page with all of it, report.html; segmentation and '
-                        'detection')
+                        help='write a page with metrics, classes, images, cost and speed into '
+                        'this folder: report.html; segmentation and detection only')
     parser.add_argument('--keep-cca', action='store_true',
-                        help='test twice, with CCA dropped and kept, and print both metrics')
+                        help='test twice, with CCA dropped and with CCA kept, and print both '
+                             'metrics')
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

@@ -15,12 +15,15 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model.')
     add_config_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='continue from this checkpoint, or from the last in the work folder')
+                        help='continue from this checkpoint, or from the last one in the work '
+                        'folder')
     parser.add_argument('--pretrained', metavar='CHECKPOINT',
-                        help='load the backbone from this checkpoint, usually of a classifier')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+                        help='load the weights of the backbone from this checkpoint, usually that '
+                        'of a classifier')
+    parser.add_argument('--amp', action='store_true', help='use automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate from the recipe\'s batch size to this run\'s')
+                        help='scale the learning rate from the batch size of the recipe to that of '
+                        'this run')
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

@@ -19,9 +19,10 @@ __all__ = [
 ]
 
 COUNTER = (
-    'Multiply-adds (half the FLOPs of torch.utils.flop_counter) of one image: convolutions, '
-    'linear layers, matrix products and attention. Not counted: norms, activations, pooling, '
-    'resizing, additions, RoIAlign, NMS, and operators of mmcv such as deformable convolutions.')
+    'Multiply-adds of one image (half the FLOPs of torch.utils.flop_counter). Counted: '
+    'convolutions, linear layers, matrix products and attention. Not counted: norms, '
+    'activations, pooling, resizing, additions, RoIAlign, NMS, and operators of mmcv such as '
+    'deformable convolutions.')
 
 # What backbones call their mixers.
 _TOKEN_MIXERS = ('token_mixer', 'token_mix', 'attn')

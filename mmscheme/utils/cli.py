@@ -25,26 +25,26 @@ class Options(DictAction):
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the config and the flags that change it."""
-    parser.add_argument('config', help='path of the config')
+    parser.add_argument('config', help='path of the config file')
     parser.add_argument('--data-root', metavar='DIR',
-                        help='replaces the root of every data set in the config')
+                        help='root folder of all data sets, instead of those in the config')
     parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
-                        help='values to change in the config, e.g. train_dataloader.batch_size=8 '
-                        'or key="[(a,b),(c,d)]"')
-    parser.add_argument('--debug', action='store_true',
-                        help='show the traceback of an error in the input')
+                        help='change values of the config, such as '
+                        'train_dataloader.batch_size=8 or key="[(a,b),(c,d)]"')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that OpenMMLab's tools for training and testing have in common."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
-                        '(work_dirs/<name of the config>)')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and checkpoints '
+                        '(default: work_dirs/<name of the config>)')
     parser.add_argument('--no-preflight', dest='preflight', action='store_false',
-                        help='start without checking data, model, checkpoints and disk')
+                        help='do not check data, model, checkpoints and disk space first')
     parser.add_argument('--stock-runtime', action='store_true',
-                        help="keep the config's own loops, hooks and data sets")
+                        help="use the config's own loops, hooks and data sets, not those of "
+                        "mmscheme")
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='how several processes were started')
+                        help='what started the processes (default: none)')
     # torchrun and its predecessor pass one or the other.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
@@ -60,18 +60,20 @@ def _fraction(text: str) -> float:
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for pictures of predictions."""
     parser.add_argument('--out', default='predictions', metavar='DIR',
-                        help='folder of the pictures (predictions)')
+                        help='folder for the pictures (default: predictions)')
     parser.add_argument('--score-thr', type=float, default=0.3,
-                        help='lowest score of a box that is drawn (0.3)')
+                        metavar='SCORE',
+                        help='draw boxes with at least this score (default: 0.3)')
     parser.add_argument('--opacity', type=_fraction, default=0.6,
-                        help='of the colours of a segmentation (0.6)')
+                        metavar='FRACTION',
+                        help='opacity of the colours of a segmentation, 0 to 1 (default: 0.6)')
 
 
 def add_shape_argument(parser: argparse.ArgumentParser, note: str = '') -> None:
     """Add ``--shape``, for :func:`read_shape`."""
     parser.add_argument('--shape', type=int, nargs='+', metavar='N',
-                        help='height and width of the input, or one number for both (default: '
-                        f'what the config trains or tests with){note}')
+                        help='height and width of the input in pixels, or one number for both '
+                        f'(default: what the config trains or tests with){note}')
 
 
 def read_shape(values: Optional[Sequence[int]], least: int = 1) -> Optional[Tuple[int, int]]:

@@ -43,43 +43,54 @@ _DENSE = dict(groups=(1, 1), expansion=4, cca=False)
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Time ours against others, taking turns in one process. "mixer": the '
-        'channel mixer at the shapes of each stage; "backbone": the whole backbone (both in a '
-        'clone); a config: its model; "exported": files, the first of which is "ours".')
-    parser.add_argument('work', help='"mixer", "backbone", "exported" or the path of a config')
+        description='Time ours against others, in turns in one process. WORK is "mixer" for the '
+        'channel mixer at the shapes of each stage, "backbone" for the whole backbone (both need '
+        'a clone), the path of a config for its model, or "exported" for exported files, the '
+        'first of which counts as ours.')
+    parser.add_argument('work', metavar='WORK',
+                        help='"mixer", "backbone", "exported" or the path of a config')
     parser.add_argument('files', nargs='*', metavar='FILE.onnx',
-                        help='after "exported": files of tools/deploy/export.py')
+                        help='with "exported": files written by tools/deploy/export.py')
     parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES),
-                        help='that run the files')
+                        help='runtimes for the files (default: all)')
     parser.add_argument('--operators', action='store_true',
-                        help='also print the time of each kind of operator in the files')
+                        help='with "exported": also print the time of each kind of operator')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='values to change in the config')
-    parser.add_argument('--debug', action='store_true',
-                        help='show the traceback of an error in the input')
-    parser.add_argument('--arch', choices=sorted(ARCHS), default='s12')
-    parser.add_argument('--batch', type=int, default=8, help='images')
+                        help='change values of the config')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
+    parser.add_argument('--arch', choices=sorted(ARCHS), default='s12',
+                        help='SCHEMEformer of "mixer" and "backbone" (default: s12)')
+    parser.add_argument('--batch', type=int, default=8, metavar='N',
+                        help='images per batch (default: 8)')
     parser.add_argument('--size', type=int, nargs='+', metavar='N',
-                        help='height and width of the images, or one number for both (224, or '
-                        'what the config trains or tests with)')
+                        help='height and width of the images in pixels, or one number for both '
+                        '(default: 224, or what the config trains or tests with)')
     parser.add_argument('--training', action='store_true',
-                        help='forward and backward pass with CCA instead of inference')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
-    parser.add_argument('--dtype', choices=sorted(_DTYPES), default='float32')
+                        help='time forward and backward pass with CCA instead of inference')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
+    parser.add_argument('--dtype', choices=sorted(_DTYPES), default='float32',
+                        help='type of the numbers (default: float32)')
     parser.add_argument('--channels-first', action='store_true',
-                        help='memory format of our mixer\'s input')
+                        help='give our channel mixer its input in this memory format')
     parser.add_argument('--channels-last', action='store_true',
-                        help='memory format of the backbones\' images')
-    parser.add_argument('--groups', type=int, nargs=2, default=(4, 4), metavar=('G1', 'G2'))
-    parser.add_argument('--expansion', type=int, default=8)
+                        help='give the backbones their images in this memory format')
+    parser.add_argument('--groups', type=int, nargs=2, default=(4, 4), metavar=('G1', 'G2'),
+                        help='groups of the two layers (default: 4 4)')
+    parser.add_argument('--expansion', type=int, default=8, metavar='E',
+                        help='hidden width divided by input width (default: 8)')
     parser.add_argument('--implementation', choices=IMPLEMENTATIONS, default='auto',
-                        help='of the channel mixers in the backbones')
-    parser.add_argument('--compile', action='store_true', help='torch.compile of the backbones')
-    parser.add_argument('--rounds', type=int, default=7, help='at least 2')
-    parser.add_argument('--seconds', type=float, default=0., help='more rounds until so long')
-    parser.add_argument('--threads', type=int, help='of torch on the CPU')
+                        help='implementation of the channel mixers in backbones (default: auto)')
+    parser.add_argument('--compile', action='store_true',
+                        help='compile the backbones with torch.compile')
+    parser.add_argument('--rounds', type=int, default=7, metavar='N',
+                        help='rounds of measurement, at least 2 (default: 7)')
+    parser.add_argument('--seconds', type=float, default=0., metavar='T',
+                        help='add rounds until this many seconds have passed (default: 0)')
+    parser.add_argument('--threads', type=int, metavar='N',
+                        help='threads of torch on the CPU (default: as torch decides)')
     parser.add_argument('--json', metavar='FILE', help='also write the results as JSON')
-    parser.add_argument('--out', metavar='FILE', help='also draw them, e.g. to times.png')
+    parser.add_argument('--out', metavar='FILE',
+                        help='also draw the results, for example to times.png')
     args = parser.parse_args(argv)
     if bool(args.files) != (args.work == 'exported'):
         parser.error('expected files after "exported", and nowhere else')

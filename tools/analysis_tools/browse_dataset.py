@@ -14,13 +14,17 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw samples as the model will see them, after the whole pipeline.')
+        description='Draw samples of a data set as the model will see them, after the whole '
+        'pipeline.')
     add_config_arguments(parser)
     parser.add_argument('--out', metavar='DIR',
-                        help='folder of the pictures (work_dirs/browse/<name of the config>)')
-    parser.add_argument('--split', choices=SPLITS, default='train')
-    parser.add_argument('--number', type=int, default=16, help='samples, spread over the data set')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+                        help='folder for the pictures (default: work_dirs/browse/<name of the '
+                             'config>)')
+    parser.add_argument('--split', choices=SPLITS, default='train',
+                        help='data set to draw from (default: train)')
+    parser.add_argument('--number', type=int, default=16, metavar='N',
+                        help='samples to draw, spread over the data set (default: 16)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the augmentation (default: 0)')
     args = parser.parse_args(argv)
     if args.number < 1:
         parser.error(f'--number: expected at least 1, found {args.number}')

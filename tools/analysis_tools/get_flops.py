@@ -13,13 +13,14 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Parameters and multiply-adds of a config\'s model, on random input.',
+        description='Print the parameters and multiply-adds of the model of a config, counted on '
+        'random input.',
         epilog=COUNTER)
     add_config_arguments(parser)
     add_shape_argument(parser)
     parser.add_argument('--training', action='store_true',
                         help='count the forward pass of training, with CCA')
-    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args(argv)
 
 

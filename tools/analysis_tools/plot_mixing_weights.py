@@ -1,4 +1,4 @@
-"""Draw 1 - alpha, the weight of CCA, over training."""
+"""Draw the CCA weight of each block over training."""
 import argparse
 from pathlib import Path
 from typing import List, Optional
@@ -10,11 +10,12 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw 1 - alpha, the weight of CCA, over training, for each block.')
+        description='Draw the CCA weight (1 - alpha) of each block over training.')
     parser.add_argument('logs', nargs='+', metavar='LOG',
-                        help='work folder, folder of a run, or scalars.json; one panel each')
-    parser.add_argument('--out', default='mixing_weights.png', help='picture to write')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+                        help='work folder, folder of a run, or scalars.json; each gets a panel')
+    parser.add_argument('--out', default='mixing_weights.png', metavar='FILE',
+                        help='picture to write (default: mixing_weights.png)')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 

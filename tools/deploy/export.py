@@ -16,30 +16,35 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Export the deployment form of a checkpoint. The file is run and compared '
-        'with PyTorch before it is kept.')
+        description='Export the deployment form of a checkpoint. The file is kept only if its '
+        'outputs match those of PyTorch.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('--format', choices=sorted(FORMATS.values()), default='onnx')
-    parser.add_argument('--out', metavar='FILE', help='file to write (the checkpoint with another '
-                        'suffix: .onnx, .pt2 for torch_export, .pt for torchscript)')
+    parser.add_argument('checkpoint', help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
+    parser.add_argument('--format', choices=sorted(FORMATS.values()), default='onnx',
+                        help='format of the file (default: onnx)')
+    parser.add_argument('--out', metavar='FILE', help='file to write (default: the path of the '
+                        'checkpoint with the suffix .onnx, .pt2 for torch_export or .pt for '
+                        'torchscript)')
     add_shape_argument(parser, '; images that do not fit are shrunk')
     parser.add_argument('--dynamic', action='store_true',
-                        help='any batch, height and width, these in multiples of 32')
+                        help='take any batch size, and any height and width that are multiples '
+                             'of 32')
     parser.add_argument('--batch', type=int, default=1, metavar='N',
-                        help='images that the file takes at once (1)')
+                        help='images that the file takes at once (default: 1)')
     parser.add_argument('--fp16', action='store_true',
-                        help='compute in float16 on a GPU; ONNX files alone')
-    parser.add_argument('--int8', choices=QUANTIZERS, help='write an INT8 file instead, made by '
-                        'onnxruntime\'s quantizer or for OpenVINO by NNCF; needs the data of the '
-                        'config')
+                        help='compute in float16, for GPUs; ONNX only')
+    parser.add_argument('--int8', choices=QUANTIZERS, help='write an INT8 file, made with the '
+                        'quantizer of onnxruntime, or for OpenVINO with NNCF; ONNX only; needs the '
+                        'data of the config')
     parser.add_argument('--calibration', type=int, default=64, metavar='N',
-                        help='training images to take the ranges of the activations from (64)')
+                        help='training images on which --int8 measures the ranges of the '
+                        'activations (default: 64)')
     parser.add_argument('--max-loss', type=float, default=1., metavar='POINTS',
-                        help='an INT8 file that loses more on the test set is not kept (1)')
+                        help='keep an INT8 file only if its metric on the test set is at most this '
+                        'much worse (default: 1)')
     args = parser.parse_args(argv)
     if args.int8 and (args.format != 'onnx' or args.batch > 1 or args.fp16):
-        parser.error('--int8: expected the format onnx and a batch of one image, without --fp16')
+        parser.error('--int8: expected --format onnx and --batch 1, without --fp16')
     if args.calibration < 1:
         parser.error(f'--calibration: expected at least one image, found {args.calibration}')
     if args.batch < 1 or args.dynamic and args.batch > 1:

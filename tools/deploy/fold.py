@@ -11,13 +11,14 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Write the deployment form of a checkpoint: CCA, alpha, layer scale, batch '
-        'norms and auxiliary heads folded in or gone, outputs the same. Config and checkpoint '
-        'that are written go wherever the originals do: test.py, predict.py, export.py.')
+        description='Write the deployment form of a checkpoint: alpha, layer scale and batch norms '
+        'are folded into the weights, CCA and auxiliary heads are removed, and the outputs stay '
+        'the same. Use the new config and checkpoint like the originals, in test.py, predict.py '
+        'and export.py.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='file written by training')
-    parser.add_argument('target', help='checkpoint to write, *.pth or *.safetensors; its config '
-                        'gets the same name')
+    parser.add_argument('checkpoint', help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
+    parser.add_argument('target', help='checkpoint to write, *.pth or *.safetensors; the config is '
+                        'written beside it under the same name')
     return parser.parse_args(argv)
 
 

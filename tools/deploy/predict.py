@@ -1,4 +1,4 @@
-"""Draw what an exported model finds in images."""
+"""Draw the predictions of an exported model into images."""
 import argparse
 import warnings
 from typing import List, Optional
@@ -16,11 +16,11 @@ from mmscheme.visualization.predictions import draw_prediction, make_visualizer
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw what an exported model finds into images.')
-    parser.add_argument('model', help='file of tools/deploy/export.py')
+        description='Draw the predictions of an exported model into images.')
+    parser.add_argument('model', help='file written by tools/deploy/export.py')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
     add_drawing_arguments(parser)
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 

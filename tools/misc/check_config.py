@@ -19,21 +19,22 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Check data, model, checkpoints and disk space of a run in seconds.')
+        description='Check the data, model, checkpoints and disk space of a run without starting '
+        'it, in seconds.')
     add_config_arguments(parser)
     parser.add_argument('--checkpoint', metavar='FILE',
-                        help='check a test of this checkpoint, not a training')
+                        help='check a test of this checkpoint instead of a training')
     parser.add_argument('--splits', nargs='+', choices=SPLITS, metavar='SPLIT',
-                        help='data to check (train val; with --checkpoint test)')
+                        help='data sets to check (default: train val, or test with --checkpoint)')
     parser.add_argument('--all', action='store_true',
-                        help='read all images and masks and list all that is wrong')
+                        help='read all images and masks, not only 200 of each data set')
     parser.add_argument('--labels', action='store_true',
-                        help='print how many labels each class has in each split, and compare the '
-                        'contents of the splits')
+                        help='print how many labels each class has in each split, and look for '
+                        'images that are in two splits')
     parser.add_argument('--pictures', metavar='DIR',
                         help='draw a few images of each split with their labels')
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints '
-                        '(work_dirs/<name of the config>)')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and checkpoints '
+                        '(default: work_dirs/<name of the config>)')
     return parser.parse_args(argv)
 
 

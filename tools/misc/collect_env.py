@@ -16,9 +16,9 @@ PACKAGES = ('mmscheme', 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mm
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Print the versions of mmscheme and of what it runs on, the devices, and '
-        'whether the C++ mixer, the Triton kernels and the operators of mmcv are available. '
-        'Paste the output into a bug report.')
+        description='Print the versions of mmscheme and its dependencies, the devices, and whether '
+        'the C++ mixer, the Triton kernels and the operators of mmcv are available. Paste the '
+        'output into bug reports.')
     return parser.parse_args(argv)
 
 

@@ -9,10 +9,10 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Give mmcv-lite the operators of mmscheme, which run on torchvision, for all '
-        'programs of this environment. Where mmcv has compiled ones, they stay.')
-    parser.add_argument('--undo', action='store_true', help='remove them')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+        description='Add the operators of mmscheme, which use torchvision, to mmcv-lite, for all '
+        'programs in this environment. A compiled mmcv keeps its own.')
+    parser.add_argument('--undo', action='store_true', help='remove them again')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Strip a checkpoint of what inference does not need, and put its hash into its name."""
+"""Publish the weights of a checkpoint, in a file that has their hash in its name."""
 import argparse
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -17,25 +17,28 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Strip a checkpoint of what inference does not need and put its hash into '
-        'its name.')
-    parser.add_argument('checkpoint', help='file written by training')
+        description='Write the weights of a checkpoint, without what only training needs, to a '
+        'file that has their hash in its name.')
+    parser.add_argument('checkpoint', help='checkpoint written by training')
     parser.add_argument('target', help='file to write, *.pth or *.safetensors; a hash is added to '
                         'its name')
     parser.add_argument('--half', action='store_true', help='store the weights in half precision')
-    parser.add_argument('--config', help='write this config beside it, whole')
+    parser.add_argument('--config', metavar='FILE',
+                        help='write this whole config beside the weights')
     parser.add_argument('--safetensors', action='store_true',
-                        help='write *.safetensors, and a model card *.md beside it')
+                        help='write a *.safetensors file, and a model card beside it')
     parser.add_argument('--hub', metavar='OWNER/NAME',
-                        help='put weights, config and card into this repository of the Hugging '
-                        'Face Hub; needs `hf auth login`')
-    parser.add_argument('--private', action='store_true', help='make a new repository private')
-    card = parser.add_argument_group('what the card says')
+                        help='upload weights, config and card to this repository of the Hugging '
+                        'Face Hub; run `hf auth login` first')
+    parser.add_argument('--private', action='store_true',
+                        help='create the repository as a private one')
+    card = parser.add_argument_group('model card')
     card.add_argument('--license', help='licence of the weights, such as apache-2.0')
-    card.add_argument('--data', help='training data (the type of the data set in the config)')
+    card.add_argument('--data',
+                      help='training data (default: the type of the data set in the config)')
     card.add_argument('--metric', nargs='+', type=_metric, default=[], metavar='NAME=VALUE',
                       help='result of a test of these weights, such as mIoU=41.2')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 

@@ -26,20 +26,24 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description='Turn a trained dense MetaFormer or PoolFormer into a block-diagonal one '
-        'that starts from what it has learned. Needs some images of the config, no labels.')
+        'that keeps most of what it has learned. Needs training images of the config, but no '
+        'labels.')
     add_config_arguments(parser)
     parser.add_argument('source', help='checkpoint of the dense model; no code in it is run')
-    parser.add_argument('target', type=Path, help='file to write')
+    parser.add_argument('target', type=Path, help='checkpoint to write')
     parser.add_argument('--groups', nargs=2, type=int, default=(4, 4), metavar=('G1', 'G2'),
-                        help='blocks of the two layers (4 4)')
-    parser.add_argument('--expansion', type=float, default=8, help='hidden width (8)')
-    parser.add_argument('--num-images', type=int, default=256,
-                        help='training images to fit on (256)')
+                        help='groups of the two layers (default: 4 4)')
+    parser.add_argument('--expansion', type=float, default=8, metavar='E',
+                        help='hidden width divided by input width (default: 8)')
+    parser.add_argument('--num-images', type=int, default=256, metavar='N',
+                        help='training images to fit on (default: 256)')
     parser.add_argument('--permutation', choices=PERMUTATIONS, default='cluster',
-                        help='order of the channels; the others are for comparison (cluster)')
+                        help='order of the channels; the others are for comparison (default: '
+                             'cluster)')
     parser.add_argument('--compare', action='store_true',
-                        help='report the other orders of the channels beside the chosen one')
-    parser.add_argument('--seed', type=int, default=0, help='of all that is drawn (0)')
+                        help='also report the other orders of the channels')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed of the random numbers (default: 0)')
     return parser.parse_args(argv)
 
 

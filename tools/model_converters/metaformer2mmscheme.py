@@ -16,17 +16,17 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description='Convert weights of PoolFormer (sail-sg, mmpretrain), MetaFormer-PPAA '
-        '(sail-sg) or the SCHEMEformer of its authors.')
+        "(sail-sg) or the authors' SCHEMEformer to those of a SCHEMEformer here.")
     parser.add_argument('source', help='checkpoint to read; no code in it is run')
-    parser.add_argument('target', type=Path, help='file to write')
+    parser.add_argument('target', type=Path, help='checkpoint to write')
     parser.add_argument('--norm', choices=sorted(NORMS),
-                        help='norm layers of the source, which its weights do not tell: over the '
-                        'whole map (group; PoolFormer, SCHEMEformer) or the channels of each '
-                        'position (layer; metaformer_ppaa_s12_224)')
+                        help='what the norms of the source average over, if its weights do not '
+                        'tell: the whole map (group; PoolFormer, SCHEMEformer) or the channels of '
+                        'each position (layer; metaformer_ppaa_s12_224)')
     parser.add_argument('--keep-alpha', action='store_true',
-                        help='keep alpha and CCA, to go on training, where the authors drop both '
-                        'in evaluation')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+                        help='keep alpha and CCA, to continue training; the authors drop both in '
+                        'evaluation')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 

@@ -17,8 +17,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         description='Convert a SCHEMEformer (a backbone or any model with one) to a plain '
         "state dict with the names of timm's MetaFormer.")
     parser.add_argument('source', help='checkpoint to read; no code in it is run')
-    parser.add_argument('target', type=Path, help='file to write')
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    parser.add_argument('target', type=Path, help='checkpoint to write')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 
