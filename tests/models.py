@@ -13,6 +13,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.train import build_train_runner
 from mmscheme.models.backbones.schemeformer import ARCHS
 from mmscheme.models.loading import build_model
+from mmscheme.utils.config_query import inner_model
 from mmscheme.utils.find_checkpoint import find_checkpoint
 from tests.utils import REPOSITORY
 
@@ -187,8 +188,9 @@ def build(cfg):
     """Build the model of a config for images of 64 x 64, the same at every call."""
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    if 'size' in cfg.model.data_preprocessor:
-        cfg.model.data_preprocessor.size = SIZE
+    model = inner_model(cfg.model)
+    if 'size' in model.data_preprocessor:
+        model.data_preprocessor.size = SIZE
     return MODELS.build(cfg.model)
 
 

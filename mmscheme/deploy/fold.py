@@ -65,7 +65,7 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
             if isinstance(child, DropPath):
                 setattr(parent, name, nn.Identity())
     if getattr(model, 'auxiliary_head', None) is not None:
-        model.auxiliary_head = None
+        model['auxiliary_head'] = None
     if fuse_norms:
         # By child, as mmcv wants a convolution and its norm side by side.
         model = fuse_conv_bn(model)
@@ -147,7 +147,7 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     model = inner_model(cfg.model)
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
-        model.auxiliary_head = None
+        model['auxiliary_head'] = None
     for _, node in walk(model):
         cls = find_class(MODELS, node.get('type')) if 'type' in node else None
         arguments = inspect.signature(cls).parameters if inspect.isclass(cls) else {}

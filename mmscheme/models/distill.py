@@ -13,7 +13,7 @@ from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import check_flags, check_number
 from mmscheme.utils.checkpoint_io import read_weights
 
-from .loading import load_weights
+from .loading import build_argument, load_weights
 from .utils.dense_mixers import name_of_stack, sees_positions
 
 __all__ = ['Distill']
@@ -77,8 +77,12 @@ def Distill(student: Union[dict, nn.Module], teacher: Union[dict, nn.Module],
     check_flags(keep_student_loss=keep_student_loss)
     if teacher_checkpoint is None and isinstance(teacher, dict):
         raise ValueError('teacher_checkpoint: expected the weights of the teacher, found None')
-    model = _build('student', student, data_preprocessor)
-    trained = _build('teacher', teacher, data_preprocessor)
+    model, trained = (build_argument(name, network, data_preprocessor)
+                      for name, network in (('student', student), ('teacher', teacher)))
+    for name, network in (('student', model), ('teacher', trained)):
+        if not callable(getattr(network, 'loss', None)):
+            raise TypeError(f'{name}: expected a classifier, segmenter or detector, found '
+                            f'{type(network).__name__}, which has no loss()')
     if teacher_checkpoint is not None:
         load_weights(trained, read_weights(teacher_checkpoint)[0], teacher_checkpoint)
     trained.requires_grad_(False)
@@ -107,19 +111,6 @@ def Distill(student: Union[dict, nn.Module], teacher: Union[dict, nn.Module],
     print_log(f'Distill: {type(model).__name__} learns from {type(trained).__name__}: '
               f'features of {", ".join(names) or "none"}; logits of {logits or "none"}',
               logger='current')
-    return model
-
-
-def _build(name: str, model: Union[dict, nn.Module], data_preprocessor: Optional[dict]
-           ) -> nn.Module:
-    if isinstance(model, dict) and 'type' in model:
-        model = deepcopy(model)
-        if data_preprocessor is not None:
-            model.setdefault('data_preprocessor', deepcopy(data_preprocessor))
-        model = MODELS.build(model)
-    if not isinstance(model, nn.Module) or not callable(getattr(model, 'loss', None)):
-        raise TypeError(f'{name}: expected a config with a type, or a model, with loss(), found '
-                        f'{type(model).__name__}')
     return model
 
 

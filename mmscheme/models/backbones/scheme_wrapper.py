@@ -2,7 +2,6 @@
 import logging
 import math
 from collections import Counter
-from copy import deepcopy
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.layers.block_diagonal import parse_groups
+from mmscheme.models.loading import build_argument
 from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
 from mmscheme.models.utils.dense_mixers import (
     Names,
@@ -261,17 +261,7 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
             into ``groups``; no such stage or name; a seed of another width.
     """
     check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
-    if isinstance(backbone, dict) and 'type' in backbone:
-        if data_preprocessor is not None:
-            backbone = deepcopy(backbone)
-            backbone.setdefault('data_preprocessor', deepcopy(data_preprocessor))
-        try:
-            backbone = MODELS.build(backbone)
-        except KeyError as e:  # no such type
-            raise ValueError(f'backbone: {e.args[0]}') from e
-    if not isinstance(backbone, nn.Module):
-        raise TypeError('backbone: expected a config with a type or a module, found '
-                        f'{type(backbone).__name__}')
+    backbone = build_argument('backbone', backbone, data_preprocessor)
     if extra_tokens is not None:
         check_count('extra_tokens', extra_tokens, 0)
     kind = type(backbone).__name__
