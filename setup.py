@@ -62,7 +62,7 @@ setup(
         'det': openmmlab('mmsegmentation', 'mmpretrain', 'ftfy', 'regex'),
         'cls': openmmlab('mmdet', 'mmsegmentation', 'ftfy', 'regex'),
         **{name: read_requirements(name)
-           for name in ('timm', 'onnx', 'openvino', 'hub', 'docs', 'dev')},
+           for name in ('timm', 'onnx', 'openvino', 'hub', 'labels', 'docs', 'dev')},
     },
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,

@@ -1,3 +1,3 @@
-# Classifier, SCHEMEformer-M36 (44-e8), the recipe of the S12 with more stochastic depth.
+# Classifier, SCHEMEformer-M36 (44-e8), same recipe as the S12 with more stochastic depth.
 _base_ = 'cls_scheme_s_in1k.py'
 model = dict(backbone=dict(arch='m36', drop_path_rate=0.3), head=dict(in_channels=768))

@@ -1,5 +1,5 @@
-# The classifier on the objects of the generated scenes for a few minutes on a CPU: other data,
-# picture size and length. `python tools/make_scenes.py data/scenes` writes the scenes.
+# cls_scheme_s_in1k for a few minutes on a CPU: objects of the generated scenes, smaller images,
+# fewer epochs. `python tools/make_scenes.py data/scenes` writes the scenes.
 _base_ = 'cls_scheme_s_in1k.py'
 model = dict(
     data_preprocessor=dict(num_classes=6),

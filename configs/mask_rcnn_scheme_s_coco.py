@@ -1,4 +1,4 @@
-# Mask R-CNN, SCHEMEformer-S12 (44-e8), COCO, 12 epochs of 16 images an iteration.
+# Mask R-CNN, SCHEMEformer-S12 (44-e8), COCO, 12 epochs, 16 images per iteration.
 _base_ = [
     '_base_/models/mask_rcnn_scheme.py', '_base_/datasets/coco_instance.py',
     '_base_/schedules/detection_1x.py'

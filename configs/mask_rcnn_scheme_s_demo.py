@@ -1,5 +1,5 @@
-# The detector on generated scenes for a few minutes on a CPU: other data, picture size, and
-# anchors and heads to fit. `python tools/make_scenes.py data/scenes` writes the scenes.
+# mask_rcnn_scheme_s_coco for a few minutes on a CPU: generated scenes, smaller images, and
+# anchors and heads to match. `python tools/make_scenes.py data/scenes` writes the scenes.
 _base_ = 'mask_rcnn_scheme_s_coco.py'
 scenes = dict(type='mmscheme.ScenesInstanceDataset', data_root='data/scenes')
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline

@@ -1,3 +1,3 @@
-# Semantic FPN, SCHEMEformer-S36 (44-e8), the recipe of the S12.
+# Semantic FPN, SCHEMEformer-S36 (44-e8), same recipe as the S12.
 _base_ = 'semantic_fpn_scheme_s_ade20k.py'
 model = dict(backbone=dict(arch='s36'))

@@ -1,5 +1,5 @@
-# The flagship on generated scenes for a few minutes on a CPU: other data, crop, head width
-# and iterations. `python tools/make_scenes.py data/scenes` writes the scenes.
+# upernet_scheme_s_ade20k for a few minutes on a CPU: generated scenes, smaller crops, narrower
+# heads and fewer iterations. `python tools/make_scenes.py data/scenes` writes the scenes.
 _base_ = 'upernet_scheme_s_ade20k.py'
 scenes = dict(type='mmscheme.ScenesDataset', data_root='data/scenes')
 crop_size = (128, 128)

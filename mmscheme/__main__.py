@@ -22,8 +22,8 @@ def main() -> None:
     """Hand the command line to the tool that it names."""
     tools = find_tools()
     if len(sys.argv) < 2 or sys.argv[1] not in tools:
-        print(f'usage: python -m mmscheme {{{",".join(tools)}}} ...; each explains itself with '
-              '--help', file=sys.stderr)
+        print(f'usage: python -m mmscheme TOOL ...\n\nTOOL is one of {", ".join(tools)}.\n'
+              '`python -m mmscheme TOOL --help` describes it.', file=sys.stderr)
         sys.exit(0 if sys.argv[1:] in (['-h'], ['--help']) else 2)
     tool = sys.argv.pop(1)
     sys.argv[0] = f'python -m mmscheme {tool}'

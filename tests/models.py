@@ -181,6 +181,12 @@ def shrink(cfg):
         for proposals in (part.get('rpn_proposal'), part.get('rpn')):
             if proposals and 'max_per_img' in proposals:
                 proposals.max_per_img = 20
+    model = inner_model(cfg.model)
+    if 'num_queries' in model:
+        model.num_queries = 20
+    points = (model.get('decode_head') or {}).get('train_cfg')
+    if points:
+        points.num_points = 20
     return cfg
 
 

@@ -208,7 +208,7 @@ def test_files_that_are_missing(kind):
 def test_sizes(kind):
     findings = Findings()
     check_sizes(Config(dict(model=dict(data_preprocessor=dict(type=kind)))), findings)
-    assert 'expected one of size and size_divisor' in findings.errors[0]
+    assert 'expected either size or size_divisor' in findings.errors[0]
 
 
 @pytest.mark.parametrize('kind', ['SGD', torch.optim.SGD, 'torch.optim.sgd.SGD'])

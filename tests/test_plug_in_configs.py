@@ -69,7 +69,7 @@ def test_shipped_config_trains_a_step_and_predicts(name, number, tmp_path):
     cfg = Config.fromfile(REPOSITORY / 'configs' / 'plug_in' / f'{name}.py')
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
-    model = build(cfg)
+    model = build(shrink(cfg))
     assert len(mixers(model)) == number
     without_drop_path(model)
     check_step_and_prediction(model, cfg)

@@ -18,7 +18,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
     parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, video or folder of them')
     add_drawing_arguments(parser)
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
+    parser.add_argument('--device',
+                        help='device of the model, such as cuda:0 (default: a GPU if there is one)')
     return parser.parse_args(argv)
 
 

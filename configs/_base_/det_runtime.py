@@ -6,5 +6,5 @@ default_hooks = dict(
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(by_epoch=True)
-# Nearly every batch has another size: a search for the best algorithm would not pay.
+# Off, because nearly every batch has another size.
 env_cfg = dict(cudnn_benchmark=False)

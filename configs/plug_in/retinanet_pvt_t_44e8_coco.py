@@ -1,4 +1,4 @@
-# RetinaNet, PVT-Tiny (44-e8), COCO, 12 epochs of 16 images an iteration.
+# RetinaNet, PVT-Tiny (44-e8), COCO, 12 epochs, 16 images per iteration.
 _base_ = [
     '../_base_/models/retinanet_scheme.py', '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/detection_1x.py'

@@ -1,4 +1,4 @@
-"""The weight of CCA in each block, drawn over training."""
+"""The CCA weight of each block, drawn over training."""
 import json
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Union
@@ -40,7 +40,7 @@ def _find_logs(path: Path) -> List[Path]:
 
 
 def read_mixing_log(path: Union[str, Path]) -> MixingLog:
-    """Read the mixing weights that a training logged.
+    """Read the CCA weights that a training logged.
 
     Args:
         path: A work folder, the folder of one run in it, or a file ``scalars.json``. The
@@ -52,7 +52,7 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
 
     Raises:
         FileNotFoundError: There is no log.
-        ValueError: It is not a log, or has no mixing weights.
+        ValueError: It is not a log, or has no CCA weights.
     """
     path = Path(path)
     entries: Dict[int, Dict[str, float]] = {}
@@ -72,9 +72,9 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
             entries = {k: v for k, v in entries.items() if k < min(rows)}
             entries.update(rows)
     if not entries:
-        raise ValueError(f'{path}: no mixing weights in it; training logs them with '
-                         "default_hooks.mixing_weights=dict(type='mmscheme.MixingWeightsHook') "
-                         'and a model with CCA')
+        raise ValueError(f'{path}: no CCA weights in it; training logs them if the model has CCA '
+                         'and the config has '
+                         "default_hooks.mixing_weights=dict(type='mmscheme.MixingWeightsHook')")
     steps = sorted(entries)
     names = list(entries[steps[-1]])
     entries = {s: entries[s] for s in steps if set(entries[s]) == set(names)}
@@ -111,7 +111,7 @@ def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> Non
         ax.grid(alpha=0.3)
     axes[0].set_ylim(bottom=0)
     for ax in axes[::columns]:
-        ax.set_ylabel('1 − alpha (weight of CCA)')
+        ax.set_ylabel('CCA weight (1 − alpha)')
     handles, labels = axes[0].get_legend_handles_labels()
     blocks = len(logs[0].weights)
     step = -(-blocks // _LEGEND_ENTRIES)

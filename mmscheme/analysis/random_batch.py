@@ -46,7 +46,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
             divisor = preprocessor.get('pad_size_divisor') or 1
             height, width = (-(-side // divisor) * divisor for side in size)
             return height, width
-    raise ValueError('the config does not say the size of its input; give one (--shape)')
+    raise ValueError('the config does not state the size of its input; give it with --shape')
 
 
 def _pair(size: Any) -> Tuple[int, int]:

@@ -123,8 +123,8 @@ def _det_table(hook: ReportHook, classes: List[str]) -> _Table:
     own = [k for k in precisions.values() if k in hook.metrics]
     kind = 'mask AP' if 'coco/segm_mAP' in hook.metrics else 'AP'
     columns = ['class', kind, 'objects', 'found', 'recall', 'precision']
-    note = (f'{kind} as COCO has it; the rest with a score of at least {SCORE} and an IoU of at '
-            f'least {OVERLAP}, recall and precision in %.')
+    note = (f'{kind} as COCO defines it; the other columns count boxes with a score of at least '
+            f'{SCORE} and an IoU of at least {OVERLAP}; recall and precision in %.')
     c = np.zeros((len(classes) + 1, ) * 2) if hook.confusion is None else hook.confusion
     rows = []
     for i, name in enumerate(classes):
@@ -141,12 +141,12 @@ def _confusion(hook: ReportHook, classes: List[str]) -> Optional[Dict[str, Any]]
     labels = [*classes, 'background'] if hook.scope == 'mmdet' else classes
     totals = hook.confusion.sum(0) + hook.confusion.sum(1)
     shown = np.flatnonzero(totals)
-    note = 'Rows are the truth, columns what was predicted, colours the share of the row.'
+    note = 'Rows: ground truth; columns: predictions; colours: share of the row.'
     if len(shown) > _MAX_CONFUSED:
         shown = np.sort(np.argsort(-totals, kind='stable')[:_MAX_CONFUSED])
-        note += f' The {_MAX_CONFUSED} most frequent classes.'
+        note += f' Only the {_MAX_CONFUSED} most frequent classes are shown.'
     if hook.scope == 'mmdet':
-        note += ' Background in a row: nothing is there; in a column: nothing was found.'
+        note += ' Background as a row: there is no object; as a column: none was found.'
     return dict(labels=[labels[i] for i in shown], note=note,
                 counts=hook.confusion[np.ix_(shown, shown)].tolist())
 
@@ -231,6 +231,6 @@ def _speed(hook: ReportHook, cfg: Config) -> str:
     if not hook.speed.get('time'):
         return f'Not measured ({device}).'
     batch = cfg.test_dataloader.get('batch_size', 1)
-    return (f'{batch / hook.speed["time"]:.2f} images/s a process in this test with everything: '
-            f'{1000 * hook.speed["time"]:.0f} ms an iteration of {batch}, of it '
+    return (f'{batch / hook.speed["time"]:.2f} images/s per process in this test, all included: '
+            f'{1000 * hook.speed["time"]:.0f} ms for a batch of {batch}, of which '
             f'{1000 * hook.speed.get("data_time", 0):.0f} ms waiting for data ({device}).')

@@ -129,8 +129,8 @@ def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
                     scheduler[name] = max(1, int(scheduler[name] * ratio))
             if scheduler.get('milestones'):
                 scheduler['milestones'] = [int(m * ratio) for m in scheduler['milestones']]
-        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled with it; set '
-                  'param_scheduler to choose them', logger='current', level=logging.WARNING)
+        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled alike; set '
+                  'param_scheduler to choose others', logger='current', level=logging.WARNING)
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -151,8 +151,8 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     for dataset in datasets:
         dataset['data_root'] = data_root
     if len({repr(dict(d, pipeline=None)) for d in datasets}) < len(before):
-        raise ValueError(f'--data-root {data_root}: it would make one data set of two that differ '
-                         f'in their root alone ({", ".join(sorted(old_roots))}): set data_root of '
+        raise ValueError(f'--data-root {data_root}: expected data sets that differ in more than '
+                         f'their root ({", ".join(sorted(old_roots))}): set data_root of '
                          'each in the config')
     cfg.data_root = data_root
     for split in SPLITS:

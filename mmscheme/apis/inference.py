@@ -43,7 +43,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
     steps = inference_pipeline(cfg)
     loaders = [step for step in steps if step_name(step) == 'LoadImageFromFile']
     if not loaders:
-        raise ValueError('the test pipeline has no LoadImageFromFile, whose place an image takes')
+        raise ValueError('test_pipeline: expected a LoadImageFromFile to replace, found none')
     dtype = np.float32 if loaders[0].get('to_float32') else np.uint8
     pipeline = Compose([step for step in steps if step not in loaders])
 

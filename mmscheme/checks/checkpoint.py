@@ -48,7 +48,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
     weights = find_weights(dict(state_dict=content.get('state_dict', content)))
     bad = [k for k, v in weights.items() if v.is_floating_point() and not _finite(v)]
     if bad:
-        findings.error(f'{path}: {len(bad)} weights are not finite, the first: {bad[0]}; use an '
+        findings.error(f'{path}: {len(bad)} weights are not finite, the first is {bad[0]}; use an '
                        'earlier checkpoint')
     if use == 'resume':
         _check_state(path, content, findings)
@@ -105,8 +105,8 @@ def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,
         findings.error(f'{path}: not a checkpoint of this config: {problems}; '
                        f'{diff.fraction:.1%} of the parameters would be loaded')
     elif incomplete:
-        findings.warn(f'{path}: {diff.fraction:.1%} of the parameters are in it, the rest starts '
-                      f'anew: {problems}')
+        findings.warn(f'{path}: {diff.fraction:.1%} of the parameters are in it, the rest start '
+                      f'from random weights: {problems}')
     elif problems:
         findings.warn(f'{path}: {problems}; the model has no place for them')
 

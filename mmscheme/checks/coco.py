@@ -95,7 +95,7 @@ class _AnnotationFile:
     def check_unique(self, entries: Sequence[Entry], key: str) -> None:
         repeated = [i for i, n in Counter(e['id'] for e in entries).items() if n > 1]
         if repeated:
-            self.error(f'{len(repeated)} ids of {key} are there more than once, the first: '
+            self.error(f'{len(repeated)} ids of {key} occur more than once, the first is '
                        f'{_short(repeated[0])}')
 
     def check_images(self, images: Sequence[Entry]) -> Dict[Any, Size]:
@@ -130,10 +130,10 @@ class _AnnotationFile:
                        f'the first: {missing[0]!r}; it has {_short(names)}: set metainfo.classes '
                        'of the data set')
         elif len(listed) > len(classes):
-            self.error(f'the name of a category is there more than once: {_short(listed)}')
+            self.error(f'the name of a category occurs more than once: {_short(listed)}')
         elif listed != classes:
             # mmdetection numbers labels in the order of the file.
-            self.error('its categories have another order than metainfo.classes, so names would '
+            self.error('its categories are in another order than metainfo.classes, so names would '
                        f'be mixed up; write classes={_short(listed)}')
         elif len(names) > len(listed):
             self.findings.warn(f'{self.path}: {len(names) - len(listed)} of {len(names)} '

@@ -119,9 +119,9 @@ def judge_labels(table: LabelTable, where: str, ignore_index: int, own_names: bo
                        f'do not have {", ".join(map(repr, sorted(unknown)[:5]))}, which '
                        f'{sum(table.others.values())} of them are: is a name misspelt?')
     elif missing and table.split == 'train' and table.counts:
-        findings.warn(f'{where}: no label of {len(missing)} classes: {", ".join(missing[:5])}')
+        findings.warn(f'{where}: {len(missing)} classes have no label: {", ".join(missing[:5])}')
     elif unknown:
-        findings.warn(f'{where}: {sum(table.others.values())} labels are of names that are not '
+        findings.warn(f'{where}: {sum(table.others.values())} labels have names that are not '
                       f'classes and will be left out: {", ".join(sorted(unknown)[:5])}')
     share = table.zeros / max(1, sum(table.counts.values()) + sum(table.others.values()))
     if table.shift and own_names and share >= 0.05:

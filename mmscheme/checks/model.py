@@ -35,8 +35,8 @@ def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings)
     if training and mixers and not any(
             isinstance(h, dict) and step_name(h) == 'MixingScheduleHook' for h in hooks):
         findings.warn(
-            f'{len(mixers)} blocks have CCA and no hook lowers its weight: evaluation, which drops '
-            'it, would compute another function than training; set default_hooks.mixing_schedule='
+            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, without '
+            'CCA, would not compute what training does; set default_hooks.mixing_schedule='
             "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
     for name, layer in model.named_modules():
         if getattr(layer, 'batch_first', True) is False and any(
@@ -54,18 +54,18 @@ def check_sizes(cfg: Config, findings: Findings) -> None:
         return
     size, divisor = preprocessor.get('size'), preprocessor.get('size_divisor')
     if (size is None) == (divisor is None):
-        findings.error('data_preprocessor: expected one of size and size_divisor, found '
+        findings.error('data_preprocessor: expected either size or size_divisor, found '
                        f'size={size}, size_divisor={divisor}')
         return
     for crop in sorted({c for d in iter_datasets(cfg, ('train', )) if (c := _crop(d))}):
         name = f'crop_size={crop} of training is'
         if size is not None and (crop[0] > size[0] or crop[1] > size[1]):
-            findings.error(f'{name} larger than size={tuple(size)} of the data_preprocessor, so '
+            findings.error(f'{name} is larger than size={tuple(size)} of the data_preprocessor, so '
                            'images of a batch would have different sizes: set '
                            f'model.data_preprocessor.size={crop}')
         elif size is not None and crop != tuple(size):
-            findings.warn(f'{name} smaller than size={tuple(size)} of the data_preprocessor: all '
-                          'images will be padded')
+            findings.warn(f'{name} is smaller than size={tuple(size)} of the data_preprocessor: '
+                          'all images will be padded')
         step = divisor or 32
         if any(side % step for side in crop):
             findings.warn(f'{name} no multiple of {step}'

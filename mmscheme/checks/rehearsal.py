@@ -326,7 +326,7 @@ class _Rehearsal:
         where = next((modules[id(o)] for o in reversed(owners) if id(o) in modules), '')
         if isinstance(error, KeyError):
             if watch.metrics:
-                return (f'{text!r} is no metric of the evaluators, which give '
+                return (f'{text!r} is not a metric of the evaluators, which give '
                         f'{sorted(watch.metrics)}: set default_hooks.checkpoint.save_best, or what '
                         'asks for it')
             text = {'classes': 'the data set has no class names: set metainfo.classes of '

@@ -103,9 +103,9 @@ def check_batch_size(cfg: Config, findings: Findings) -> None:
         wrapper.get('accumulative_counts') or 1)
     if not recipe.get('enable') and recipe.get('base_batch_size', here) != here:
         findings.warn(
-            f'This run has {here} images a step of the optimizer, its recipe '
-            f'{recipe["base_batch_size"]}: set train_dataloader.batch_size, or --auto-scale-lr to '
-            'scale the learning rate.')
+            f'this run has {here} images per step of the optimizer, but its recipe '
+            f'{recipe["base_batch_size"]}: set train_dataloader.batch_size, or use --auto-scale-lr '
+            'to scale the learning rate')
 
 
 def _existing(path: str) -> Path:
@@ -143,7 +143,7 @@ def check_disk(cfg: Config, model: Optional[nn.Module], findings: Findings) -> N
             f'{needed / _MIB:.0f} MiB in {folder}, {free / _MIB:.0f} MiB are free')
     limit = _largest_file()
     if limit is not None and size > limit:
-        findings.error(f'a checkpoint needs about {size / _MIB:.2f} MiB of disk space, this '
+        findings.error(f'a checkpoint needs about {size / _MIB:.2f} MiB of disk space, but this '
                        f'process may write files of {limit / _MIB:.2f} MiB (ulimit -f)')
     elif needed > free:
         findings.error(f'{line}: make room, choose another --work-dir, or set '

@@ -41,7 +41,7 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     findings = Findings() if findings is None else findings
     training = 'train' in splits
     if training and not cfg.get('train_dataloader'):
-        findings.error('expected a train_dataloader in the config of a training')
+        findings.error('train_dataloader: expected one in the config, found none')
         return findings
     check_numbers(cfg, splits, findings)
     check_hooks(cfg, findings)

@@ -107,7 +107,7 @@ def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
                   for b in (student, dense))
     problems = compare_state_dicts(own, other).problems()
     if problems:
-        raise ValueError('expected two backbones that differ in their FFNs alone, found in the '
+        raise ValueError('expected two backbones that differ only in their FFNs, found in the '
                          f'dense one: {"; ".join(problems)}')
     for name, block in _blocks(dense).items():
         mixer = block.channel_mixer

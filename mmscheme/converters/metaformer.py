@@ -58,27 +58,27 @@ def from_metaformer(weights: Dict[str, Tensor], norm: Optional[str] = None,
                     keep_alpha: bool = False) -> Converted:
     """Convert PoolFormer, MetaFormer-PPAA and the authors' SCHEMEformer.
 
-    Architecture, groups and expansion are read off the weights. The converted model
-    computes in evaluation what the source computes, with one exception: the authors'
-    mixers with a dense first layer keep CCA in evaluation, and form the covariance from
-    wrongly ordered values (``X.reshape(N, C)`` where the transpose is meant). Here CCA is
-    the paper's; where ``1 - alpha`` has fallen to 0 that makes no difference. A token mixer
-    without weights is taken for pooling: an IdentityFormer has the same keys.
+    Architecture, groups and expansion are inferred from the weights. In evaluation, the
+    converted model computes what the source computes, with one exception: the authors'
+    mixers with a dense first layer keep CCA in evaluation, and compute it from wrongly
+    ordered values (``X.reshape(N, C)`` instead of the transpose). Here, CCA is that of the
+    paper; if ``1 - alpha`` has fallen to 0, there is no difference. A token mixer without
+    weights is assumed to be pooling, although an IdentityFormer has the same keys.
 
     Args:
         weights: Tensors by key, also with the prefixes ``module.`` and ``backbone.``.
         norm: ``'group'`` or ``'layer'``, see :data:`NORMS`. By default ``'layer'`` for
             attention with dense FFNs of expansion 4 (MetaFormer-PPAA of sail-sg), else
             ``'group'``.
-        keep_alpha: The authors' mixers with two block-diagonal layers leave alpha out in
-            evaluation, and so does the converted model. True keeps it, and CCA with it,
-            to go on training.
+        keep_alpha: Keep alpha and CCA, to continue training. By default, the converted
+            model leaves out alpha, as the authors' mixers with two block-diagonal layers do
+            in evaluation.
 
     Returns:
         Weights and config.
 
     Raises:
-        ValueError: The weights are of another model; the message names a key.
+        ValueError: The weights belong to another model; the message names a key.
     """
     if norm not in (None, *NORMS):
         raise ValueError(f'norm: expected one of {sorted(NORMS)}, found {norm!r}')
@@ -202,22 +202,23 @@ def _check(state: Dict[str, Tensor], settings: Dict[str, Any]) -> None:
 def to_timm(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Convert a SCHEMEformer to the names of timm's ``MetaFormer``, flat and plain.
 
-    Alpha is folded into the second layer, so the FFN alone is what evaluation computes.
-    ``mlp.fc1`` and ``mlp.fc2`` are the weights of grouped 1x1 convolutions ``(out, in /
-    groups, 1, 1)``; dense ones in attention stages, where timm has linear layers, are
-    matrices. timm has no name for the position embedding (``pos_embed``) and the norms of
-    the first three outputs (``norm0`` to ``norm2``), which keep ours. Mind that timm's
-    ``MetaFormer`` pools before its last norm where SCHEMEformer and its sources pool after
-    it: features are equal, logits are not.
+    Alpha is folded into the second layer, so that the FFN alone computes what the mixer does
+    in evaluation. ``mlp.fc1`` and ``mlp.fc2`` are the weights of grouped 1x1 convolutions
+    ``(out, in / groups, 1, 1)``; dense ones in attention stages are matrices, because timm
+    has linear layers there. timm has no names for the position embedding (``pos_embed``) and
+    the norms of the first three outputs (``norm0`` to ``norm2``), so these keep ours. timm's
+    ``MetaFormer`` pools before its last norm, but SCHEMEformer and its sources pool after it:
+    features are equal, logits are not.
 
     Args:
-        weights: Of a backbone, or of a model with ``backbone.*`` and maybe ``head.fc.*``.
+        weights: Weights of a backbone, or of a model with ``backbone.*`` and perhaps
+            ``head.fc.*``.
 
     Returns:
         The weights.
 
     Raises:
-        ValueError: They are not of a SCHEMEformer; the message names a key.
+        ValueError: They do not belong to a SCHEMEformer; the message names a key.
     """
     weights = {k.removeprefix('module.').removeprefix('backbone.'): v for k, v in weights.items()
                if 'backbone.' in k or not any('backbone.' in other for other in weights)

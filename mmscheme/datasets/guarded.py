@@ -85,7 +85,7 @@ class Guard(Compose):
             self._note(name, reason)
         bad = _count(self._entries()) if self.log is not None else dict.fromkeys(self._told, 1)
         if len(bad) > self.limit:
-            raise BadDataError(f'{len(bad)} files are bad data, max_bad_data={self.limit}: '
+            raise BadDataError(f'{len(bad)} bad files, more than max_bad_data={self.limit}: '
                                f'{", ".join(list(bad)[:3])}, ...; the last: {line}') from cause
 
     def _note(self, name: str, reason: str) -> None:
@@ -126,7 +126,7 @@ def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
     dataset = MMENGINE_DATASETS.build(dict(type=of, **kwargs))
     training = training and not getattr(dataset, 'test_mode', False)
     if on_bad_data == 'skip' and not training:
-        raise ValueError("on_bad_data='skip' is for training: metrics would be of other data")
+        raise ValueError("on_bad_data='skip' works only in training: a metric needs all data")
     if isinstance(getattr(dataset, 'pipeline', None), Compose):
         dataset.pipeline = Guard(dataset.pipeline, on_bad_data, max_bad_data, bad_data_log,
                                  training)

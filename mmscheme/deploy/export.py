@@ -147,8 +147,8 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                 shape[0] + _DIVISOR, shape[1] + 2 * _DIVISOR), tolerance)[:1]
         for check in checks:
             if not check.passed:
-                raise ValueError(f'the exported model does not do what the checkpoint does, '
-                                 f'nothing is written: {check.text}')
+                raise ValueError('the outputs of the exported model are not those of the '
+                                 f'checkpoint, nothing is written: {check.text}')
     return checks, left_out
 
 
@@ -158,10 +158,10 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
         raise ValueError(f'--dynamic: {fixed[0]} pools to bins that depend on the size of the '
                          'input; export one size (--shape)')
     if getattr(backbone, 'pos_embed', None) is not None:
-        raise ValueError('--dynamic: the position embedding of the backbone belongs to one size; '
+        raise ValueError('--dynamic: the position embedding of the backbone has a fixed size; '
                          'export one size (--shape)')
     if graph.task not in ('classification', 'segmentation'):
-        raise ValueError(f'--dynamic: a graph for {graph.task} has one size (--shape)')
+        raise ValueError(f'--dynamic: a graph for {graph.task} has a fixed size (--shape)')
 
 
 def _write(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
@@ -201,8 +201,8 @@ def _write_onnx(graph: Graph, example: Tuple[torch.Tensor, ...], path: Path,
         raise ImportError(f'{e.name} is needed to export ONNX: '
                           'pip install onnx onnxscript onnxruntime') from None
     if free and digit_version(torch.__version__) < digit_version('2.7'):
-        raise ValueError(f'--dynamic: the ONNX exporter of torch {torch.__version__} fails where '
-                         'sizes are free; use a newer torch')
+        raise ValueError(f'--dynamic: the ONNX exporter of torch {torch.__version__} fails with '
+                         'variable sizes; use a newer torch')
     program = torch.onnx.export(
         graph, example, dynamo=True, verbose=False, input_names=list(graph.inputs),
         output_names=list(graph.outputs), dynamic_shapes=free, external_data=False)

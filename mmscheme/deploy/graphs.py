@@ -74,7 +74,7 @@ class SegmenterGraph(Graph):
                              'image; set model.test_cfg.mode=whole')
         if model.decode_head.out_channels < 2:
             raise ValueError('a head with one output channel cannot be exported; expected one '
-                             'channel a class')
+                             'channel per class')
 
     def forward(self, image: Tensor) -> Tuple[Tensor, Tensor]:
         features = self.model.extract_feat(self.preprocess(image))

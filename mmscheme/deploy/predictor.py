@@ -35,7 +35,7 @@ class ExportedPredictor:
         self.meta = meta = self.exported.meta
         self.scope: str = meta['scope']
         if meta['task'] == 'features':
-            raise ValueError(f'{path}: backbone and neck alone, which draw no picture')
+            raise ValueError(f'{path}: only a backbone and neck, without predictions to draw')
         if meta['batch'] != 1:
             raise ValueError(f'{path}: takes {meta["batch"]} images at once, expected a file '
                              'exported for one')

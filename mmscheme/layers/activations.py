@@ -12,11 +12,11 @@ __all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name',
 
 
 class StarReLU(nn.Module):
-    """``scale * relu(x) ** 2 + bias`` with two learned numbers (MetaFormer baselines).
+    """Compute ``scale * relu(x) ** 2 + bias`` with learned scale and bias (MetaFormer baselines).
 
     Args:
-        scale, bias: Where they start; the defaults give a standard normal input zero
-            mean and unit variance.
+        scale, bias: Initial values; with the defaults, a standard normal input gives an output
+            of zero mean and unit variance.
     """
 
     def __init__(self, scale: float = 0.8944, bias: float = -0.4472) -> None:
@@ -31,13 +31,13 @@ class StarReLU(nn.Module):
 
 
 class ShuffledGELU(nn.Module):
-    """GELU, then a shuffle that deals the channels of each group out to all groups.
+    """Apply GELU, then a shuffle that distributes the channels of each group over all groups.
 
-    Between two block-diagonal layers it makes every output depend on every input without
-    CCA; the alternative in the authors' code (the shuffle is ShuffleNet's, arXiv 1707.01083).
+    Between two block-diagonal layers, the shuffle makes every output depend on every input, as
+    an alternative to CCA in the authors' code (the shuffle is ShuffleNet's, arXiv 1707.01083).
 
     Args:
-        groups: Of the layer before it.
+        groups: Groups of the layer before it.
     """
 
     def __init__(self, groups: int = 4) -> None:

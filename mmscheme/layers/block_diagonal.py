@@ -96,24 +96,24 @@ def _check_divides(name: str, channels: int, groups: int) -> None:
 
 
 class BlockDiagonalLinear(nn.Module):
-    """A linear layer over the channels with a block-diagonal weight matrix.
+    """Linear layer over the channels with a block-diagonal weight matrix.
 
     Args:
         in_features: Input channels.
-        out_features: Output channels. Both must divide by ``groups``.
-        groups: The number of blocks; 1 is a dense layer.
-        bias: Whether to add a learned bias (starts at zero).
-        init_std: Standard deviation of the initial weights of the *dense* layer. None is
-            ``in_features ** -0.5``, with which outputs have the variance of the inputs and
-            training is better from the start (``docs/evidence.md``); the authors' is 0.02.
-        match_variance: Multiplies ``init_std`` by ``sqrt(groups)``. An output sees
-            only ``in_features / groups`` inputs, so this gives it the variance that
-            the dense layer starts with. False, with ``init_std=0.02``, is the
+        out_features: Output channels. Both numbers must be divisible by ``groups``.
+        groups: Number of blocks; 1 is a dense layer.
+        bias: Add a learned bias, initially zero.
+        init_std: Standard deviation of the initial weights of the *dense* layer. None stands
+            for ``in_features ** -0.5``, with which outputs have the variance of the inputs and
+            training goes better (``docs/evidence.md``); the authors use 0.02.
+        match_variance: Multiply ``init_std`` by ``sqrt(groups)``. An output sees
+            only ``in_features / groups`` inputs, so this gives it the variance with
+            which the dense layer starts. False, with ``init_std=0.02``, is the
             initialisation of the authors' code.
 
     Raises:
-        TypeError, ValueError: The channels do not divide by ``groups``, or an argument is no
-            number or not an allowed one.
+        TypeError, ValueError: The channels cannot be divided by ``groups``, or an argument is
+            not of the type or range above.
     """
 
     def __init__(self, in_features: int, out_features: int, groups: int = 1, *, bias: bool = True,
@@ -162,28 +162,28 @@ class BlockDiagonalLinear(nn.Module):
 
 
 class BlockDiagonalMLP(nn.Module):
-    """The channel mixer of SCHEME: two block-diagonal layers, activation between.
+    """FFN of SCHEME: two block-diagonal layers with an activation between them.
 
-    Costs ``hidden * C * (1 / g1 + 1 / g2)`` multiply-adds a token. Source:
-    arXiv 2312.00412; "44-e8" there is ``groups=(4, 4)`` and ``hidden = 8 * C``.
+    It costs ``hidden * C * (1 / g1 + 1 / g2)`` multiply-adds per token. The "44-e8" of
+    arXiv 2312.00412 is ``groups=(4, 4)`` and ``hidden = 8 * C``.
 
     Args:
         embed_dims: Channels ``C`` of input and output.
         hidden_dims: Channels between the layers; ``8 * C`` by default.
-        groups: Blocks of the first and of the second layer, or one number for both.
-        act_layer: Makes the activation.
+        groups: Groups of the first and of the second layer, or one number for both.
+        act_layer: Function or class that makes the activation.
         drop: Dropout after the activation and after the second layer.
         init_std, match_variance: See :class:`BlockDiagonalLinear`.
         implementation: ``'plain'``: one layer after the other. ``'batched'``: batched matrix
-            products. ``'native'``: C++ on the CPU. ``'chunked'``: torch's operators on a chunk
-            of tokens at a time. ``'triton'``: one kernel on a GPU. The latter three keep nothing
-            of the hidden width for the backward pass, which computes it again and has no
-            derivative itself. All but the first need as many blocks in both layers, GELU, SiLU,
-            ReLU or :class:`StarReLU`, and no dropout, and are plain otherwise. ``'auto'``: see
+            products. ``'native'``: C++ on the CPU. ``'chunked'``: torch's operators on one chunk
+            of tokens at a time. ``'triton'``: Triton kernels on a GPU. The last three keep no
+            hidden values for the backward pass, which recomputes them and has no derivative
+            itself. All but the first need the same groups in both layers, no dropout, and GELU,
+            SiLU, ReLU or :class:`StarReLU`; otherwise they fall back to plain. ``'auto'``: see
             :mod:`mmscheme.ops.dispatch`.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be built, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
@@ -253,7 +253,7 @@ class BlockDiagonalMLP(nn.Module):
 
         Args:
             x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)`` / ``(N, C)``.
-            gain: A number that multiplies the output.
+            gain: Factor of the output.
 
         Returns:
             The shape of ``x``.

@@ -25,14 +25,14 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
     Args:
         x: ``(B, C, N)``: C channels at N positions.
         tau: Factor of the Gram matrix before the softmax over each row.
-        mean: Divides the Gram matrix by N, which makes it the covariance of
-            centred channels and its size independent of the resolution.
-        num_extra_tokens: So many of the first N are no positions but class tokens and the
-            like: they have no part in the Gram matrix, and are attended to as the rest.
-        implementation: ``'plain'``, which can be differentiated twice, or ``'auto'``,
-            one operator that keeps only the C x C attention for the backward pass.
+        mean: Divide the Gram matrix by N. For centred channels it then is the covariance,
+            and its values do not depend on the resolution.
+        num_extra_tokens: Number of leading tokens that are not positions, such as class tokens:
+            they are left out of the Gram matrix, but mixed like the others.
+        implementation: ``'plain'``, which can be differentiated twice, or ``'auto'``, one
+            operator that keeps its input and the C x C attention for the backward pass.
         padding: ``(B, N - num_extra_tokens)``, True for positions outside of the image, which
-            have no part in the Gram matrix.
+            are left out of the Gram matrix.
 
     Returns:
         ``(B, C, N)``.
@@ -55,17 +55,17 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
 
 
 class ChannelCovarianceAttention(nn.Module):
-    """Channel covariance attention (CCA) of SCHEME, arXiv 2312.00412.
+    """Channel covariance attention (CCA) of SCHEME (arXiv 2312.00412).
 
     Args:
         embed_dims: Channels ``C``.
-        expansion: ``E`` of the FFN beside it; only enters the published tau.
+        expansion: Expansion ``E`` of the FFN beside it, which enters the published tau.
         scaling: ``'gram'``: the Gram matrix, with the published constant
             ``tau = (E * C) ** -0.5``; it grows with the number of positions.
             ``'covariance'``: the Gram matrix divided by the number of positions,
-            with ``tau = C ** 0.5``; the same at every resolution.
-        tau: Replaces the default of the scaling.
-        num_extra_tokens: Leading tokens that are no positions; see
+            with ``tau = C ** 0.5``; it does not depend on the resolution.
+        tau: Factor to use instead of that of the scaling.
+        num_extra_tokens: Number of leading tokens that are not positions; see
             :func:`channel_covariance_attention`.
         implementation: See :func:`channel_covariance_attention`.
 
@@ -73,7 +73,7 @@ class ChannelCovarianceAttention(nn.Module):
         padding: Of the next tokens, see :func:`channel_covariance_attention`; None: there is none.
 
     Raises:
-        TypeError, ValueError: An argument that is not as above, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, embed_dims: int, expansion: float = 8, *, scaling: str = 'gram',
@@ -96,7 +96,7 @@ class ChannelCovarianceAttention(nn.Module):
         self.padding: Optional[Tensor] = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend between channels over all positions.
+        """Attend between channels, over all positions.
 
         Args:
             x: A map ``(B, C, H, W)`` or tokens ``(B, N, C)``; every token counts but the

@@ -16,30 +16,30 @@ __all__ = ['SCHEMEMixer']
 
 
 class SCHEMEMixer(nn.Module):
-    """``alpha * FFN(x) + (1 - alpha) * CCA(x)`` (arXiv 2312.00412).
+    """SCHEME channel mixer: ``alpha * FFN(x) + (1 - alpha) * CCA(x)`` (arXiv 2312.00412).
 
-    ``1 - alpha = cca_factor * sigmoid(-alpha_logit)``. ``alpha_logit`` is learned,
-    one a mixer (the softmax over two scalars of the authors' code has one degree
-    of freedom, this one). ``cca_factor`` is a buffer, 1 until a schedule lowers
-    it; at 0 the CCA branch has no part in the output.
+    ``1 - alpha`` is the CCA weight, ``cca_factor * sigmoid(-alpha_logit)``. ``alpha_logit``
+    is one learned number per mixer; it replaces the softmax over two scalars in the authors'
+    code, which has one degree of freedom too. ``cca_factor`` is a buffer, 1 until a schedule
+    lowers it; at 0, CCA has no part in the output.
 
-    In evaluation mode the output is ``alpha * FFN(x)``: the branch is dropped and
-    costs nothing, while the FFN keeps the weight that it was trained with. What
-    that leaves out shrinks with ``1 - alpha`` and is nothing when it is 0.
+    In evaluation mode, the output is ``alpha * FFN(x)``: CCA is dropped and costs nothing,
+    and the FFN keeps the weight it was trained with. The smaller ``1 - alpha``, the less
+    this changes; at 0, it changes nothing.
 
     Args:
         embed_dims: Channels ``C``.
         hidden_dims: Hidden channels of the FFN; ``8 * C`` by default.
-        groups: Blocks of the FFN's two layers.
-        cca: False builds the block-diagonal FFN alone: no CCA and no alpha.
-        keep_cca: Keeps the CCA branch in evaluation mode.
+        groups: Groups of the two layers of the FFN.
+        cca: Build CCA and alpha; False builds the block-diagonal FFN alone.
+        keep_cca: Keep CCA in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
         alpha_init: Initial alpha, between 0 and 1.
         init_std, match_variance, implementation, act_layer, drop: See :class:`BlockDiagonalMLP`.
 
     Raises:
-        TypeError, ValueError: An argument that is not as above, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Union[int, None] = None,
@@ -73,7 +73,7 @@ class SCHEMEMixer(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        """The weight of the FFN, a scalar in [0, 1]; 1 without CCA."""
+        """Share of the FFN in the output, a scalar in [0, 1]; 1 without CCA."""
         if self.cca is None:
             return self.ffn.fc1.weight.new_ones(())
         return 1 - self.cca_factor[0] * torch.sigmoid(-self.alpha_logit[0])
@@ -91,7 +91,7 @@ class SCHEMEMixer(nn.Module):
         self.cca_factor.clamp_(max=limit)
 
     def retire_cca(self) -> None:
-        """Take the branch out for good: its factor becomes 0 and it is no longer computed.
+        """Remove CCA for good: its factor becomes 0 and it is no longer computed.
 
         Raises:
             ValueError: There is no CCA.
@@ -101,7 +101,7 @@ class SCHEMEMixer(nn.Module):
         self.cca_retired = True
 
     def _is_one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
-        """Return True if both branches are C++ and nothing asks for their outputs."""
+        """Return True if FFN and CCA are both C++ and nothing asks for their outputs."""
         return (x.device.type == 'cpu' and x.dim() in (3, 4) and cca.padding is None
                 and cca.implementation in ('auto', 'native')
                 and is_fused_cca(x, cca.implementation, cca.num_extra_tokens)

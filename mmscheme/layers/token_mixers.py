@@ -15,10 +15,10 @@ __all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']
 
 
 class Pooling(nn.Module):
-    """3x3 average pooling minus the input (PoolFormer); no parameters.
+    """Average pooling minus the input (PoolFormer); without parameters.
 
     Args:
-        embed_dims: Not used; all token mixers are built alike.
+        embed_dims: Not used, but all token mixers take it.
         pool_size: Odd size of the window; positions outside the map do not count.
     """
 
@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
 
     Args:
         embed_dims: Channels, a multiple of ``head_dims``.
-        head_dims: Channels a head; scores are scaled by ``head_dims ** -0.5``.
+        head_dims: Channels per head; scores are scaled by ``head_dims ** -0.5``.
 
     Raises:
         ValueError: ``embed_dims`` is not a multiple of ``head_dims``.

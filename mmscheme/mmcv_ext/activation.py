@@ -23,7 +23,7 @@ def mmcv_folder() -> Path:
     spec = importlib.util.find_spec('mmcv')
     # A folder that pip left behind is a package too, but one without a file.
     if spec is None or not spec.origin:
-        raise FileNotFoundError('mmcv: an installed one expected, found none '
+        raise FileNotFoundError('mmcv: expected it to be installed, found none '
                                 '(pip install mmcv-lite==2.1.0)')
     return Path(spec.origin).parent
 
@@ -38,7 +38,7 @@ def announce() -> None:
     """Write one line to mmengine's log, in the first process of several."""
     if os.environ.get('RANK', '0') == '0':
         from mmengine.logging import print_log
-        print_log('mmcv has no compiled operators here: those of mmscheme on torchvision are used',
+        print_log('mmcv has no compiled operators: those of mmscheme, on torchvision, are used',
                   'current')
 
 

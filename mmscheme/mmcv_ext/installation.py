@@ -39,7 +39,7 @@ def _target() -> Path:
     """Return the file to write, which may exist if it was written here."""
     target = mmcv_folder() / '_ext.py'
     if target.exists() and 'mmscheme' not in target.read_text():
-        raise FileExistsError(f'{target}: a file of mmscheme expected, found another')
+        raise FileExistsError(f'{target}: expected a file written by mmscheme, found another')
     return target
 
 
@@ -60,7 +60,7 @@ def install() -> Path:
     target = _target()
     found = find_operators(target.parent)
     if found is not None and found != target:
-        raise FileExistsError(f'mmcv: an installation without compiled operators expected, '
+        raise FileExistsError(f'mmcv: expected an installation without compiled operators, '
                               f'found {found}')
     target.write_text(_MODULE)
     record = _record(target)

@@ -140,9 +140,9 @@ def _native_needs() -> Optional[str]:
 def native_cannot(x: Tensor) -> Optional[str]:
     """Return why the C++ functions cannot take an input; None when they can."""
     if x.device.type != 'cpu' or x.dtype != torch.float32:
-        return f'{x.dtype} on {x.device.type} is not for the native one'
+        return f'the native one does not take {x.dtype} on {x.device.type}'
     if torch.is_autocast_enabled('cpu'):
-        return 'the native one computes in float32, not as autocast wants'
+        return 'the native one computes in float32, whatever autocast asks for'
     return _native_needs()
 
 

@@ -41,8 +41,8 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
         problems.append(problem)
     if problems:
         raise ValueError(f'no readable checkpoint to resume from in {work_dir}: '
-                         f'{"; ".join(problems)}; without --resume the run begins anew')
-    print_log(f'no checkpoint in {work_dir}: the run begins', logger='current',
+                         f'{"; ".join(problems)}; without --resume, training starts anew')
+    print_log(f'no checkpoint in {work_dir}: training starts anew', logger='current',
               level=logging.WARNING)
     return None
 

@@ -6,7 +6,10 @@ from typing import NamedTuple, Optional, Tuple
 import cv2
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ['ImageCheck', 'ends_abruptly', 'inspect_image', 'lost_part']
+__all__ = ['IMAGE_SUFFIXES', 'ImageCheck', 'ends_abruptly', 'inspect_image', 'lost_part']
+
+#: Suffixes of images, in lower case.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 _EXIF_ORIENTATION = 0x0112
 

@@ -9,12 +9,11 @@ import mmcv
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from .image_files import lost_part
+from .image_files import IMAGE_SUFFIXES, lost_part
 from .output_files import tell_apart
 
 __all__ = ['Job', 'find_jobs', 'read_image', 'report', 'run_jobs']
 
-_IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 _VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
@@ -52,9 +51,9 @@ def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
         else:
             raise FileNotFoundError(f'input not found: {path}')
         for file in found:
-            if file.suffix.lower() not in _IMAGES + _VIDEOS:
-                raise ValueError(f'{file}: expected an image ({" ".join(_IMAGES)}) or a video '
-                                 f'({" ".join(_VIDEOS)})')
+            if file.suffix.lower() not in IMAGE_SUFFIXES + _VIDEOS:
+                raise ValueError(f'{file}: expected an image ({" ".join(IMAGE_SUFFIXES)}) or a '
+                                 f'video ({" ".join(_VIDEOS)})')
             inside = file.relative_to(path) if path.is_dir() else Path(file.name)
             files.append(file)
             names.append(str(inside.with_suffix('.mp4') if _is_video(file) else inside))
@@ -79,7 +78,7 @@ def _is_video(path: Path) -> bool:
 def _walk(folder: Path, out_dir: Path) -> List[Path]:
     """Return the images and videos below a folder, without the pictures of an earlier run."""
     files = sorted(p for p in folder.rglob('*')
-                   if p.is_file() and p.suffix.lower() in _IMAGES + _VIDEOS)
+                   if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES + _VIDEOS)
     out = out_dir.resolve()
     if folder.resolve() not in out.parents:
         return files

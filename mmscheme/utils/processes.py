@@ -60,7 +60,7 @@ def lost_process() -> Iterator[None]:
             raise
         if LAUNCHED not in os.environ:
             print(f'error: process {dist.get_rank()} of {dist.get_world_size()} ends because it '
-                  f'has lost another one ({text[:200]}); --resume continues from the last '
+                  f'lost another process ({text[:200]}); --resume continues from the last '
                   'checkpoint',
                   file=sys.stderr)
         sys.stdout.flush()

@@ -5,7 +5,7 @@ NAMES = {
     'dense_e4_random': 'dense E=4, random weights',
     '44e8_random': '44-e8, random weights',
     'dense_e4_pretrained': 'dense E=4, own classifier',
-    '44e8_pretrained': '44-e8, own classifier (CCA has left in it)',
+    '44e8_pretrained': '44-e8, own classifier (CCA has fallen to 0)',
 }
 
 

@@ -165,7 +165,7 @@ def test_what_cannot_be_counted_is_said():
     cfg.default_scope = 'mmaction'
     with pytest.raises(ValueError, match="default_scope: expected one of .* found 'mmaction'"):
         count_config(cfg, (64, 64))
-    with pytest.raises(ValueError, match='does not say the size of its input'):
+    with pytest.raises(ValueError, match='--shape'):
         count_config(Config(dict(default_scope='mmpretrain', model=dict())))
 
 

@@ -99,6 +99,6 @@ def test_a_killed_process_takes_the_others_along_and_the_run_resumes(scenes, tmp
     saved = int(re.search(r'iter_(\d+)', (work / 'last_checkpoint').read_text()).group(1))
     _, _, config, *arguments = train_command(scenes, work, '--resume', iterations=saved + 1)
     log = run(sys.executable, 'tools/train.py', config, *arguments, **ONE_CORE)
-    assert ('resumed with 1 process of 2 images an iteration, the checkpoint has 2 processes of '
-            '2: the order of the images continues where it was, 0 of them are seen again' in log)
+    assert ('resumed with 1 process of 2 images per iteration, the checkpoint has 2 processes of '
+            '2: the order of the images continues, and 0 of them are seen again' in log)
     assert f'[{saved + 1}/{saved + 1}]' in log

@@ -147,7 +147,7 @@ def test_disk_space(box, monkeypatch):
 def test_the_recipe_s_batch(box):
     findings = Findings()
     check_batch_size(config(box, 'seg'), findings)
-    assert 'This run has 2 images a step of the optimizer, its recipe 8' in findings.warnings[0]
+    assert '2 images per step of the optimizer, but its recipe 8' in findings.warnings[0]
 
 
 @pytest.mark.parametrize('counts, warnings', [(4, 0), (2, 1)])

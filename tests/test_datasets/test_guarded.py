@@ -93,7 +93,7 @@ def test_too_many_bad_files_stop_it_anyway(box, capsys):
         halve(box.image(name=f'scene_{i:05d}'))
     line = stopped(capsys, box, 'seg', 'on_bad_data=skip', 'max_bad_data=2', iterations=20)
     # The other of two workers may find the fourth before the first has counted.
-    assert re.match(r'error: [34] files are bad data, max_bad_data=2: .*scene_0000\d\.jpg', line)
+    assert re.match(r'error: [34] bad files, more than max_bad_data=2: .*scene_0000\d\.jpg', line)
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_batches_are_the_same_with_a_guard(workers, box):
 @pytest.mark.parametrize('settings, expected', [
     (dict(on_bad_data='ignore'), "on_bad_data: expected one of .* found 'ignore'"),
     (dict(max_bad_data=-1), 'max_bad_data: expected a whole number >= 0'),
-    (dict(on_bad_data='skip', test_mode=True), 'is for training')])
+    (dict(on_bad_data='skip', test_mode=True), 'only in training')])
 def test_settings(settings, expected, box):
     init_default_scope('mmseg')
     with pytest.raises(ValueError, match=expected):

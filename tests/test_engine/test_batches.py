@@ -115,7 +115,7 @@ def test_other_processes_go_on_in_the_order_of_the_epoch(batch_size, world_size,
         after.sampler.seed = 99  # another run's, until it resumes
         after.start, changes = after.resume(state)
         line, = changes
-        assert 'the checkpoint has 2 processes of 3: ' in line and f', {again} of them' in line
+        assert 'the checkpoint has 2 processes of 3: ' in line and f' {again} of them' in line
         for batch in after:
             rest += batch.indices
             places += [batch.place + i * batch.stride for i in range(len(batch))]
@@ -128,15 +128,15 @@ def test_other_processes_go_on_in_the_order_of_the_epoch(batch_size, world_size,
 def test_another_data_set_begins_anew():
     state = resumable('default').state(0, 4)
     start, changes = resumable('default', size=24).resume(state)
-    assert start == 0 and changes == ['24 training images, the checkpoint has 23: their order '
-                                      'begins anew']
+    assert start == 0 and changes == ['24 training images, the checkpoint has 23: a new '
+                                      'order is drawn']
     start, changes = resumable('default').resume(state)
     assert start == 4 and not changes
 
 
 def test_data_without_a_batch_are_an_error_and_not_an_endless_wait():
     batches = ResumableBatches(BatchSampler(DefaultSampler(Samples(2)), 3, True), endless=True)
-    with pytest.raises(ValueError, match='the training data give no batch of 3 images'):
+    with pytest.raises(ValueError, match='a batch of 3 images'):
         next(iter(batches))
 
 

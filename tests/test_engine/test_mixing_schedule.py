@@ -119,7 +119,7 @@ def test_the_output_of_frozen_stages_stays(scenes, tmp_path):
     cfg.model.backbone.frozen_stages = 2
     assert factors(train(cfg)) == {'0': 1, '1': 1, '2': 0, '3': 0}
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert '2 frozen blocks keep the weight of CCA' in log
+    assert '2 frozen blocks keep their CCA weight' in log
     assert 'CCA has decayed: 1 - alpha is 0 in all 2 blocks' in log
     model = SCHEMEformer(TINY, frozen_stages=4)
     x = torch.randn(2, 3, 64, 64)

@@ -119,7 +119,7 @@ def test_errors_of_the_plot(tmp_path, capsys):
     (tmp_path / 'empty.json').write_text('{"loss": 1.0, "step": 2}\n')
     (tmp_path / 'text.json').write_text('Iter(train)\n')
     (tmp_path / 'folder').mkdir()
-    for name, message in (('no', 'log not found'), ('empty.json', 'no mixing weights'),
+    for name, message in (('no', 'log not found'), ('empty.json', 'empty.json: no CCA weights'),
                           ('text.json', 'line 1: expected a JSON object'),
                           ('folder', 'no vis_data/scalars.json')):
         with pytest.raises(SystemExit) as status:

@@ -193,6 +193,13 @@ def test_accumulated_gradients(tmp_path):
     assert all(torch.isfinite(v).all() for v in state(runner).values())
 
 
+def test_accumulated_gradients_that_are_spoilt_in_every_step_stop_the_run(tmp_path):
+    # The first of the three batches of each step; those between are finite, and no step.
+    with pytest.raises(NonFiniteError, match='iteration 4'):
+        train(samples(bad=(0, 3, 6)), tmp_path / 'a', accumulative_counts=3)
+    train(samples(bad=(0, 6)), tmp_path / 'b', accumulative_counts=3)
+
+
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     class Spoils(Net):
 

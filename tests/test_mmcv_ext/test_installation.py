@@ -11,7 +11,7 @@ from mmscheme.mmcv_ext.activation import mmcv_folder
 from tests.test_mmcv_ext.conftest import INSTALLED, operators
 from tests.utils import REPOSITORY, run
 
-LINE = 'mmcv has no compiled operators here'
+LINE = 'mmcv has no compiled operators:'
 
 
 @pytest.fixture

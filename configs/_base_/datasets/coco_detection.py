@@ -10,7 +10,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    # After the resize: pictures show the truth at the size of the original.
+    # After the resize, because pictures show the ground truth at the original size.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',

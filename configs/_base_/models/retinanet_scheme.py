@@ -1,5 +1,5 @@
-# RetinaNet on SCHEMEformer-S12 in 44-e8. The stage at stride 4 is not an output of the
-# backbone: its norm would get no gradient.
+# RetinaNet on SCHEMEformer-S12 in 44-e8. The backbone does not output the stage at
+# stride 4, because the norm of that output would get no gradient.
 _base_ = 'scheme_s12.py'
 model = dict(
     type='RetinaNet',
@@ -53,6 +53,6 @@ model = dict(
         score_thr=0.05,
         nms=dict(type='nms', iou_threshold=0.5),
         max_per_img=100))
-# mmdet merges boxes of several views, not masks.
+# For boxes only, because mmdet does not merge masks of several views.
 tta_model = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))

@@ -1,8 +1,8 @@
-# AdamW without weight decay on norms, mixing weights, layer scale, position embedding and what
-# stock backbones have of that kind.
+# AdamW without weight decay on norms, alpha, layer scale, position embeddings and similar
+# parameters of stock backbones.
 optim_wrapper = dict(
     type='OptimWrapper',
-    # Fused, because then a step that is not finite is left out without waiting for the GPU.
+    # Fused, because then a step that is not finite is skipped without waiting for the GPU.
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     paramwise_cfg=dict(
         norm_decay_mult=0.,

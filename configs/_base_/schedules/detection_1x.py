@@ -1,4 +1,4 @@
-# PoolFormer's recipe for detection: 12 epochs, 16 images an iteration.
+# PoolFormer's recipe for detection: 12 epochs, 16 images per iteration.
 _base_ = ['adamw.py', '../det_runtime.py']
 optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))
 param_scheduler = [

@@ -1,4 +1,4 @@
-# PoolFormer's recipe for ImageNet: 300 epochs of 1024 images an iteration.
+# PoolFormer's recipe for ImageNet: 300 epochs, 1024 images per iteration.
 _base_ = ['adamw.py', '../cls_runtime.py']
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3), paramwise_cfg=dict(bias_decay_mult=0., flat_decay_mult=0.))
@@ -9,6 +9,6 @@ param_scheduler = [
 train_cfg = dict(type='mmscheme.EpochBasedTrainLoop', max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-# 300 epochs bring alpha to 1 by themselves (arXiv 2312.00412).
+# In 300 epochs, alpha goes to 1 by itself (arXiv 2312.00412).
 default_hooks = dict(mixing_schedule=dict(decay=None))
 auto_scale_lr = dict(enable=False, base_batch_size=1024)

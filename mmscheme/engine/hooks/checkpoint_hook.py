@@ -33,15 +33,15 @@ register_backend('mmscheme.durable', DurableBackend, force=True)
 
 @HOOKS.register_module()
 class CheckpointHook(_CheckpointHook):
-    """mmengine's hook, in an order that always leaves a checkpoint to resume from.
+    """Save checkpoints like mmengine's hook, but always leave one to resume from.
 
-    A checkpoint is written under a temporary name, flushed to the disk and renamed; then
-    ``last_checkpoint`` is replaced in the same way; only then old checkpoints and the
-    previous best one are removed, if need be by the run that resumes after a kill. A
-    checkpoint that cannot be written (a full disk) is an error in the log and training
+    A checkpoint is written under a temporary name, flushed to disk and renamed. Then
+    ``last_checkpoint`` is replaced in the same way. Only then are old checkpoints and the
+    previous best one removed, if necessary by the run that resumes after a kill. If a
+    checkpoint cannot be written (for example, to a full disk), the log has an error and training
     continues, because the next one may succeed; the last one stops the run.
 
-    Local folders only; on other storage everything but the temporary name is the same.
+    This holds for local folders; on other storage there is no temporary name.
 
     Args:
         args, kwargs: As in mmengine.

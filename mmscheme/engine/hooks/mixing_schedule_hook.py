@@ -19,26 +19,26 @@ _BELOW = 'cca_below_retire'
 
 @HOOKS.register_module()
 class MixingScheduleHook(Hook):
-    """Lower the CCA weight ``1 - alpha`` to zero over a part of training.
+    """Lower the CCA weight to zero over a part of training.
 
     The CCA weight of every SCHEME mixer is multiplied by a factor that is 1 until
     ``decay[0]``, falls linearly and is 0 from ``decay[1]`` on. From there training
     and evaluation compute the same function, after a run of any length.
 
-    The factor is a function of the iteration, and never rises: a resumed run continues where
-    it was, and weights whose CCA has been retired stay without it when they are fine-tuned.
-    Frozen stages, which are in evaluation mode, are left as they are; the averages of
-    ``EMAHook`` follow.
+    The factor depends on the iteration and never rises: a resumed run continues where it was,
+    and weights whose CCA has been retired stay without CCA when they are fine-tuned. Frozen
+    stages, which are in evaluation mode, keep their factor; the averages of ``EMAHook``
+    follow.
 
     Args:
         decay: Start and end of the fall as fractions of training,
             ``0 <= decay[0] <= decay[1] <= 1``; None leaves alpha to itself.
-        retire: Stop computing the CCA of a block once its CCA weight is below this at two
-            checks in a row, for example 0.001. It is logged. None never does.
+        retire: Stop computing the CCA of a block, and log it, once its CCA weight is below this
+            at two checks in a row, for example 0.001. None always computes CCA.
         interval: Iterations between these checks.
 
     Raises:
-        TypeError, ValueError: An argument that is not as above, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, decay: Optional[Sequence[float]] = (0.5, 0.9),

@@ -72,17 +72,17 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
 
 @HOOKS.register_module()
 class MixingWeightsHook(Hook):
-    """Log alpha, the weight of the FFN beside CCA, of every SCHEME mixer.
+    """Log alpha of every SCHEME mixer, and the mean CCA weight.
 
     Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
-    ``cca_weight``, the mean of ``1 - alpha``. After training a line says if the branch has
+    ``cca_weight``, the mean over the blocks. After training, a line says if CCA has
     decayed. Models without CCA are left alone.
 
     Args:
-        interval: Iterations between two entries; None for that of the log.
+        interval: Iterations between two entries; None stands for the interval of the log.
 
     Raises:
-        TypeError, ValueError: ``interval`` is no positive whole number.
+        TypeError, ValueError: ``interval`` is not a positive whole number.
     """
 
     def __init__(self, interval: Optional[int] = None) -> None:
@@ -111,12 +111,12 @@ class MixingWeightsHook(Hook):
                                       step=runner.iter + 1)
 
     def after_train(self, runner: Any) -> None:
-        """Log if the branch has decayed."""
+        """Log if CCA has decayed."""
         frozen = {name for name, mixer in self._mixers.items()
                   if not any(p.requires_grad for p in mixer.parameters())}
         if frozen:
-            print_log(f'{len(frozen)} frozen blocks keep the weight of CCA that they had, in '
-                      'training as in evaluation', logger='current')
+            print_log(f'{len(frozen)} frozen blocks keep their CCA weight, in training and in '
+                      'evaluation', logger='current')
         saved = find_averaged_mixers(runner) or self._mixers
         trained = {name: mixer for name, mixer in saved.items() if name not in frozen}
         if trained:

@@ -31,7 +31,7 @@ class _Iteration(NamedTuple):
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Keep what is not finite out of the weights, and stop a run that does not recover.
+    """Keep values that are not finite out of the weights, and stop a run that does not recover.
 
     If a gradient is not finite, torch's optimizers with ``fused=True``, as in the configs of
     mmscheme, leave the step out; for others all gradients of the step count as zero, so that the
@@ -49,7 +49,7 @@ class NonFiniteLossHook(Hook):
             number.
 
     Raises:
-        TypeError, ValueError: ``limit`` is no such number.
+        TypeError, ValueError: ``limit`` is not such a number.
         NonFiniteError: In training: the limit is reached, or weights are not finite when a
             checkpoint is due.
     """
@@ -154,8 +154,9 @@ class NonFiniteLossHook(Hook):
         # A fused optimizer is called for steps that the GradScaler leaves out, too.
         stepped = iteration.stepped and not gradients
         self._idle = 0 if stepped or not mixed else self._idle + 1
+        # Of gradients that are accumulated only a step says that the run recovers.
+        self._row = 0 if stepped and not terms else self._row
         if not terms and (mixed or not gradients):
-            self._row = 0
             counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
             if self._idle >= 20 * self.limit * counts:
                 raise NonFiniteError(
@@ -170,7 +171,7 @@ class NonFiniteLossHook(Hook):
                        f'the first: {gradients[0]}')
         where, files = f'iteration {iteration.number}', iteration.files
         print_log(f'{problem} ({where}, {self._row} of {self.limit} in a row before the run '
-                  f'stops); kept out of the weights; images: {", ".join(files)}',
+                  f'stops); this step is skipped; images: {", ".join(files)}',
                   logger='current', level=logging.WARNING)
         if self._row >= self.limit:
             shown = ', '.join(files[:4]) + (f' and {len(files) - 4} more' if files[4:] else '')

@@ -16,17 +16,17 @@ __all__ = ['PretrainedBackboneHook']
 
 @HOOKS.register_module()
 class PretrainedBackboneHook(Hook):
-    """Load the backbone of a checkpoint into that of the model before training.
+    """Load the backbone of a checkpoint into the model before training.
 
-    A run that resumes has its weights already and is left alone.
+    A run that resumes already has its weights and is left alone.
 
     Args:
         checkpoint: Path or URL of a classifier, of another model with a ``backbone``, or of
-            a backbone alone; None does nothing.
+            a backbone alone; None loads nothing.
         min_loaded: Share of the backbone's parameters that must be loaded, in [0, 1].
 
     Raises:
-        TypeError, ValueError: ``min_loaded`` is no such number; in training: less was loaded.
+        TypeError, ValueError: ``min_loaded`` is not such a number; in training: less was loaded.
     """
 
     # Before hooks that look at the weights, and before the run counts as started.
@@ -53,11 +53,11 @@ class PretrainedBackboneHook(Hook):
         for line in (f'{diff.fraction:.1%} of the parameters', *diff.problems(sys.maxsize)):
             print_log(f'backbone from {self.checkpoint}: {line}', logger='current')
         if 'pos_embed' in diff.mismatched:
-            print_log('the position embedding starts anew because its size differs; '
+            print_log('the position embedding is not loaded, because its size differs; '
                       'backbone.pos_embed=(rows, columns) of the checkpoint loads it',
                       logger='current', level=logging.WARNING)
         if 'pos_embed' in diff.unexpected:
-            print_log('the checkpoint has a position embedding, the backbone has none; '
+            print_log('the checkpoint has a position embedding, but the backbone has none; '
                       'backbone.pos_embed=True loads it', logger='current', level=logging.WARNING)
         if diff.fraction < self.min_loaded:
             raise ValueError(

@@ -105,7 +105,7 @@ class ReportHook(Hook):
 
     def __init__(self, scope: str, number: int = 6) -> None:
         if scope not in ('mmseg', 'mmdet'):
-            raise ValueError(f'a report is for segmentation and detection, found {scope!r}')
+            raise ValueError(f'--report: expected segmentation or detection, found {scope!r}')
         self.scope = scope
         self.number = number
         self.confusion: Optional[NDArray[Any]] = None

@@ -89,7 +89,7 @@ class ResumableBatches(BatchSampler):
             if not self.endless:
                 return
             if empty:
-                raise ValueError(f'the training data give no batch of {self.batch_size} images')
+                raise ValueError(f'too few training images for a batch of {self.batch_size} images')
             epoch += 1
             if hasattr(self.sampler, 'set_epoch'):
                 self.sampler.set_epoch(epoch)
@@ -114,13 +114,13 @@ class ResumableBatches(BatchSampler):
         changes = []
         if (state['world_size'], state['batch_size']) != (self.world_size, self.batch_size):
             changes.append(
-                f'{_processes(self.world_size)} of {self.batch_size} images an iteration, the '
+                f'{_processes(self.world_size)} of {self.batch_size} images per iteration, the '
                 f'checkpoint has {_processes(state["world_size"])} of {state["batch_size"]}: the '
-                f'order of the images continues where it was, {again} of them are seen again; the '
-                'learning rate and schedules that count iterations stay the checkpoint\'s')
+                f'order of the images continues, and {again} of them are seen again; the '
+                'learning rate, and schedules that count iterations, stay as in the checkpoint')
         if state['dataset_size'] != _size(self.sampler):
             changes.append(f'{_size(self.sampler)} training images, the checkpoint has '
-                           f'{state["dataset_size"]}: their order begins anew')
+                           f'{state["dataset_size"]}: a new order is drawn')
             start = 0
         return start, changes
 

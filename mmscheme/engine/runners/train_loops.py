@@ -46,7 +46,7 @@ class _Position:
         if not isinstance(batches, ResumableBatches):
             if done > 0:
                 print_log(f'{type(self.dataloader).__name__}: its first {done} batches are read '
-                          'again to leave them out', logger='current', level=logging.WARNING)
+                          'again and skipped', logger='current', level=logging.WARNING)
             return max(0, done)
         batches.seed = self._seed
         state = self.runner.message_hub.runtime_info.get(_POSITION) if self._resumed else None

@@ -130,7 +130,7 @@ def _find(model: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int], w
     whole = isinstance(model, BaseModel)
     prefix, backbone = ('backbone.', getattr(model, 'backbone', None)) if whole else ('', model)
     if not whole and any(isinstance(module, SCHEMEMixer) for module in model.modules()):
-        raise ValueError(f'backbone: {kind} has SCHEME mixers already')
+        raise ValueError(f'backbone: {kind} already has SCHEME mixers')
     found, pairs = find_channel_mixers(model), find_dense_pairs(model)
     if not found:
         raise ValueError(f'backbone: {kind} has no channel mixer that SCHEME can replace; '
@@ -201,26 +201,24 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   ) -> nn.Module:
     """Replace the channel mixers of a stock backbone, or of a whole model, by SCHEME mixers.
 
-    This is a function: what it returns is the backbone itself.
+    This is a function that returns the backbone itself, not a module around it.
 
     In a config: ``backbone=dict(type='mmscheme.SCHEMEWrapper', backbone=dict(type=...))``.
-    What is built is the stock backbone itself, with other layers in its channel mixers: its
-    outputs, ``train()``, ``frozen_stages``, ``init_cfg``, layer decay and all names of
-    parameters outside the replaced layers are its own. Residual, layer scale and drop path
-    of a channel mixer stay, activation and dropout come along. The families are in
-    :data:`mmscheme.models.utils.ADAPTERS`, what becomes of each in ``docs/support.md``. In gated
-    FFNs, such as SwiGLU, gate and values are block-diagonal alike.
+    Only the layers of the channel mixers change. Outputs, ``train()``, ``frozen_stages``,
+    ``init_cfg``, layer decay and the names of all other parameters stay those of the stock
+    backbone. Residuals, layer scale and drop path stay in place; activation and dropout are
+    taken over. :data:`mmscheme.models.utils.ADAPTERS` has the families, and ``docs/support.md``
+    what becomes of each. In gated FFNs such as SwiGLU, gate and values are both block-diagonal.
 
-    Weights of the stock backbone load in every way that they did before; the log then lists
-    what is missing.
+    Weights of the stock backbone load as before; the log then lists what is missing.
 
-    CCA's Gram matrix is a sum over the positions that a mixer gets: those of the whole map,
-    also where attention has windows; in MobileViT and the inner blocks of TNT those of one
-    sequence. Class, distillation and register tokens have no part in it; the channels of
-    these tokens are mixed by the same attention matrix. A copy of the backbone is run on two
-    small images to tell them from positions, and to leave modules alone that the image does
-    not reach. Where that fails the wrapper asks for ``extra_tokens``. A mixer that gets only
-    a class token has no CCA.
+    The Gram matrix of CCA is a sum over the positions that a mixer gets: those of the whole
+    map, even if attention works in windows; in MobileViT and the inner blocks of TNT, those of
+    one sequence. Class, distillation and register tokens are left out of the sum, but their
+    channels are mixed by the same attention matrix. To tell them from positions, and to leave
+    alone the modules that the image does not reach, a copy of the backbone is run on two small
+    images; if that fails, an error asks for ``extra_tokens``. A mixer that gets only a class
+    token has no CCA.
 
     Of a whole model, such as a detector, mixers outside of the backbone are replaced as well:
     ``within`` and ``exclude`` say which. Those in the encoders of DETR-like models and of
@@ -230,35 +228,36 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     ones.
 
     Args:
-        backbone: Config of the stock backbone or model, or the module, which is changed.
-        groups: Blocks of the two layers of each mixer, or one number for both; ``'auto'``:
-            for each mixer the most, up to 4, into which its widths divide.
-        expansion: Hidden channels as a multiple of the channels, of the values alone in a gated
-            FFN; None keeps those of the stock backbone.
-        stages: Which mixers are replaced: all by default, or those of these stages. A stage
-            is one width of channels, counted from 0 in the order of their appearance.
-        within: Which mixers are replaced, by the names of modules that hold them, such as
-            ``'encoder'`` or ``('backbone.stages.[23]', 'neck')``; see
-            :func:`mmscheme.models.utils.dense_mixers.is_within`.
-        exclude: The same of mixers that stay as they are.
-        seed_from_dense: The layers start as the blocks on the diagonal of the dense ones,
-            times the root of ``groups``, and take the same from stock checkpoints. Wants the
-            hidden width of the stock backbone.
-        extra_tokens: How many leading tokens of each mixer's input are no positions, where
-            neither its adapter nor a trial tells.
-        strict: Raise where a channel mixer of the backbone stays dense, instead of a warning.
-        data_preprocessor: For a whole model that has none: where mmengine's Runner puts that of
-            the config.
-        mixer: Options of the mixers, ``cca``, ``keep_cca`` and so on:
-            :class:`mmscheme.layers.SCHEMEMixer` documents them.
+        backbone: Config of the stock backbone or model, or the module, which is changed in place.
+        groups: Groups of the two layers of each mixer, or one number for both. ``'auto'`` uses
+            as many as the widths of each mixer can be divided into, up to 4.
+        expansion: Hidden channels as a multiple of the channels (in a gated FFN, those of the
+            values); None keeps those of the stock backbone.
+        stages: Stages whose mixers are replaced; all by default. A stage is one width of
+            channels, counted from 0 in the order of appearance.
+        within: Names of modules whose mixers are replaced, such as ``'encoder'`` or
+            ``('backbone.stages.[23]', 'neck')``; see
+            :func:`mmscheme.models.utils.dense_mixers.is_within`. All by default.
+        exclude: Names of modules whose mixers stay as they are, as in ``within``.
+        seed_from_dense: Start from the diagonal blocks of the dense layers, times the square
+            root of ``groups``, and take the same from stock checkpoints. Needs the hidden
+            width of the stock backbone.
+        extra_tokens: Number of leading tokens of each mixer's input that are not positions, if
+            neither its adapter nor the trial run can tell.
+        strict: Raise an error if a channel mixer of the backbone stays dense, instead of a warning.
+        data_preprocessor: Of a whole model whose config has none; mmengine's Runner puts that
+            of the config here.
+        mixer: Options of the mixers, such as ``cca`` and ``keep_cca``; see
+            :class:`mmscheme.layers.SCHEMEMixer`.
 
     Returns:
         The backbone.
 
     Raises:
         TypeError: ``backbone`` is neither.
-        ValueError: Nothing to replace; tokens that cannot be told; widths that do not divide
-            into ``groups``; no such stage or name; a seed of another width.
+        ValueError: There is nothing to replace; tokens cannot be told apart; widths cannot be
+            divided by ``groups``; a stage or name does not exist; ``seed_from_dense`` with
+            another hidden width.
     """
     check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
     backbone = build_argument('backbone', backbone, data_preprocessor)

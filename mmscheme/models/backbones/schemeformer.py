@@ -80,7 +80,7 @@ class MetaFormerBlock(nn.Module):
         embed_dims: Channels.
         token_mixer, channel_mixer: Modules that map ``(B, C, H, W)`` to its shape.
         drop_path_rate: Probability with which a sample skips a residual branch.
-        layer_scale_init: Initial value of the factor a channel of each branch.
+        layer_scale_init: Initial value of the factors of each branch, one per channel.
         norm_cfg: Norm layer.
         deploy: Builds the form for inference: no layer scale, and a group norm before
             the channel mixer has no weight and bias.
@@ -159,40 +159,40 @@ def _make_stage(name: str, channels: int, rates: Iterator[float], settings: Dict
 
 @MODELS.register_module()
 class SCHEMEformer(BaseModule):
-    """SCHEMEformer (arXiv 2312.00412), a backbone with outputs at strides 4, 8, 16, 32.
+    """SCHEMEformer (arXiv 2312.00412), a backbone with outputs at strides 4, 8, 16 and 32.
 
-    The default is the paper's 44-e8. ``groups=(1, 1), expansion=4, cca=False`` is
+    The default is the paper's 44-e8. ``groups=(1, 1), expansion=4, cca=False`` builds
     the dense MetaFormer-PPAA with the same stages.
 
     Args:
         arch: ``'s12'``, ``'s24'``, ``'s36'``, ``'m36'`` or a dict with the keys
-            ``depths`` and ``embed_dims`` (four numbers each) and optionally
-            ``token_mixers`` (four of ``'pool'``, ``'attention'``) and
+            ``depths`` and ``embed_dims`` (four numbers each) and, optionally,
+            ``token_mixers`` (four times ``'pool'`` or ``'attention'``) and
             ``layer_scale_init``.
-        groups: Blocks of the first and of the second layer of each FFN, or one
+        groups: Groups of the first and of the second layer of each FFN, or one
             number for both.
-        expansion: Hidden channels of the FFNs, as a multiple of the stage's channels.
+        expansion: Hidden channels of the FFNs, as a multiple of the channels of the stage.
         in_channels: Channels of the input image.
         drop_rate: Dropout in the FFNs.
-        drop_path_rate: Stochastic depth of the last block, linear from 0 in the first.
-        out_indices: Stages (0 to 3) that are returned, each after a norm of its own.
-        frozen_stages: Freezes the stem and the first so many stages; 0 the stem
-            alone, -1 nothing.
-        pos_embed: Adds a learned position embedding before stage 2: True for 14x14
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        out_indices: Stages (0 to 3) to return, each after a norm of its own.
+        frozen_stages: Number of stages to freeze, together with the stem; 0 freezes
+            only the stem, -1 nothing.
+        pos_embed: Add a learned position embedding before stage 2: True for 14x14
             positions (an image of 224x224), or ``(height, width)``. It is
             interpolated to other sizes.
-        norm_cfg: Norm layers; one-group GroupNorm by default.
+        norm_cfg: Norm layers; GroupNorm with one group by default.
         act_cfg: Activation of the FFNs.
-        with_cp: Saves memory by computing each block again in the backward pass.
-        deploy: Builds the form for inference that :mod:`mmscheme.deploy` makes of a
+        with_cp: Save memory by recomputing each block in the backward pass.
+        deploy: Build the form for inference that :mod:`mmscheme.deploy` makes of a
             trained model: without CCA, alpha, layer scale and drop path.
-        init_cfg: Initialisation of mmengine, usually
+        init_cfg: Initialisation by mmengine, usually
             ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
-        mixer: Options of the channel mixers, ``cca``, ``keep_cca`` and so on:
-            :class:`mmscheme.layers.SCHEMEMixer` documents them.
+        mixer: Options of the channel mixers, such as ``cca`` and ``keep_cca``; see
+            :class:`mmscheme.layers.SCHEMEMixer`.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be built, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     @takes_options_of(SCHEMEMixer)
@@ -259,13 +259,13 @@ class SCHEMEformer(BaseModule):
         """Return the depth of a parameter, for layer-wise learning-rate decay as in mmpretrain.
 
         Args:
-            param_name: In the model.
-            prefix: Of the backbone there.
+            param_name: Name of the parameter in the model.
+            prefix: Prefix of the backbone in that name.
 
         Returns:
-            The depth and the number of depths: 0 is the stem, then comes one a block,
-            with what takes the map to its stage; the last is what follows, that is the
-            norms of the outputs and all that is not of the backbone.
+            The depth and the number of depths: 0 for the stem, then one for each block,
+            together with the downsampling before it; the last for everything else, that
+            is the norms of the outputs and what does not belong to the backbone.
         """
         blocks = [len(stage) for stage in self.stages]
         last = sum(blocks) + 1
@@ -281,20 +281,20 @@ class SCHEMEformer(BaseModule):
         return depth, last + 1
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the feature maps, inside in channels-last order.
+        """Compute the feature maps, internally in channels-last order.
 
         Args:
             x: Images ``(B, 3, H, W)`` of any size that the stem accepts.
 
         Returns:
-            For each of ``out_indices`` a map ``(B, C_i, H_i, W_i)`` in the memory format
+            A map ``(B, C_i, H_i, W_i)`` for each of ``out_indices``, in the memory format
             of ``x``.
         """
         stem = self.downsamples[0]
         if not exporting() and (x.dim() != 4 or x.shape[1] != stem.in_channels
                                 or min(x.shape[2:]) < 3):
-            raise ValueError(f'expected images (B, {stem.in_channels}, H, W) of 3 pixels a side or '
-                             f'more, found shape {tuple(x.shape)}')
+            raise ValueError(f'expected images (B, {stem.in_channels}, H, W) of at least 3 '
+                             f'pixels a side, found shape {tuple(x.shape)}')
         outs = []
         as_they_come = exporting() or in_transform()
         if not as_they_come:
