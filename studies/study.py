@@ -192,6 +192,8 @@ def splice_table(text: str, name: str, table: str) -> str:
 
 def _drawings(folder: Path) -> Iterator[Tuple[str, Callable[[Path], Dict[str, str]]]]:
     for script in sorted(folder.glob('*/draw.py')):
+        if not script.with_name('results.jsonl').is_file():
+            continue  # has not been run
         yield script.parent.name, runpy.run_path(str(script))['draw']
 
 

@@ -10,11 +10,15 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Writes checkpoints that torch 2.6 and later can read by default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
+    # A run that resumes with another length follows the new schedule.
+    resumed_schedule=dict(type='mmscheme.ResumedScheduleHook'),
     # Skips steps whose loss or gradients are not finite; stops the run after `limit` such
     # iterations in a row.
     non_finite=dict(type='mmscheme.NonFiniteLossHook', limit=5),
     # Loads the backbone from this checkpoint, if any (tools/train.py --pretrained).
     pretrained_backbone=dict(type='mmscheme.PretrainedBackboneHook', checkpoint=None),
+    # Adds the losses that spread tokens over the experts of shared-expert FFNs, if there are any.
+    auxiliary_loss=dict(type='mmscheme.AuxiliaryLossHook'),
     # Multiplies the CCA weight by a factor that starts to fall at the first of these fractions
     # of training and is zero from the second on; `decay=None` leaves alpha to itself.
     # `retire=0.001` stops computing the CCA of blocks whose CCA weight is below that.

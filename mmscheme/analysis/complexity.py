@@ -7,6 +7,7 @@ from mmengine import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmscheme.layers import DenseGuide
 from mmscheme.models.loading import build_model
 from mmscheme.utils.config_query import as_list, inner_model, is_pretrained, scope_of, walk
 from mmscheme.utils.quiet import quiet
@@ -109,6 +110,10 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
         # Before that a parameter may be memory as it was found: Deformable DETR matched NaN.
         with quiet():  # mmengine lists every parameter
             model.init_weights()
+        for module in model.modules():
+            # Evaluation has no part of it, and it has parameters.
+            if not training and isinstance(getattr(module, 'guide', None), DenseGuide):
+                module.guide = None
         # torch's counter wants parameters without history.
         model.train(training).requires_grad_(False)
         data = model.data_preprocessor(batch, training)

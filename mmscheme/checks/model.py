@@ -34,6 +34,13 @@ def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings)
     mixers = find_mixers(model)
     if training and mixers and not any(
             isinstance(h, dict) and step_name(h) == 'MixingScheduleHook' for h in hooks):
+        dense = sum(m.cca is None for m in mixers.values())
+        if dense:
+            findings.error(
+                f'{dense} blocks have a dense guide and no hook takes it out: their block-diagonal '
+                'weights, which evaluation uses alone, would not be trained; set default_hooks.'
+                "mixing_schedule=dict(type='mmscheme.MixingScheduleHook')")
+            return
         findings.warn(
             f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, without '
             'CCA, would not compute what training does; set default_hooks.mixing_schedule='

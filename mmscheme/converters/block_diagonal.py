@@ -65,7 +65,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
         movable: Stages whose channels may be ordered: whoever reads the output of a stage
             must be told its new order.
         max_tokens: Positions drawn for an FFN.
-        seed: Of all that is drawn.
+        seed: Seed of the random numbers.
         progress: Called after each FFN.
 
     Returns:
@@ -89,7 +89,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
     own.update({k: v for k, v in dense.state_dict().items() if 'channel_mixer' not in k})
     student.load_state_dict(own)
     for block in _blocks(student).values():
-        if block.channel_mixer.cca is not None:
+        if block.channel_mixer.guide is not None:
             block.channel_mixer.retire_cca()
     report = []
     for name, block in _blocks(student).items():
@@ -109,9 +109,12 @@ def _check_pair(dense: SCHEMEformer, student: SCHEMEformer) -> None:
     if problems:
         raise ValueError('expected two backbones that differ only in their FFNs, found in the '
                          f'dense one: {"; ".join(problems)}')
+    for name, block in _blocks(student).items():
+        if block.channel_mixer.interleaved > 1:
+            raise ValueError(f'{name}: expected interleave=False in the model to fit')
     for name, block in _blocks(dense).items():
         mixer = block.channel_mixer
-        if mixer.cca is not None or (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups) != (1, 1):
+        if mixer.guide is not None or (mixer.ffn.fc1.groups, mixer.ffn.fc2.groups) != (1, 1):
             raise ValueError(f'{name}: expected a dense FFN without CCA to convert')
 
 

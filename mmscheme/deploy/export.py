@@ -12,9 +12,9 @@ from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
-from mmscheme.analysis.random_batch import input_shape, random_batch
+from mmscheme.analysis.random_batch import image_dtype, input_channels, input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
-from mmscheme.models.loading import load_model
+from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline, inner_model
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
@@ -22,6 +22,7 @@ from mmscheme.version import __version__
 
 from .fold import fold
 from .graphs import Graph, build_graph, replace_adaptive_pooling
+from .input_size import describe_padding, tested_shape
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
@@ -68,8 +69,8 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
     Returns:
         ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``batch``,
         ``classes``, ``palette``, ``pipeline`` (what is done to an image file before),
-        ``visualizer``, ``scope``, ``score_threshold`` of detectors, ``config``,
-        ``mmscheme_version``.
+        ``visualizer``, ``scope``, ``score_threshold`` of detectors, ``threshold`` of segmenters
+        with one channel, ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
@@ -79,10 +80,12 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
         batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
-        fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
+        channels=graph.channels, dtype=str(graph.dtype).removeprefix('torch.'),
+        fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
         score_threshold=(inner_model(cfg.model).get('test_cfg') or {}).get('score_thr', 0.05),
+        threshold=getattr(graph, 'threshold', None), label_ids=label_ids(cfg, meta),
         align_corners=bool(getattr(graph.model, 'align_corners', False)),
         mmscheme_version=__version__)
     try:
@@ -94,21 +97,23 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
            shape: Optional[Tuple[int, int]] = None, dynamic: bool = False, batch: int = 1,
-           fp16: bool = False) -> Tuple[List[Check], Optional[str]]:
+           fp16: bool = False) -> Tuple[List[Check], List[str]]:
     """Export the deployment form of a checkpoint and check the file before it is kept.
 
     Args:
         cfg: The config of the checkpoint.
         checkpoint: File.
         target: ``*.onnx``, ``*.pt2`` for torch.export or ``*.pt`` for TorchScript.
-        shape: Height and width of the input; by default what the config tests with.
+        shape: Height and width of the input; by default what the config tests with, see
+            :func:`mmscheme.deploy.input_size.tested_shape`.
         dynamic: Takes every batch size, height and width, these in multiples of 32.
         batch: Images that the file takes at once, where not dynamic.
         fp16: Weights and arithmetic of an ONNX file in float16, for GPUs; inputs and outputs
             stay as they are.
 
     Returns:
-        The checks on two images, and what is not in the file, or None.
+        The checks on two images, and notes: what is not in the file, where its size is from,
+        and what padding changes.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -122,9 +127,15 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                          f'found {target}')
     check_not_read(target, checkpoint=checkpoint)
     model, meta = load_model(cfg, checkpoint)
-    shape = shape or input_shape(cfg)
+    notes = []
+    if shape is None:
+        # Of a free size any will do to trace it.
+        shape, source = (input_shape(cfg), '') if dynamic else tested_shape(cfg)
+        notes += [f'input {shape[0]}x{shape[1]}: {source}'] if source else []
     folded = fold(model)
-    graph, left_out = build_graph(folded, cfg.default_scope, shape)
+    graph, left_out = build_graph(folded, cfg.default_scope, shape, input_channels(cfg),
+                                  image_dtype(cfg))
+    notes += [left_out] if left_out else []
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
     if dynamic:
         _refuse_dynamic(graph, fixed)
@@ -149,7 +160,9 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
             if not check.passed:
                 raise ValueError('the outputs of the exported model are not those of the '
                                  f'checkpoint, nothing is written: {check.text}')
-    return checks, left_out
+        if graph.task == 'segmentation' and batch == 1:
+            notes.append(describe_padding(cfg, model, part, shape))
+    return checks, notes
 
 
 def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
@@ -222,10 +235,13 @@ def _halve(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
-def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:
-    """Return noise and a scene with objects, as BGR images ``(H, W, 3)``."""
+def _test_images(shape: Tuple[int, int], graph: Graph) -> List[NDArray[Any]]:
+    """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline, BGR."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    repeats = -(-graph.channels // 3)
+    dtype = str(graph.dtype).removeprefix('torch.')
+    return [np.tile(i, repeats)[..., :graph.channels].astype(dtype) for i in images]
 
 
 def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
@@ -234,16 +250,16 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
 
     Args:
         cfg: The config of the model.
-        model: As it was trained, not folded.
+        model: The model as trained, not folded.
         graph: Names and task of what was exported.
         path: The exported file.
         shape: Height and width of the images.
-        tolerance: Of logits and features, in units of their variation.
+        tolerance: Tolerance for logits and features, in units of their variation.
 
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.
     """
-    exported, images = load_exported(path), _test_images(shape)
+    exported, images = load_exported(path), _test_images(shape, graph)
     if graph.task == 'detection':
         sizes = [(shape[0] - 7, shape[1] - 13), shape]
         return [_check_detector(cfg, model, exported, image, size, shape)
@@ -257,11 +273,13 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
         outputs = exported.run(dict(image=np.repeat(_rgb(image), exported.meta['batch'], 0)))
         found.append(_sensitive(graph.task, {k: v[-1:] for k, v in outputs.items()}))
     variations = [_variation([e[i] for e in expected]) for i in range(len(expected[0]))]
-    return [_compare(graph.task, *pair, variations, tolerance) for pair in zip(found, expected)]
+    return [_compare(graph.task, *pair, variations, tolerance, exported.meta['threshold'])
+            for pair in zip(found, expected)]
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2))
+    image = image[..., ::-1] if image.shape[-1] == 3 else image
+    return np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[Any]:
@@ -274,7 +292,11 @@ def _sensitive(task: str, outputs: Dict[str, NDArray[Any]]) -> List[NDArray[Any]
     """Return the outputs of one image that show every change of the model."""
     if task == 'features':
         return list(outputs.values())
-    return [_logits(outputs['scores']) if task == 'classification' else outputs['logits']]
+    if task == 'classification':
+        return [_logits(outputs['scores'])]
+    logits = outputs['logits']
+    # Of one channel mmseg has the sigmoid.
+    return [logits if logits.shape[1] > 1 else torch.from_numpy(logits).sigmoid().numpy()]
 
 
 def _reference(task: str, model: nn.Module, batch: Dict[str, Any]) -> List[NDArray[Any]]:
@@ -301,13 +323,15 @@ def _variation(outputs: List[NDArray[Any]]) -> float:
 
 
 def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
-             variations: List[float], tolerance: float) -> Check:
+             variations: List[float], tolerance: float, threshold: Optional[float]) -> Check:
     difference = max(_rms(f - e) / v if f.shape == e.shape else float('inf')
                      for f, e, v in zip(found, expected, variations))
     name = 'features' if task == 'features' else 'logits'
     text, passed = f'{name} differ by {difference:.2g} of their variation', difference <= tolerance
     if task == 'segmentation':
-        same = float((found[0].argmax(1) == expected[0].argmax(1)).mean())
+        labels = [v[0].argmax(1) if threshold is None else v[0] > threshold
+                  for v in (found, expected)]
+        same = float((labels[0] == labels[1]).mean())
         text, passed = f'{text}, {same:.3%} of the labels agree', passed and (
             same >= AGREEMENT or tolerance > TOLERANCE)
     return Check(difference, text, passed)

@@ -83,17 +83,18 @@ def _scale_rows(layer: nn.Module, scale: Tensor) -> None:
 
 @torch.no_grad()
 def _fold_mixer(mixer: SCHEMEMixer, name: str) -> None:
-    if mixer.cca is None:
+    if mixer.guide is None:
         return
     alpha = mixer.alpha.double()
     if mixer.keep_cca and alpha != 1:
-        raise ValueError(f'{name}: keep_cca=True and alpha is {float(alpha):.4f}: CCA is part of '
-                         'this model and cannot be folded away; alpha must be 1, or '
+        raise ValueError(f'{name}: keep_cca=True and alpha is {float(alpha):.4f}: its guide is '
+                         'part of this model and cannot be folded away; alpha must be 1, or '
                          'backbone.keep_cca=False')
-    # A norm behind the second layer would take the factor out again.
-    last = mixer.ffn.drop2[0] if isinstance(mixer.ffn.drop2, nn.Sequential) else mixer.ffn.fc2
-    _scale_rows(last, alpha.expand(mixer.ffn.fc2.out_features))
-    mixer.cca = None
+    if mixer.cca is not None:
+        # A norm behind the second layer would take the factor out again.
+        last = mixer.ffn.drop2[0] if isinstance(mixer.ffn.drop2, nn.Sequential) else mixer.ffn.fc2
+        _scale_rows(last, alpha.expand(mixer.ffn.fc2.out_features))
+    mixer.guide = None
     del mixer.alpha_logit, mixer.cca_factor
 
 
@@ -110,14 +111,15 @@ def _fold_block(block: MetaFormerBlock) -> None:
     else:
         raise ValueError(f'no rule to fold layer scale into {type(block.token_mixer).__name__}')
     fc1, fc2 = block.channel_mixer.ffn.fc1, block.channel_mixer.ffn.fc2
-    _scale_rows(fc2, block.layer_scale2)
+    _scale_rows(fc2, block.channel_mixer.reorder(block.layer_scale2))
     block.layer_scale1 = block.layer_scale2 = None
     norm = block.norm2
     if isinstance(norm, nn.GroupNorm) and norm.affine:
         blocks = fc1.weight.double().unflatten(0, (fc1.groups, -1))
-        shift = norm.bias.double().unflatten(0, (fc1.groups, 1, -1))
+        weight, bias = (block.channel_mixer.reorder(v.double()) for v in (norm.weight, norm.bias))
+        shift = bias.unflatten(0, (fc1.groups, 1, -1))
         fc1.bias.add_((blocks * shift).sum(-1).flatten())
-        scale = norm.weight.double().unflatten(0, (fc1.groups, 1, -1))
+        scale = weight.unflatten(0, (fc1.groups, 1, -1))
         fc1.weight.copy_((blocks * scale).flatten(0, 1))
         block.norm2 = nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps, affine=False)
 
@@ -126,8 +128,10 @@ def _fold_block(block: MetaFormerBlock) -> None:
 def _fold_ffn(ffn: Union[SCHEMEFFN, BlockDiagonalFFN]) -> None:
     if isinstance(ffn.gamma2, nn.Identity):
         return
-    mlp = ffn.mixer.ffn if isinstance(ffn.mixer, SCHEMEMixer) else ffn.mixer
-    _scale_rows(mlp.fc2, ffn.gamma2.weight)
+    if isinstance(ffn.mixer, SCHEMEMixer):
+        _scale_rows(ffn.mixer.ffn.fc2, ffn.mixer.reorder(ffn.gamma2.weight))
+    else:
+        _scale_rows(ffn.mixer.fc2, ffn.gamma2.weight)
     ffn.gamma2 = nn.Identity()
 
 
@@ -150,11 +154,11 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
         model['auxiliary_head'] = None
     for _, node in walk(model):
         cls = find_class(MODELS, node.get('type')) if 'type' in node else None
-        arguments = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
+        arguments = inspect.signature(cls).parameters if callable(cls) else {}
         if 'deploy' in arguments:
             node.update(deploy=True)
-        elif 'cca' in arguments:
-            node.update(cca=False)
+        elif 'guide' in arguments and node.get('mixer', 'scheme') == 'scheme':
+            node.update(guide=None)
         if cls in (SCHEMEFFN, BlockDiagonalFFN) and node.get('layer_scale_init_value'):
             node.update(layer_scale_init_value=0.)
         if 'type' in node:
@@ -236,7 +240,7 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
             problem = problem or e
     else:
         raise ValueError('no config can express the deployment form of this model; '
-                         f'tools/deploy/export.py needs none: {problem}')
+                         f'`python -m mmscheme export` needs none: {problem}')
     difference = largest_difference(cfg, model, rebuilt, input_shape(cfg))
     if not difference <= TOLERANCE:
         raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '

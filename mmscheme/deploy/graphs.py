@@ -1,7 +1,7 @@
 """Models as plain modules from a raw image to the result, for torch's exporters.
 
-Input of all: ``image``, uint8, RGB, ``(B, 3, H, W)``. Colour order and normalisation of
-the model are inside.
+Input of all: ``image``, uint8, RGB, ``(B, 3, H, W)``; of models with other channels or types of
+images what their pipeline gives. Colour order and normalisation of the model are inside.
 """
 from copy import deepcopy
 from typing import Any, Dict, List, Optional, Tuple
@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling']
+__all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling', 'to_labels']
 
 
 class Graph(nn.Module):
     """Base of the exported modules.
 
     Args:
-        model: In evaluation mode; becomes part of the graph.
+        model: Model in evaluation mode; becomes part of the graph.
+        channels, dtype: Channels and type of its images.
 
     Attributes:
         task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
@@ -28,13 +29,19 @@ class Graph(nn.Module):
     inputs: Dict[str, str] = dict(image='uint8 (B, 3, H, W), RGB')
     outputs: Dict[str, str] = {}
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, channels: int = 3, dtype: torch.dtype = torch.uint8
+                 ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.channels, self.dtype = model, channels, dtype
+        self.inputs = dict(self.inputs, image=self.inputs['image'].replace(
+            'uint8', str(dtype).removeprefix('torch.')))
+        if channels != 3:
+            self.inputs['image'] = self.inputs['image'].replace('3, H, W), RGB', f'{channels}, H, '
+                                                                'W), as the pipeline gives it')
         preprocessor = model.data_preprocessor
         self.normalise = bool(getattr(preprocessor, '_enable_normalize', False))
         # Images are read as BGR; a model that converts sees RGB.
-        self.rgb = bool(getattr(preprocessor, '_channel_conversion', False)
+        self.rgb = channels != 3 or bool(getattr(preprocessor, '_channel_conversion', False)
                         or getattr(preprocessor, 'channel_conversion', False)
                         or getattr(preprocessor, 'to_rgb', False))
         if self.normalise:
@@ -48,7 +55,7 @@ class Graph(nn.Module):
 
     def example(self, shape: Tuple[int, int]) -> Tuple[Tensor, ...]:
         """Return inputs of the right kind, to trace with."""
-        return (torch.zeros(1, 3, *shape, dtype=torch.uint8), )
+        return (torch.zeros(1, self.channels, *shape, dtype=self.dtype), )
 
 
 class ClassifierGraph(Graph):
@@ -61,26 +68,37 @@ class ClassifierGraph(Graph):
         return torch.softmax(self.model.head(features), 1)
 
 
+def to_labels(logits: Tensor, threshold: Optional[float]) -> Tensor:
+    """Return the labels ``(B, H, W)`` of a segmenter's logits ``(B, C, H, W)``.
+
+    Args:
+        logits: One channel a class, or one channel whose sigmoid is the score of class 1.
+        threshold: Score from which on a pixel of the latter is of class 1.
+    """
+    if logits.shape[1] > 1:
+        return logits.argmax(1)
+    return (logits[:, 0].sigmoid() > threshold).long()
+
+
 class SegmenterGraph(Graph):
     """Image to logits and labels at the size of the input."""
     task = 'segmentation'
     outputs = dict(logits='float32 (B, classes, H, W); resize these for another size',
                    labels='int64 (B, H, W)')
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, *images: Any) -> None:
+        super().__init__(model, *images)
         if model.test_cfg.get('mode', 'whole') != 'whole':
             raise ValueError(f'test_cfg.mode={model.test_cfg.mode!r}: one graph sees the whole '
                              'image; set model.test_cfg.mode=whole')
-        if model.decode_head.out_channels < 2:
-            raise ValueError('a head with one output channel cannot be exported; expected one '
-                             'channel per class')
+        head = model.decode_head
+        self.threshold = head.threshold if head.out_channels == 1 else None
 
     def forward(self, image: Tensor) -> Tuple[Tensor, Tensor]:
         features = self.model.extract_feat(self.preprocess(image))
         logits = F.interpolate(self.model.decode_head(features), image.shape[2:],
                                mode='bilinear', align_corners=self.model.align_corners)
-        return logits, logits.argmax(1)
+        return logits, to_labels(logits, self.threshold)
 
 
 class DetectorGraph(Graph):
@@ -98,8 +116,8 @@ class DetectorGraph(Graph):
                    scores='float32 (N,), falling; 0 where there is no object',
                    labels='int64 (N,); -1 where there is no object')
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
+        super().__init__(model, *images)
         head, cfg = model.bbox_head, model.test_cfg
         self.cfg = dict(nms_pre=cfg.get('nms_pre', -1), min_size=cfg.get('min_bbox_size', -1),
                         iou=cfg.nms.get('iou_threshold', 0.5), keep=cfg.max_per_img,
@@ -107,7 +125,7 @@ class DetectorGraph(Graph):
         if cfg.nms.get('type', 'nms') != 'nms':
             raise ValueError(f'test_cfg.nms.type={cfg.nms.type!r}: only nms can be exported')
         with torch.no_grad():
-            scores, _ = head(model.extract_feat(torch.zeros(1, 3, *shape)))
+            scores, _ = head(model.extract_feat(torch.zeros(1, self.channels, *shape)))
         anchors = head.prior_generator.grid_priors([s.shape[2:] for s in scores], device='cpu')
         for i, boxes in enumerate(anchors):
             self.register_buffer(f'anchors{i}', boxes)
@@ -163,10 +181,10 @@ class FeatureGraph(Graph):
     """Image to the maps of backbone and neck."""
     task = 'features'
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
+        super().__init__(model, *images)
         with torch.no_grad():
-            maps = model.extract_feat(torch.zeros(1, 3, *shape))
+            maps = model.extract_feat(torch.zeros(1, self.channels, *shape))
         self.outputs = {f'p{i}': f'float32 (B, {m.shape[1]}, H / {shape[0] // m.shape[2]}, '
                         f'W / {shape[0] // m.shape[2]})' for i, m in enumerate(maps)}
 
@@ -260,14 +278,15 @@ def _replace_upsampling(model: nn.Module) -> None:
             _exchange(model, name, _WholeUpsample(int(factor), module.mode, module.align_corners))
 
 
-def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
-                ) -> Tuple[Graph, Optional[str]]:
+def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int], channels: int = 3,
+                dtype: torch.dtype = torch.uint8) -> Tuple[Graph, Optional[str]]:
     """Build the module to export for a model.
 
     Args:
-        model: In evaluation mode; copied.
+        model: Model in evaluation mode; copied.
         scope: ``default_scope`` of its config.
         shape: Height and width of the input.
+        channels, dtype: Channels and type of the images.
 
     Returns:
         The graph, and what is not in it, or None where it is the whole model.
@@ -279,10 +298,10 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if scope == 'mmpretrain':
-        return ClassifierGraph(model).eval(), None
+        return ClassifierGraph(model, channels, dtype).eval(), None
     if scope == 'mmseg':
         _replace_upsampling(model)
-        return SegmenterGraph(model).eval(), None
+        return SegmenterGraph(model, channels, dtype).eval(), None
     if scope != 'mmdet':
         raise ValueError(f"default_scope: expected 'mmdet', 'mmpretrain' or 'mmseg', "
                          f'found {scope!r}')
@@ -290,7 +309,7 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int]
     from mmdet.models.task_modules import DeltaXYWHBBoxCoder
     head: Any = getattr(model, 'bbox_head', None)
     if isinstance(head, RetinaHead) and isinstance(head.bbox_coder, DeltaXYWHBBoxCoder):
-        return DetectorGraph(model, shape).eval(), None
-    return FeatureGraph(model, shape).eval(), (
+        return DetectorGraph(model, shape, channels, dtype).eval(), None
+    return FeatureGraph(model, shape, channels, dtype).eval(), (
         f'{type(model).__name__} is exported without its heads: backbone and neck alone. Whole '
         'detectors are RetinaNets')

@@ -42,7 +42,7 @@ def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 
     Args:
         found: ``boxes``, ``scores``, ``labels`` with label -1 for no object.
         reference: Instances with ``bboxes``, ``scores`` and ``labels``.
-        within: Boxes further apart than so many pixels are no pair.
+        within: Largest distance of the boxes of a pair, in pixels.
 
     Returns:
         The comparison.

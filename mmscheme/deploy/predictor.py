@@ -1,20 +1,24 @@
 """Predictions of an exported model: its file holds all that is needed."""
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.dataset import Compose
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmscheme.registry import MODELS
+
+from .graphs import to_labels
 from .runtime import load_exported, to_inputs
 
-__all__ = ['ExportedPredictor']
+__all__ = ['ExportedModel', 'ExportedPredictor']
 
 _DIVISOR = 32
 
@@ -24,14 +28,15 @@ class ExportedPredictor:
 
     Args:
         path: The file.
+        runtime: See :func:`mmscheme.deploy.runtime.load_exported`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: See
             :func:`mmscheme.deploy.runtime.load_exported`; the file holds no whole model.
     """
 
-    def __init__(self, path: Union[str, Path]) -> None:
-        self.exported = load_exported(path)
+    def __init__(self, path: Union[str, Path], runtime: str = 'onnxruntime') -> None:
+        self.exported = load_exported(path, runtime)
         self.meta = meta = self.exported.meta
         self.scope: str = meta['scope']
         if meta['task'] == 'features':
@@ -48,7 +53,7 @@ class ExportedPredictor:
 
         Args:
             image_path: The file.
-            score_threshold: Of detectors; the config's by default.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Returns:
             A data sample of the framework, at the size of the image.
@@ -64,15 +69,17 @@ class ExportedPredictor:
         """Return the inputs of the graph for an image of the pipeline, and the picture's size.
 
         Args:
-            inputs: ``(3, H, W)`` uint8, BGR.
-            score_threshold: Of detectors; the config's by default.
+            inputs: ``(C, H, W)``; BGR where there are three channels.
+            score_threshold: Lowest score of a detection; the config's by default.
 
         Raises:
             ValueError: The graph takes no such image.
         """
-        if inputs.dtype != torch.uint8:
+        dtype = self.meta.get('dtype', 'uint8')
+        if dtype == 'uint8' and inputs.dtype != torch.uint8:
             raise ValueError(f'the pipeline gives {inputs.dtype}, the exported model takes uint8')
-        rgb = inputs.numpy()[::-1].transpose(1, 2, 0)
+        rgb = inputs.numpy().astype(dtype).transpose(1, 2, 0)
+        rgb = rgb[..., ::-1] if rgb.shape[-1] == 3 else rgb
         if self.scope != 'mmpretrain':
             rgb, size = self._fit(rgb)
         elif self.meta['dynamic'] or list(rgb.shape[:2]) == self.meta['shape']:
@@ -103,8 +110,9 @@ class ExportedPredictor:
             ratio = min(rows / height, columns / width)
             if ratio < 1:
                 height, width = int(height * ratio + 0.5), int(width * ratio + 0.5)
-                image = cv2.resize(np.ascontiguousarray(image), (width, height))
-        padded = np.empty((rows, columns, 3), np.uint8)
+                image = cv2.resize(np.ascontiguousarray(image), (width, height)).reshape(
+                    height, width, -1)
+        padded = np.empty((rows, columns, image.shape[-1]), image.dtype)
         padded[:] = self.meta['fill']
         padded[:height, :width] = image
         return padded, (height, width)
@@ -113,7 +121,7 @@ class ExportedPredictor:
         logits = torch.from_numpy(found['logits'][:, :, :size[0], :size[1]])
         logits = F.interpolate(logits, tuple(sample.ori_shape[:2]), mode='bilinear',
                                align_corners=self.meta['align_corners'])
-        sample.pred_sem_seg = PixelData(data=logits.argmax(1))
+        sample.pred_sem_seg = PixelData(data=to_labels(logits, self.meta['threshold']))
         return sample
 
     def _detect(self, sample: Any, found: Dict[str, NDArray[Any]], size: Tuple[int, int]) -> Any:
@@ -125,6 +133,41 @@ class ExportedPredictor:
             scores=torch.from_numpy(found['scores'][kept]),
             labels=torch.from_numpy(found['labels'][kept]))
         return sample
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """An exported file in the place of a network, for mmengine's loop of a test.
+
+    Args:
+        path, runtime: See :class:`ExportedPredictor`.
+        data_preprocessor: Not used, because it is in the file.
+
+    Attributes:
+        predictor: What runs the file.
+    """
+
+    def __init__(self, path: str, runtime: str = 'onnxruntime', data_preprocessor: Any = None
+                 ) -> None:
+        super().__init__()
+        self.predictor = ExportedPredictor(path, runtime)
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to train.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError('an exported file predicts, it is not trained')
+
+    def test_step(self, data: Any) -> List[Any]:
+        """Return the data samples of a batch, filled with what the file finds."""
+        return [self.predictor.predict(*pair)
+                for pair in zip(data['inputs'], data['data_samples'])]
+
+    def __deepcopy__(self, memo: Any) -> 'ExportedModel':
+        """Return the model itself, which has no weights: a runtime cannot be copied."""
+        return self
 
 
 def _with_tuples(value: Any) -> Any:

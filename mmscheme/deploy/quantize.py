@@ -26,7 +26,7 @@ class Quantized(NamedTuple):
     """The metric of a file before and after.
 
     Attributes:
-        name: Of the metric.
+        name: Name of the metric.
         before, after: Its values in points, that is percent.
     """
     name: str

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from mmscheme.ops import in_transform
 from mmscheme.utils.check_args import check_count, check_number
 
-__all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name',
-           'is_pointwise']
+__all__ = ['ShuffledGELU', 'StarReLU', 'apply_activation', 'fused_name', 'is_pointwise',
+           'shuffle_channels']
 
 
 class StarReLU(nn.Module):
@@ -30,11 +30,26 @@ class StarReLU(nn.Module):
         return self.scale * torch.relu(x).square() + self.bias
 
 
+def shuffle_channels(x: Tensor, groups: int) -> Tensor:
+    """Deal the channels of each group out to all groups (ShuffleNet, arXiv 1707.01083).
+
+    Args:
+        x: A map ``(B, C, H, W)`` or tokens ``(..., C)``.
+        groups: Divides ``C``; ``C / groups`` of them undo it.
+
+    Returns:
+        The shape of ``x``: channel ``i`` of group ``k`` is channel ``i * groups + k`` there.
+    """
+    dim = 1 if x.dim() == 4 else -1
+    grouped = x.unflatten(dim, (groups, -1))
+    return grouped.transpose(1, 2).flatten(1, 2) if dim == 1 else grouped.mT.flatten(-2)
+
+
 class ShuffledGELU(nn.Module):
-    """Apply GELU, then a shuffle that distributes the channels of each group over all groups.
+    """Apply GELU, then :func:`shuffle_channels`.
 
     Between two block-diagonal layers, the shuffle makes every output depend on every input, as
-    an alternative to CCA in the authors' code (the shuffle is ShuffleNet's, arXiv 1707.01083).
+    an alternative to CCA in the authors' code.
 
     Args:
         groups: Groups of the layer before it.
@@ -50,8 +65,7 @@ class ShuffledGELU(nn.Module):
         dim = 1 if x.dim() == 4 else -1
         if x.shape[dim] % self.groups:
             raise ValueError(f'{x.shape[dim]} channels do not divide into groups={self.groups}')
-        grouped = nn.functional.gelu(x).unflatten(dim, (self.groups, -1))
-        return grouped.transpose(1, 2).flatten(1, 2) if dim == 1 else grouped.mT.flatten(-2)
+        return shuffle_channels(nn.functional.gelu(x), self.groups)
 
     def extra_repr(self) -> str:
         return f'groups={self.groups}'

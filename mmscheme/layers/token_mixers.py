@@ -1,4 +1,4 @@
-"""Token mixers of the MetaFormer family, on feature maps ``(B, C, H, W)``."""
+"""Token mixers, on feature maps ``(B, C, H, W)``, or tokens where it is said."""
 from numbers import Integral
 from typing import Callable, Dict
 
@@ -11,7 +11,7 @@ from mmscheme.utils.check_args import check_count, check_number
 from .block_diagonal import block_diagonal_linear
 from .fusable import is_plain
 
-__all__ = ['TOKEN_MIXERS', 'Pooling', 'SelfAttention']
+__all__ = ['TOKEN_MIXERS', 'GroupedQueryAttention', 'Pooling', 'SelfAttention']
 
 
 class Pooling(nn.Module):
@@ -68,6 +68,45 @@ class SelfAttention(nn.Module):
             2, (3, -1, self.head_dims)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return _project(y.transpose(1, 2).unflatten(2, x.shape[2:]), self.proj)
+
+
+class GroupedQueryAttention(nn.Module):
+    """Self-attention whose heads share keys and values in groups (arXiv 2305.13245), on tokens.
+
+    Args:
+        embed_dims: Channels, a multiple of ``num_heads``.
+        num_heads: Number of heads, a multiple of ``num_groups``.
+        num_groups: How many keys and values there are; head ``i`` uses those of group
+            ``i // (num_heads / num_groups)``.
+
+    Raises:
+        ValueError: One is not a multiple of the other.
+    """
+
+    def __init__(self, embed_dims: int, *, num_heads: int = 8, num_groups: int = 4) -> None:
+        super().__init__()
+        numbers = dict(embed_dims=embed_dims, num_heads=num_heads, num_groups=num_groups)
+        for name, number in numbers.items():
+            check_count(name, number)
+        for name, divisor in (('embed_dims', 'num_heads'), ('num_heads', 'num_groups')):
+            if numbers[name] % numbers[divisor]:
+                raise ValueError(f'{name}={numbers[name]} is not a multiple of '
+                                 f'{divisor}={numbers[divisor]}')
+        self.num_heads, self.num_groups = num_heads, num_groups
+        self.q = nn.Linear(embed_dims, embed_dims, bias=False)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims // num_heads * num_groups, bias=False)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        for layer in (self.q, self.kv, self.proj):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend between tokens ``(B, N, C)``; the shape stays."""
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        # (2, B, heads, N, head_dims)
+        kv = self.kv(x).unflatten(2, (2, self.num_groups, -1)).permute(2, 0, 3, 1, 4)
+        k, v = kv.repeat_interleave(self.num_heads // self.num_groups, 2)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def _project(x: Tensor, linear: nn.Linear) -> Tensor:

@@ -1,7 +1,11 @@
 """Adapters that put the layers into the OpenMMLab registries."""
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 
-from .backbones import ARCHS, SCHEMEformer, SCHEMEWrapper
+from .backbones import ARCHS, MLIT_ARCHS, MAEMLiT, MLiT, SCHEMEformer, SCHEMEWrapper
 from .distill import Distill
+from .losses import CrossEntropyLoss
 
-__all__ = ['ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'Distill', 'SCHEMEWrapper', 'SCHEMEformer']
+__all__ = [
+    'ARCHS', 'MLIT_ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'CrossEntropyLoss', 'Distill',
+    'MAEMLiT', 'MLiT', 'SCHEMEWrapper', 'SCHEMEformer'
+]

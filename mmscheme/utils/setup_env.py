@@ -46,7 +46,7 @@ def register_all_modules(init_default_scope: bool = False) -> None:
             found without prefix. The configs of mmscheme do not need it: they keep the
             scope of their task and write ``mmscheme.X``.
     """
-    for module in ('models', 'datasets', 'engine.hooks', 'engine.runners'):
+    for module in ('models', 'datasets', 'engine.hooks', 'engine.optimizers', 'engine.runners'):
         importlib.import_module(f'mmscheme.{module}')
     if init_default_scope:
         importlib.import_module('mmengine.registry').init_default_scope('mmscheme')

@@ -111,6 +111,7 @@ def test_wrong_pairs_are_named(images):
     for arguments, message in (
             (dict(student=SCHEMEformer(TINY, pos_embed=True)), 'missing pos_embed'),
             (dict(dense=SCHEMEformer(TINY)), 'stages.0.0: expected a dense FFN without CCA'),
+            (dict(student=SCHEMEformer(TINY, interleave=True)), 'stages.0.0: .*interleave=False'),
             (dict(permutation='best'), "permutation: expected one of .*, found 'best'"),
             (dict(images=images[0][:1, None]), 'at least 8 images')):
         arguments = dict(dict(dense=dense, student=SCHEMEformer(TINY), images=images), **arguments)

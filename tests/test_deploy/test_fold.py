@@ -8,6 +8,7 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmscheme.analysis.complexity import count_config
 from mmscheme.deploy import deploy_config, fold
 from mmscheme.deploy.fold import TOLERANCE, largest_difference
 from mmscheme.layers import SCHEMEMixer
@@ -79,10 +80,41 @@ def test_mixers_and_ffns_of_any_model_are_folded():
     assert torch.allclose(model(x), folded(x), atol=1e-5)
     assert not [k for k in folded.state_dict() if re.search('alpha|cca|gamma', k)]
     kept = nn.Sequential(SCHEMEMixer(16, keep_cca=True))
-    with pytest.raises(ValueError, match=r'0: keep_cca=True and alpha is 0.5000: CCA is part'):
+    with pytest.raises(ValueError, match=r'0: keep_cca=True and alpha is 0.5000: its guide'):
         fold(kept)
     kept[0].lower_cca_factor(0.)
     assert torch.allclose(kept.eval()(x), fold(kept)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('options', [
+    dict(guide='dense'), dict(interleave=True), dict(guide='dense', interleave=True)])
+def test_guides_are_gone_and_interleaved_channels_keep_their_scales(options):
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'cls_scheme_s_demo.py')
+    cfg.model.backbone.update(arch=TINY, **options)
+    cfg.model.head.in_channels = 64
+    model = randomise(build_model(cfg))
+    model.backbone.stages[0][0].channel_mixer.lower_cca_factor(0.4)
+    folded, rebuilt = fold(model), build_model(deploy_config(cfg))
+    assert not [k for k in folded.state_dict() if re.search(r'alpha|cca|guide', k)]
+    load_weights(rebuilt, folded.state_dict(), 'test')
+    assert largest_difference(cfg, model, rebuilt, (64, 96)) <= TOLERANCE
+    # What counts at inference has no guide.
+    total = count_config(cfg).parts['total'].params
+    assert total == sum(p.numel() for n, p in model.named_parameters() if '.guide.' not in n)
+
+
+def test_a_wrapped_backbone_has_a_deployment_form():
+    stock = dict(type='VisionTransformer', img_size=32, patch_size=8, arch=dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'plug_in' / 'cls_deit_s_44e8_in1k.py')
+    cfg.model.backbone.backbone, cfg.model.head.in_channels = stock, 16
+    for options in ({}, dict(guide='dense', interleave=True), dict(
+            _delete_=True, mixer='shared_expert', type='mmscheme.SCHEMEWrapper', backbone=stock)):
+        cfg.merge_from_dict(dict(model=dict(backbone=options)))
+        model = randomise(build_model(cfg))
+        rebuilt = build_model(deploy_config(cfg))
+        load_weights(rebuilt, fold(model).state_dict(), 'test')
+        assert largest_difference(cfg, model, rebuilt, (32, 32)) <= TOLERANCE
 
 
 @pytest.fixture

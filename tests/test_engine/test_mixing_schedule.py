@@ -1,4 +1,5 @@
 """The schedule that takes CCA out of training."""
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,20 @@ def test_it_never_rises_again():
     assert list(step(hook, fresh, 60, 100)) == pytest.approx([0.725])
 
 
+def test_dense_guides_fall_along_a_cosine_over_the_first_half():
+    hook = MixingScheduleHook((0.5, 0.9))
+    assert [hook.factor(p, dense=True) for p in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.5, 0, 0])
+    assert hook.factor(0.125, dense=True) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    for each in (hook, MixingScheduleHook(None)):
+        model = SCHEMEformer(TINY, guide='dense')
+        assert [step(each, model, i, 8).pop() for i in (1, 3, 7)] == pytest.approx([0.5, 0, 0])
+        assert all(b.channel_mixer.cca_retired for stage in model.stages for b in stage)
+    late = MixingScheduleHook(dense_decay=(0.5, 1.))
+    assert step(late, SCHEMEformer(TINY, guide='dense'), 3, 8) == {1.}
+    with pytest.raises(ValueError, match='dense_decay: expected'):
+        MixingScheduleHook(dense_decay=(1, 0))
+
+
 def test_models_without_cca_are_left_alone():
     hook, model = MixingScheduleHook((0, 1)), SCHEMEformer(TINY, cca=False)
     runner = SimpleNamespace(iter=5, max_iters=10, model=model, message_hub=MessageHub('x'),
@@ -93,11 +108,11 @@ def test_cca_retires_where_its_weight_stays_below_the_threshold():
         assert mixers[1].cca_retired == (runner.iter >= 10)
     assert [m.cca_retired for m in mixers] == [False, True, False, False]
     assert len(lines) == 1 and lines[0].startswith('stages.1.0.channel_mixer: CCA retired')
-    never = MixingScheduleHook((0, 0))
-    never.before_train(runner)
+    fallen = MixingScheduleHook((0, 0))
+    fallen.before_train(runner)
     runner.iter = 50
-    never.before_train_iter(runner, 0)
-    assert not mixers[0].cca_retired and mixers[0].alpha == 1
+    fallen.before_train_iter(runner, 0)
+    assert mixers[0].cca_retired and mixers[0].alpha == 1
 
 
 def factors(checkpoint):
@@ -112,6 +127,18 @@ def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, u
     assert factors(train(cfg)) == dict.fromkeys('0123', 0)
     log, = tmp_path.glob('*/*.log')
     assert 'CCA has decayed: 1 - alpha is 0 in all 4 blocks' in log.read_text()
+
+
+def test_a_run_with_a_dense_guide(scenes, tmp_path):
+    cfg = tiny_run('upernet', scenes, tmp_path)
+    cfg.model.backbone.update(guide='dense', sample_guide=True, interleave=True)
+    assert factors(train(cfg)) == dict.fromkeys('0123', 0)
+    log, = tmp_path.glob('*/*.log')
+    assert 'the dense guide has decayed: 1 - alpha is 0 in all 4 blocks' in log.read_text()
+    # Without the schedule evaluation would use weights that were never trained.
+    cfg.default_hooks.mixing_schedule = None
+    with pytest.raises(ValueError, match='4 blocks have a dense guide and no hook'):
+        train(cfg)
 
 
 def test_the_output_of_frozen_stages_stays(scenes, tmp_path):

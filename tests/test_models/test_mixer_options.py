@@ -8,8 +8,9 @@ from mmscheme.layers import SCHEMEMixer
 from mmscheme.models import SCHEMEFFN, BlockDiagonalFFN, SCHEMEformer, SCHEMEWrapper
 
 #: Every option with a value that is not its default.
-VALUES = dict(cca=True, keep_cca=True, cca_scaling='covariance', cca_tau=2., alpha_init=0.3,
-              init_std=0.1, match_variance=False, implementation='plain')
+VALUES = dict(cca=True, guide='dense', sample_guide=True, keep_cca=True,
+              cca_scaling='covariance', cca_tau=2., alpha_init=0.3, interleave=True, init_std=0.1,
+              match_variance=False, implementation='plain')
 ARCH = dict(depths=(1, 1, 1, 1), embed_dims=(32, ) * 4)
 STOCK = dict(type='mmseg.MixVisionTransformer', embed_dims=8, num_layers=(1, 1, 1, 1),
              num_heads=(1, 1, 1, 1))
@@ -32,7 +33,12 @@ def test_every_option_reaches_every_mixer(build, monkeypatch):
     model = BUILD[build](**VALUES)
     mixers = [m for m in model.modules() if isinstance(m, SCHEMEMixer)]
     assert len(seen) == len(mixers) > 0
-    assert all(VALUES.items() <= kwargs.items() for kwargs in seen)
+    # Every other block of a width interleaves: all are the first of theirs but in the last case.
+    width = {id(m): m.ffn.fc1.in_features for m in mixers}
+    others = [build == 'SCHEMEWrapper' and [*width.values()][:i].count(w) % 2
+              for i, w in enumerate(width.values())]
+    for kwargs, other in zip(seen, others):
+        assert dict(VALUES, interleave=not other).items() <= kwargs.items()
 
 
 def test_here_are_all_options():

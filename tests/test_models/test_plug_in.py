@@ -449,3 +449,39 @@ def test_a_config_of_it_can_be_written_out(tmp_path):
     assert again.to_dict() == cfg.to_dict()
     assert len(mixers(MODELS.build(again.model.backbone))) == 1
     assert cfg.model.backbone.backbone.type == 'mmseg.SwinTransformer'  # not used up
+
+
+@pytest.mark.parametrize('name', ['timm ViT, SwiGLU', 'mmpretrain Swin', 'mmpretrain BEiT'])
+def test_a_dense_guide_starts_as_the_blocks(name):
+    if 'timm' in name:
+        pytest.importorskip('timm')
+    cfg = BACKBONES[name][0]
+    stock, options = build(cfg, 1), dict(groups='auto', expansion=None, seed_from_dense=True)
+    guided, plain = wrap(cfg, guide='dense', **options), wrap(cfg, guide=None, **options)
+    plain.load_state_dict(stock.state_dict(), strict=False)
+    guided.load_state_dict(stock.state_dict(), strict=False)
+    for model in (guided, plain):
+        model.train()
+        for module in model.modules():
+            if hasattr(module, 'drop_prob') or isinstance(module, nn.Dropout):
+                module.eval()
+            if type(module).__name__ == 'LayerScale':  # 1e-5 would hide the mixers
+                nn.init.ones_(module.gamma)
+    for a, b in zip(run(guided), run(plain)):
+        assert torch.allclose(a, b, atol=1e-5)
+    for mixer in mixers(guided).values():
+        nn.init.normal_(mixer.guide.weight2)
+    assert not all(torch.allclose(a, b, atol=1e-3) for a, b in zip(run(guided), run(plain)))
+    guided.eval(), plain.eval()
+    for a, b in zip(run(guided), run(plain)):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_blocks_of_a_width_interleave_in_turn():
+    cfg = BACKBONES['mmpretrain Swin'][0]
+    own = mixers(wrap(cfg, groups='auto', interleave=True)).values()
+    widths = [m.ffn.fc1.in_features for m in own]
+    assert [m.interleaved > 1 for m in own] == [
+        widths[:i].count(width) % 2 == 0 for i, width in enumerate(widths)]
+    with pytest.raises(ValueError, match='seed_from_dense'):
+        wrap(cfg, groups='auto', interleave=True, expansion=None, seed_from_dense=True)

@@ -33,10 +33,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         except ValueError as e:
             raise ValueError(f'{args.source}: {e}') from None
         save_checkpoint(state, args.target)
-    rest = [float(v * torch.sigmoid(-weights[k.replace('cca_factor', 'alpha_logit')]))
+    # A dense guide has no logit.
+    rest = [float(v * torch.sigmoid(-weights.get(
+        k.replace('cca_factor', 'alpha_logit'), torch.tensor(-torch.inf))))
             for k, v in weights.items() if k.endswith('.cca_factor')]
     if max(rest, default=0.) > 0:
-        print(f'note: CCA is not in it; 1 - alpha is up to {max(rest):.4f}')
+        print(f'note: the guide is not in it; 1 - alpha is up to {max(rest):.4f}')
     print(f'{args.target}: {len(state)} tensors')
 
 

@@ -1,9 +1,11 @@
 """The schedule that removes CCA during training."""
+import logging
 import math
 from numbers import Real
-from typing import Any, Dict, Optional, Sequence, Set
+from typing import Any, Dict, Optional, Sequence, Set, Tuple
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
@@ -30,42 +32,42 @@ class MixingScheduleHook(Hook):
     stages, which are in evaluation mode, keep their factor; the averages of ``EMAHook``
     follow.
 
+    The weight of dense guides falls alike, along half a cosine and over ``dense_decay``.
+
     Args:
         decay: Start and end of the fall as fractions of training,
             ``0 <= decay[0] <= decay[1] <= 1``; None leaves alpha to itself.
         retire: Stop computing the CCA of a block, and log it, once its CCA weight is below this
-            at two checks in a row, for example 0.001. None always computes CCA.
+            at two checks in a row, for example 0.001. None computes it until the factor is 0.
         interval: Iterations between these checks.
+        dense_decay: Start and end for dense guides.
 
     Raises:
         TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, decay: Optional[Sequence[float]] = (0.5, 0.9),
-                 retire: Optional[float] = None, interval: int = 100) -> None:
-        if decay is None:
-            decay = (math.inf, math.inf)
-        elif not (isinstance(decay, (list, tuple)) and len(decay) == 2
-                  and all(isinstance(number, Real) for number in decay)
-                  and 0 <= decay[0] <= decay[1] <= 1):
-            raise ValueError('decay: expected (start, end) with 0 <= start <= end <= 1, '
-                             f'found {decay!r}')
+                 retire: Optional[float] = None, interval: int = 100,
+                 dense_decay: Sequence[float] = (0., 0.5)) -> None:
         if retire is not None:
             check_number('retire', retire, 'a number in (0, 1] or None', lambda n: 0 < n <= 1)
         check_count('interval', interval)
-        self.start, self.end = float(decay[0]), float(decay[1])
+        self.decay = (math.inf, math.inf) if decay is None else _read_range('decay', decay)
+        self.dense_decay = _read_range('dense_decay', dense_decay)
         self.retire, self.interval = retire, interval
         self._mixers: Dict[str, SCHEMEMixer] = {}
         self._averages: Dict[str, SCHEMEMixer] = {}
         self._below: Set[str] = set()
 
-    def factor(self, progress: float) -> float:
-        """Return the factor at a fraction of training, both in [0, 1]."""
-        if progress >= self.end:
+    def factor(self, progress: float, dense: bool = False) -> float:
+        """Return the factor of CCA, or of dense guides, at a fraction of training in [0, 1]."""
+        start, end = self.dense_decay if dense else self.decay
+        if progress >= end:
             return 0.
-        if progress <= self.start:
+        if progress <= start:
             return 1.
-        return (self.end - progress) / (self.end - self.start)
+        left = (end - progress) / (end - start)
+        return (1 - math.cos(math.pi * left)) / 2 if dense else left
 
     def before_train(self, runner: Any) -> None:
         """Find the SCHEME mixers of the model."""
@@ -73,19 +75,26 @@ class MixingScheduleHook(Hook):
         self._averages = find_averaged_mixers(runner)
         # Because a resumed run has made its last check already.
         self._below = set(runner.message_hub.runtime_info.get(_BELOW, ()))
+        limit = self.factor((runner.iter + 1) / runner.max_iters)
+        lowest = min((float(m.cca_factor) for m in self._mixers.values()), default=1.)
+        if runner.iter and lowest < limit:
+            print_log(f'resumed with CCA at {lowest:.3g} of its weight, which stays there: the '
+                      f'schedule of this length would have {limit:.3g}, and never raises it',
+                      logger='current', level=logging.WARNING)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
         """Lower the factor of all mixers that train, as the schedule says."""
         # The last iteration counts as the end of training, so that decay[1] = 1 is reached.
-        limit = self.factor((runner.iter + 1) / runner.max_iters)
-        if limit < 1:
-            for name, mixer in self._mixers.items():
-                if not mixer.training:  # frozen: its output stays as it is
-                    continue
-                mixer.lower_cca_factor(limit)
-                if name in self._averages:  # because the average of the factors lags behind
-                    self._averages[name].lower_cca_factor(limit)
+        progress = (runner.iter + 1) / runner.max_iters
+        limits = [self.factor(progress, dense) for dense in (False, True)]
+        for name, mixer in self._mixers.items():
+            limit = limits[mixer.cca is None]
+            if limit == 1 or not mixer.training:  # frozen: its output stays as it is
+                continue
+            mixer.lower_cca_factor(limit)
+            if name in self._averages:  # because the average of the factors lags behind
+                self._averages[name].lower_cca_factor(limit)
         if self.retire is not None and runner.iter % self.interval == 0:
             self._retire(runner, self.retire)
 
@@ -98,7 +107,17 @@ class MixingScheduleHook(Hook):
                 continue
             if name in before:
                 mixer.retire_cca()
-                runner.logger.info(f'{name}: CCA retired, its CCA weight is {weight:.2g}')
+                guide = 'dense guide' if mixer.cca is None else 'CCA'
+                runner.logger.info(f'{name}: {guide} retired, its weight is {weight:.2g}')
             else:
                 self._below.add(name)
         runner.message_hub.update_info(_BELOW, sorted(self._below))
+
+
+def _read_range(name: str, value: Any) -> Tuple[float, float]:
+    if not (isinstance(value, (list, tuple)) and len(value) == 2
+            and all(isinstance(number, Real) for number in value)
+            and 0 <= value[0] <= value[1] <= 1):
+        raise ValueError(f'{name}: expected (start, end) with 0 <= start <= end <= 1, '
+                         f'found {value!r}')
+    return float(value[0]), float(value[1])

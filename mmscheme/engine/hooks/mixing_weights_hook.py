@@ -20,10 +20,10 @@ _DECAYED = 0.01
 
 
 def find_mixers(model: nn.Module) -> Dict[str, SCHEMEMixer]:
-    """Return the SCHEME mixers with CCA of any model, also a wrapped one, by module name."""
+    """Return the SCHEME mixers with a guide of any model, also a wrapped one, by module name."""
     model = model.module if is_model_wrapper(model) else model
     return {name: m for name, m in model.named_modules()
-            if isinstance(m, SCHEMEMixer) and m.cca is not None}
+            if isinstance(m, SCHEMEMixer) and m.guide is not None}
 
 
 def find_averaged_mixers(runner: Any) -> Dict[str, SCHEMEMixer]:
@@ -51,7 +51,7 @@ def shorten(names: List[str]) -> List[str]:
 
 
 def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
-    """Return a line that says if CCA has decayed, with the CCA weight of each block.
+    """Return a line that says if CCA, or a dense guide, has decayed, with each block's weight.
 
     Args:
         mixers: Mixers of :func:`find_mixers`, at least one.
@@ -60,14 +60,16 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
     blocks = f'all {len(weights)} blocks' if len(weights) > 1 else 'the only block'
     listed = ', '.join(f'{name} {weight:.4f}'
                        for name, weight in zip(shorten(list(mixers)), weights))
+    guide = 'the dense guide' if all(m.cca is None for m in mixers.values()) else 'CCA'
     if max(weights) == 0:
-        return f'CCA has decayed: 1 - alpha is 0 in {blocks}, dropping it changes nothing'
+        return f'{guide} has decayed: 1 - alpha is 0 in {blocks}, dropping it changes nothing'
     if max(weights) < _DECAYED:
-        return f'CCA has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
+        return f'{guide} has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
     kept = sum(weight >= _DECAYED for weight in weights)
     end = ('evaluation keeps it' if all(m.keep_cca for m in mixers.values()) else
-           'evaluation drops it; tools/test.py --keep-cca measures the difference')
-    return f'CCA has NOT decayed in {kept} of {len(weights)} blocks ({end}); 1 - alpha: {listed}'
+           'evaluation drops it; `python -m mmscheme test ... --keep-cca` measures the difference')
+    return (f'{guide} has NOT decayed in {kept} of {len(weights)} blocks ({end}); '
+            f'1 - alpha: {listed}')
 
 
 @HOOKS.register_module()
@@ -75,8 +77,8 @@ class MixingWeightsHook(Hook):
     """Log alpha of every SCHEME mixer, and the mean CCA weight.
 
     Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
-    ``cca_weight``, the mean over the blocks. After training, a line says if CCA has
-    decayed. Models without CCA are left alone.
+    ``cca_weight``, the mean over the blocks. After training, a line says if CCA has decayed; a
+    test that drops CCA starts with a warning if it has not. Models without CCA are left alone.
 
     Args:
         interval: Iterations between two entries; None stands for the interval of the log.
@@ -109,6 +111,14 @@ class MixingWeightsHook(Hook):
         runner.message_hub.update_scalar('train/cca_weight', sum(weights.values()) / len(weights))
         runner.visualizer.add_scalars({f'alpha/{name}': 1 - w for name, w in weights.items()},
                                       step=runner.iter + 1)
+
+    def before_test(self, runner: Any) -> None:
+        """Warn if the test drops a branch that still counts."""
+        mixers = find_mixers(runner.model)
+        if mixers and not all(m.keep_cca for m in mixers.values()):
+            line = describe_cca_weights(mixers)
+            if 'NOT' in line:
+                print_log(line, logger='current', level=logging.WARNING)
 
     def after_train(self, runner: Any) -> None:
         """Log if CCA has decayed."""

@@ -1,19 +1,21 @@
 """SCHEME in a stock backbone, or in parts of a whole model."""
+import inspect
 import logging
 import math
 from collections import Counter
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmscheme.layers import SCHEMEMixer
+from mmscheme.layers import SCHEMEMixer, SharedExpertFFN
 from mmscheme.layers.block_diagonal import parse_groups
+from mmscheme.layers.scheme_mixer import read_guide
 from mmscheme.models.loading import build_argument
-from mmscheme.models.utils import DenseMixer, PlugInMixer, find_channel_mixers
+from mmscheme.models.utils import DenseMixer, PlugInExperts, PlugInMixer, find_channel_mixers
 from mmscheme.models.utils.dense_mixers import (
     Names,
     describe_unknown,
@@ -23,14 +25,25 @@ from mmscheme.models.utils.dense_mixers import (
     select_mixers,
     select_names,
 )
-from mmscheme.models.utils.mixer_options import takes_options_of
+from mmscheme.models.utils.mixer_options import interleave_evens, takes_options_of
 from mmscheme.models.utils.trial import Stream, Trial, try_backbone
 from mmscheme.registry import MODELS
-from mmscheme.utils.check_args import check_count, check_flags, check_number, read_indices
+from mmscheme.utils.check_args import (
+    check_choice,
+    check_count,
+    check_flags,
+    check_number,
+    read_indices,
+)
 
 __all__ = ['SCHEMEWrapper']
 
 _AUTO_GROUPS = 4  # the paper's 44
+#: By the name of ``mixer=``: layer, its options, and its expansion.
+_MIXERS: Dict[str, Tuple[type, Collection[str], float]] = {
+    name: (layer, inspect.signature(layer).parameters, expansion)
+    for name, layer, expansion in (('scheme', SCHEMEMixer, 8.),
+                                   ('shared_expert', SharedExpertFFN, 1.))}
 
 
 class _StockWeights:
@@ -129,8 +142,9 @@ def _find(model: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int], w
     # Only a backbone takes images alone, for a trial.
     whole = isinstance(model, BaseModel)
     prefix, backbone = ('backbone.', getattr(model, 'backbone', None)) if whole else ('', model)
-    if not whole and any(isinstance(module, SCHEMEMixer) for module in model.modules()):
-        raise ValueError(f'backbone: {kind} already has SCHEME mixers')
+    if not whole and any(isinstance(module, (SCHEMEMixer, SharedExpertFFN))
+                         for module in model.modules()):
+        raise ValueError(f'backbone: {kind} already has SCHEME mixers or experts')
     found, pairs = find_channel_mixers(model), find_dense_pairs(model)
     if not found:
         raise ValueError(f'backbone: {kind} has no channel mixer that SCHEME can replace; '
@@ -191,15 +205,15 @@ def _divisors(number: int) -> List[int]:
 
 
 @MODELS.register_module()
-@takes_options_of(SCHEMEMixer)
+@takes_options_of(*(layer for layer, *_ in _MIXERS.values()))
 def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   groups: Union[int, Sequence[int], str] = (4, 4), *,
-                  expansion: Optional[float] = 8, stages: Union[int, Sequence[int], None] = None,
-                  within: Names = None, exclude: Names = None,
-                  seed_from_dense: bool = False, extra_tokens: Optional[int] = None,
-                  strict: bool = False, data_preprocessor: Optional[dict] = None, **mixer: Any
-                  ) -> nn.Module:
-    """Replace the channel mixers of a stock backbone, or of a whole model, by SCHEME mixers.
+                  mixer: str = 'scheme', expansion: Union[float, str, None] = 'auto',
+                  stages: Union[int, Sequence[int], None] = None, within: Names = None,
+                  exclude: Names = None, seed_from_dense: bool = False,
+                  extra_tokens: Optional[int] = None, strict: bool = False,
+                  data_preprocessor: Optional[dict] = None, **options: Any) -> nn.Module:
+    """Replace the channel mixers of a backbone or model by SCHEME mixers, or shared experts.
 
     This is a function that returns the backbone itself, not a module around it.
 
@@ -229,10 +243,13 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
 
     Args:
         backbone: Config of the stock backbone or model, or the module, which is changed in place.
-        groups: Groups of the two layers of each mixer, or one number for both. ``'auto'`` uses
-            as many as the widths of each mixer can be divided into, up to 4.
+        groups: Groups of the two layers of each SCHEME mixer, or one number for both. ``'auto'``
+            uses as many as the widths of each mixer can be divided into, up to 4.
+        mixer: ``'scheme'``, or ``'shared_expert'`` for :class:`mmscheme.layers.SharedExpertFFN`,
+            which replaces FFNs without norms and convolutions inside. Its losses need
+            ``mmscheme.AuxiliaryLossHook``, which our configs have.
         expansion: Hidden channels as a multiple of the channels (in a gated FFN, those of the
-            values); None keeps those of the stock backbone.
+            values); None keeps those of the stock backbone. ``'auto'`` is 8, with experts 1.
         stages: Stages whose mixers are replaced; all by default. A stage is one width of
             channels, counted from 0 in the order of appearance.
         within: Names of modules whose mixers are replaced, such as ``'encoder'`` or
@@ -241,30 +258,40 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
         exclude: Names of modules whose mixers stay as they are, as in ``within``.
         seed_from_dense: Start from the diagonal blocks of the dense layers, times the square
             root of ``groups``, and take the same from stock checkpoints. Needs the hidden
-            width of the stock backbone.
+            width of the stock backbone, and SCHEME mixers whose channels are not interleaved.
         extra_tokens: Number of leading tokens of each mixer's input that are not positions, if
             neither its adapter nor the trial run can tell.
         strict: Raise an error if a channel mixer of the backbone stays dense, instead of a warning.
         data_preprocessor: Of a whole model whose config has none; mmengine's Runner puts that
             of the config here.
-        mixer: Options of the mixers, such as ``cca`` and ``keep_cca``; see
-            :class:`mmscheme.layers.SCHEMEMixer`.
+        options: Options of the mixers, such as ``cca`` and ``keep_cca``; see
+            :class:`mmscheme.layers.SCHEMEMixer` and :class:`mmscheme.layers.SharedExpertFFN`.
 
     Returns:
         The backbone.
 
     Raises:
-        TypeError: ``backbone`` is neither.
+        TypeError: ``backbone`` is neither; ``mixer`` has no such option.
         ValueError: There is nothing to replace; tokens cannot be told apart; widths cannot be
             divided by ``groups``; a stage or name does not exist; ``seed_from_dense`` with
-            another hidden width.
+            another hidden width, mixer or order of channels.
     """
-    check_flags(cca=mixer.get('cca', True), seed_from_dense=seed_from_dense, strict=strict)
+    check_flags(seed_from_dense=seed_from_dense, strict=strict)
+    check_choice('mixer', mixer, _MIXERS)
+    layer, known, usual = _MIXERS[mixer]
+    for name in options:
+        if name not in known:
+            raise TypeError(f'{name}: no option of mixer={mixer!r}')
+    is_scheme = layer is SCHEMEMixer
+    if seed_from_dense and (not is_scheme or options.get('interleave')):
+        raise ValueError('seed_from_dense: expected mixer=\'scheme\' and interleave=False, whose '
+                         'blocks are those on the diagonal')
     backbone = build_argument('backbone', backbone, data_preprocessor)
     if extra_tokens is not None:
         check_count('extra_tokens', extra_tokens, 0)
     kind = type(backbone).__name__
-    found, left = _find(backbone, kind, mixer.get('cca', True), extra_tokens, within, exclude)
+    has_cca = is_scheme and read_guide(**options) == 'cca'
+    found, left = _find(backbone, kind, has_cca, extra_tokens, within, exclude)
     if left:
         text = (f'{kind}: {len(left)} channel mixers stay dense: {", ".join(left.values())}; '
                 + describe_unknown(backbone, left))
@@ -283,24 +310,29 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
         pair = parse_groups(groups)
     elif groups != 'auto':
         raise ValueError(f"groups: expected a number, a pair of them or 'auto', found {groups!r}")
-    if expansion is not None:
-        check_number('expansion', expansion, 'a number between 0 and 10000 or None',
+    multiple: Any = usual if expansion == 'auto' else expansion
+    if multiple is not None:
+        check_number('expansion', multiple, "a number between 0 and 10000, 'auto' or None",
                      lambda n: 0 < n < 10000)
-    hidden = [dense.widths[1] if expansion is None else round(expansion * dense.widths[0])
+    hidden = [dense.widths[1] if multiple is None else round(multiple * dense.widths[0])
               for dense in found]
     for dense, hidden_dims in zip(found, hidden):
-        if pair:
+        if pair and is_scheme:
             _check_groups(dense, pair, hidden_dims,
                           [(d.widths[0], h) for d, h in zip(found, hidden)])
         if seed_from_dense and hidden_dims != dense.widths[1]:
             raise ValueError(
                 f'{dense.name}: seed_from_dense needs the {dense.widths[1]} hidden channels of '
                 f'the stock backbone, found {hidden_dims}; expansion=None keeps them')
-    names = {}
+    names: Dict[str, str] = {}
+    seen: Counter = Counter()
     for dense, hidden_dims in zip(found, hidden):
         most = max(g for g in range(1, _AUTO_GROUPS + 1)
                    if math.gcd(dense.widths[0], hidden_dims) % g == 0)
-        plugged = PlugInMixer(dense, hidden_dims, pair or (most, most), **mixer)
+        plugged = (PlugInMixer(dense, hidden_dims, pair or (most, most), **interleave_evens(
+            options, seen[dense.widths[0]])) if is_scheme
+                   else PlugInExperts(dense, hidden_dims, **options))
+        seen[dense.widths[0]] += 1
         if seed_from_dense:
             plugged.load_state_dict(plugged.from_dense(dense.module.state_dict()), strict=False)
         names[plugged.take_place(backbone, dense)] = dense.name

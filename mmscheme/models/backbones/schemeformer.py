@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
-from mmscheme.models.utils.mixer_options import takes_options_of
+from mmscheme.layers.scheme_mixer import read_guide
+from mmscheme.models.utils.mixer_options import interleave_evens, takes_options_of
 from mmscheme.ops import exporting, in_transform
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import (
@@ -146,9 +147,9 @@ def _make_stage(name: str, channels: int, rates: Iterator[float], settings: Dict
                 stage: int, deploy: bool, norm_cfg: dict, mixer: Dict[str, Any]) -> nn.ModuleList:
     """Build the blocks of a stage; the next rate of drop path is that of the next block."""
     token_mixer, blocks = TOKEN_MIXERS[settings['token_mixers'][stage]], nn.ModuleList()
-    for _ in range(settings['depths'][stage]):
+    for i in range(settings['depths'][stage]):
         try:
-            channel_mixer = SCHEMEMixer(channels, **mixer)
+            channel_mixer = SCHEMEMixer(channels, **interleave_evens(mixer, i))
         except ValueError as e:
             raise ValueError(f'{name}: {e}') from None
         blocks.append(MetaFormerBlock(
@@ -208,13 +209,14 @@ class SCHEMEformer(BaseModule):
         dims, depths = settings['embed_dims'], settings['depths']
         _check_arguments(expansion, in_channels, drop_rate, drop_path_rate, frozen_stages,
                          norm_cfg, act_cfg, dims[0])
-        check_flags(cca=mixer.get('cca', True), deploy=deploy, with_cp=with_cp)
+        read_guide(**mixer)
+        check_flags(deploy=deploy, with_cp=with_cp)
         self.arch, self.frozen_stages = arch, frozen_stages
         self.with_cp, self.deploy = with_cp, deploy
         self.out_indices = tuple(sorted(
             read_indices('out_indices', out_indices, 4, 'stages from 0 to 3')))
         if deploy:
-            mixer['cca'], drop_path_rate = False, 0.
+            mixer['guide'], drop_path_rate = None, 0.
 
         # Entry i takes the map to stage i: the stem, then one step down before each stage.
         # Stages after the last output would never be used.

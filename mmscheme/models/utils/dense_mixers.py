@@ -24,8 +24,8 @@ from torch import nn
 
 __all__ = [
     'ADAPTERS', 'Adapter', 'DenseMixer', 'Names', 'describe_unknown', 'find_channel_mixers',
-    'find_dense_pairs', 'image_encoder_layers', 'is_within', 'name_of_stack', 'sees_positions',
-    'select_mixers', 'select_names'
+    'find_dense_pairs', 'image_encoder_layers', 'is_activation', 'is_within', 'name_of_stack',
+    'sees_positions', 'select_mixers', 'select_names'
 ]
 
 #: A name or pattern, or several, or None; see :func:`is_within`.
@@ -124,7 +124,7 @@ class DenseMixer(NamedTuple):
     """A channel mixer of a stock backbone.
 
     Attributes:
-        name: Of the module in the backbone.
+        name: Name of the module in the backbone.
         module: The module.
         adapter: How it is made.
         parts: Its submodules in the order of their use, by their names in it: first a layer
@@ -305,7 +305,7 @@ def sees_positions(model: nn.Module, name: str) -> bool:
         name.startswith(f'{layer}.') for layer in image_encoder_layers(model))
 
 
-def _is_activation(module: nn.Module) -> bool:
+def is_activation(module: nn.Module) -> bool:
     """Return True for a leaf that is neither a layer, a norm, dropout nor an identity."""
     kind = type(module).__name__.lower()
     return (not any(word in kind for word in ('drop', 'identity', 'norm', 'pool', 'scale',
@@ -336,7 +336,7 @@ def find_dense_pairs(backbone: nn.Module) -> Dict[str, str]:
             continue
         holder, between = '.'.join(path), [m for _, m in leaves[i + 1:j]]
         inside = backbone.get_submodule(holder).modules()
-        acts = {m for m in (*between, *inside) if not [*m.children()] and _is_activation(m)}
+        acts = {m for m in (*between, *inside) if not [*m.children()] and is_activation(m)}
         bottleneck = any(isinstance(m, nn.Conv2d) for m in between) and any(
             'norm' in type(m).__name__.lower() for m in between)
         (width, hidden), (back, out) = _widths(a), _widths(b)

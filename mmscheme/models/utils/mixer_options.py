@@ -2,27 +2,29 @@
 import functools
 import inspect
 from difflib import get_close_matches
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Dict, TypeVar
 
-__all__ = ['takes_options_of']
+__all__ = ['interleave_evens', 'takes_options_of']
 
 Build = TypeVar('Build', bound=Callable[..., Any])
 
 
-def takes_options_of(layer: type, but: tuple = ('act_layer', 'drop')) -> Callable[[Build], Build]:
-    """Decorate a function whose ``**options`` go to a layer.
+def takes_options_of(*layers: type, but: tuple = ('act_layer', 'drop')
+                     ) -> Callable[[Build], Build]:
+    """Decorate a function whose ``**options`` go to a layer, or to one of several.
 
-    The keyword-only arguments of the layer take the place of ``**options`` in the signature, so
+    The keyword-only arguments of the layers take the place of ``**options`` in the signature, so
     that ``help()`` lists them, and any other name is an error before anything is built.
 
     Args:
-        layer: The class that declares and documents the options.
-        but: Its options that the function sets by itself.
+        layers: The classes that declare and document the options.
+        but: Their options that the function sets by itself.
     """
 
     def decorate(build: Build) -> Build:
-        options = [p for p in inspect.signature(layer).parameters.values()
-                   if p.kind is p.KEYWORD_ONLY and p.name not in but]
+        options = [*{p.name: p for layer in layers[::-1]
+                     for p in inspect.signature(layer).parameters.values()
+                     if p.kind is p.KEYWORD_ONLY and p.name not in but}.values()]
         signature = inspect.signature(build)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         known = [p.name for p in (*own, *options) if p.name != 'self']
@@ -41,3 +43,8 @@ def takes_options_of(layer: type, but: tuple = ('act_layer', 'drop')) -> Callabl
         return checked  # type: ignore
 
     return decorate
+
+
+def interleave_evens(options: Dict[str, Any], index: int) -> Dict[str, Any]:
+    """Return the options of a SCHEME mixer by its number among those of a width."""
+    return dict(options, interleave=index % 2 == 0 and options.get('interleave', False))

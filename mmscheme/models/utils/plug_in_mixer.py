@@ -1,4 +1,4 @@
-"""A SCHEME mixer in the place of a dense one, and what becomes of the dense one's weights."""
+"""Our layers in the place of a dense channel mixer, and what becomes of its weights."""
 import math
 from copy import deepcopy
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -6,11 +6,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from mmscheme.layers import BlockDiagonalLinear, SCHEMEMixer
+from mmscheme.layers import BlockDiagonalLinear, DenseGuide, SCHEMEMixer, SharedExpertFFN
+from mmscheme.layers.scheme_mixer import read_guide
 
-from .dense_mixers import DenseMixer
+from .dense_mixers import DenseMixer, is_activation
 
-__all__ = ['PlugInMixer', 'diagonal_blocks']
+__all__ = ['PlugInExperts', 'PlugInMixer', 'diagonal_blocks']
 
 
 _Part = Tuple[str, nn.Module, nn.Module]  # its name, its copy, what is called
@@ -108,7 +109,78 @@ def _of_width(part: nn.Module, old: int, new: int) -> nn.Module:
     return copy
 
 
-class PlugInMixer(SCHEMEMixer):
+class _PlugIn(nn.Module):
+    """Makes a layer, whose class it comes before, stand in for a stock channel mixer.
+
+    Attributes:
+        stock_keys: What the mixer has for each entry of the dense one's state dict, by their
+            keys: that in the mixer and the groups of a layer's weight (0 for all else). Gate and
+            values share an entry; nothing is taken where it is empty.
+        channels_last: Whether maps are (B, H, W, C), as those that a linear layer gets.
+    """
+    stock_keys: Dict[str, Tuple[str, int]]
+    channels_last: bool
+
+    def _settle(self, dense: DenseMixer) -> None:
+        """Take over device, dtype, mode and layout."""
+        first = dense.layers[0]
+        self.channels_last = isinstance(first, nn.Linear)
+        self.to(first.weight)
+        # In a frozen stage.
+        self.requires_grad_(first.weight.requires_grad).train(first.training)
+
+    def ends(self) -> Tuple[nn.Module, nn.Module]:
+        """Return the first and the last layer."""
+        raise NotImplementedError
+
+    def take_place(self, backbone: nn.Module, dense: DenseMixer) -> str:
+        """Replace the dense mixer in its backbone and return the name of this one there."""
+        slot, keeps = dense.adapter.slot, dense.adapter.keeps
+        new: nn.Module = _WithIdentity(dense.module, self, keeps) if keeps else self
+        if slot:
+            for key in dense.adapter.chain:
+                if getattr(dense.module, key) is not None:
+                    setattr(dense.module, key, _PassThrough())
+            setattr(dense.module, slot, self)
+            return f'{dense.name}.{slot}'
+        for name, module in list(backbone.named_modules(remove_duplicate=False)):
+            if module is dense.module:  # more than once when it is shared
+                parent, _, key = name.rpartition('.')
+                setattr(backbone.get_submodule(parent), key, new)
+        return f'{dense.name}.mixer' if keeps else dense.name
+
+    # The initialisation of BEiT and MAE rescales the second layer where it was.
+
+    @property
+    def fc2(self) -> nn.Module:
+        """The second layer, as ``mlp.fc2`` in timm."""
+        return self.ends()[1]
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """Return one of the two layers, as ``ffn.layers[1]`` in mmsegmentation."""
+        return self.ends()[index]
+
+    def forward(self, x: Tensor, size: Optional[Sequence[int]] = None) -> Tensor:
+        """See the layer.
+
+        Args:
+            x: Tokens ``(B, N, C)``; or a map in the layout of the layers that were replaced:
+                ``(B, C, H, W)`` for convolutions, ``(B, H, W, C)`` with any number of
+                axes in the middle for linear layers.
+            size: Height and width of the map whose positions are the tokens, where something
+                between the layers wants a map.
+
+        Returns:
+            The shape of ``x``.
+        """
+        if size is not None:
+            return super().forward(x.mT.unflatten(2, tuple(size))).flatten(2).mT
+        if not self.channels_last or x.dim() <= 3:
+            return super().forward(x)
+        return super().forward(x.flatten(1, -2)).reshape(x.shape)
+
+
+class PlugInMixer(_PlugIn, SCHEMEMixer):
     """A SCHEME mixer that takes the place of the dense layers of a stock channel mixer.
 
     What stands between and behind the layers comes along: activation, dropout, and a
@@ -124,19 +196,15 @@ class PlugInMixer(SCHEMEMixer):
         dense: The mixer to replace.
         hidden_dims: Hidden channels.
         groups: Blocks of the two layers.
-        cca: See :class:`mmscheme.layers.SCHEMEMixer`; without effect where none of the
+        mixer: Options of :class:`mmscheme.layers.SCHEMEMixer`. There is no CCA where none of the
             tokens is a position.
-        mixer: Other options of that class.
 
     Attributes:
         stock_hidden: Hidden channels of the dense mixer.
-        stock_keys: What the mixer has for each entry of the dense one's state dict, by their
-            keys: that in the mixer and the groups of a layer's weight (0 for all else). Gate and
-            values share an entry.
     """
 
-    def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int], *,
-                 cca: bool = True, **mixer: Any) -> None:
+    def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int],
+                 **mixer: Any) -> None:
         (embed_dims, stock_hidden), gate = dense.widths, dense.adapter.gate
         first, last = dense.layers
         start = max(1, gate)
@@ -162,14 +230,17 @@ class PlugInMixer(SCHEMEMixer):
             if 'act' not in dense.adapter.chain:
                 parts.insert(0, nn.SiLU())
             parts[0] = _Gated(parts[0], groups[0])
-        super().__init__(embed_dims, hidden_dims, groups,
-                         cca=cca and dense.extra_tokens is not None, **mixer,
+        if read_guide(**mixer) == 'cca' and dense.extra_tokens is None:
+            mixer['guide'] = None
+        super().__init__(embed_dims, hidden_dims, groups, **mixer,
                          act_layer=lambda: parts[0] if len(parts) == 1 else nn.Sequential(*parts))
         if gate:
             start_options = {key: mixer[key] for key in ('init_std', 'match_variance')
                              if key in mixer}
             self.ffn.fc1 = BlockDiagonalLinear(embed_dims, 2 * hidden_dims, groups[0],
                                                **start_options)
+            if isinstance(self.guide, DenseGuide):
+                self.guide = DenseGuide(self.ffn)
         self.ffn.drop1.p = drop
         self.ffn.drop2.p = next((part.p for _, part, _ in behind
                                  if isinstance(part, nn.Dropout)), 0.)
@@ -181,16 +252,12 @@ class PlugInMixer(SCHEMEMixer):
         for layer, stock in ((self.ffn.fc1, first), (self.ffn.fc2, last)):
             if stock.bias is None:
                 layer.register_parameter('bias', None)
-        #: Whether maps are (B, H, W, C), as those that a linear layer gets.
-        self.channels_last = isinstance(first, nn.Linear)
         self.stock_hidden = stock_hidden
         self._gate = gate
         self._gate_last = getattr(dense.module, 'gate_last', False)
         self.stock_keys = self._stock_keys(dense, [(name, copy) for name, copy, _ in
                                                    (*between, *behind)])
-        self.to(first.weight)
-        # In a frozen stage.
-        self.requires_grad_(first.weight.requires_grad).train(first.training)
+        self._settle(dense)
 
     def _stock_keys(self, dense: DenseMixer, others: List[Tuple[str, nn.Module]]
                     ) -> Dict[str, Tuple[str, int]]:
@@ -228,48 +295,41 @@ class PlugInMixer(SCHEMEMixer):
             seeds[own] = torch.cat([gate, values], 1).flatten(0, 1)
         return seeds
 
-    def take_place(self, backbone: nn.Module, dense: DenseMixer) -> str:
-        """Replace the dense mixer in its backbone and return the name of this one there."""
-        slot, keeps = dense.adapter.slot, dense.adapter.keeps
-        new: nn.Module = _WithIdentity(dense.module, self, keeps) if keeps else self
-        if slot:
-            for key in dense.adapter.chain:
-                if getattr(dense.module, key) is not None:
-                    setattr(dense.module, key, _PassThrough())
-            setattr(dense.module, slot, self)
-            return f'{dense.name}.{slot}'
-        for name, module in list(backbone.named_modules(remove_duplicate=False)):
-            if module is dense.module:  # more than once when it is shared
-                parent, _, key = name.rpartition('.')
-                setattr(backbone.get_submodule(parent), key, new)
-        return f'{dense.name}.mixer' if keeps else dense.name
+    def ends(self) -> Tuple[nn.Module, nn.Module]:
+        """Return the first and the last layer."""
+        return self.ffn.fc1, self.ffn.fc2
 
-    # The initialisation of BEiT and MAE rescales the second layer where it was.
 
-    @property
-    def fc2(self) -> nn.Module:
-        """The second layer, as ``mlp.fc2`` in timm."""
-        return self.ffn.fc2
+class PlugInExperts(_PlugIn, SharedExpertFFN):
+    """A shared-expert FFN in the place of a stock channel mixer, whose dropout comes along.
 
-    def __getitem__(self, index: int) -> nn.Module:
-        """Return one of the two layers, as ``ffn.layers[1]`` in mmsegmentation."""
-        return (self.ffn.fc1, self.ffn.fc2)[index]
+    Args:
+        dense: The mixer to replace. Between and behind its layers it may have an activation,
+            which SiLU replaces, and dropout.
+        hidden_dims: Hidden channels of an expert.
+        options: Of :class:`mmscheme.layers.SharedExpertFFN`.
 
-    def forward(self, x: Tensor, size: Optional[Sequence[int]] = None) -> Tensor:
-        """See :meth:`mmscheme.layers.SCHEMEMixer.forward`.
+    Raises:
+        ValueError: The mixer has other parts.
+    """
 
-        Args:
-            x: Tokens ``(B, N, C)``; or a map in the layout of the layers that were replaced:
-                ``(B, C, H, W)`` for convolutions, ``(B, H, W, C)`` with any number of
-                axes in the middle for linear layers.
-            size: Height and width of the map whose positions are the tokens, where something
-                between the layers wants a map.
+    def __init__(self, dense: DenseMixer, hidden_dims: int, **options: Any) -> None:
+        behind = [part for _, part in dense.parts[dense.last + 1:]]
+        between = dense.parts[max(1, dense.adapter.gate):dense.last]
+        alien = [name for name, part in dense.parts if not (
+            part in dense.layers or isinstance(part, (nn.Dropout, nn.Identity, nn.Linear))
+            or is_activation(part) and part not in behind)]
+        if alien:
+            raise ValueError(f'{dense.name}: shared experts replace FFNs of two layers, activation '
+                             f'and dropout, found {", ".join(alien)} in it')
+        super().__init__(dense.widths[0], hidden_dims, **options)
+        self.drop1.p, self.drop2.p = (
+            next((part.p for part in parts if isinstance(part, nn.Dropout)), 0.)
+            for parts in ([part for _, part in between], behind))
+        self.stock_keys = {f'{name}.{key}': ('', 0) for name, part in dense.parts
+                           for key in part.state_dict()}
+        self._settle(dense)
 
-        Returns:
-            The shape of ``x``.
-        """
-        if size is not None:
-            return super().forward(x.mT.unflatten(2, tuple(size))).flatten(2).mT
-        if not self.channels_last or x.dim() <= 3:
-            return super().forward(x)
-        return super().forward(x.flatten(1, -2)).reshape(x.shape)
+    def ends(self) -> Tuple[nn.Module, nn.Module]:
+        """Return the first and the last layer."""
+        return self.w1, self.w2

@@ -1,0 +1,2 @@
+# mLiT-XXS.
+_base_ = '../../_base_/imagenette_36.py'
