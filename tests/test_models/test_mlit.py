@@ -11,6 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 
 from mmscheme.analysis.random_batch import random_batch
+from mmscheme.checks.findings import Findings
+from mmscheme.checks.model import check_cca
 from mmscheme.deploy import deploy_config, fold
 from mmscheme.engine.hooks import AuxiliaryLossHook
 from mmscheme.layers import GroupedQueryAttention, SharedExpertFFN, auxiliary_losses
@@ -170,6 +172,16 @@ def test_config_trains_a_step(path):
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     hook.after_train(None)
     assert set(model(torch.randn(2, 3, 36, 36), None, mode='loss')) == {'loss'}
+
+
+def test_experts_whose_losses_nobody_takes():
+    init_default_scope('mmpretrain')
+    model = MODELS.build(Config.fromfile(CONFIGS / 'cls_mlit_xxs_demo.py').model)
+    for hooks, number in (([], 1), ([dict(type='mmscheme.AuxiliaryLossHook')], 0)):
+        for training in (True, False):
+            findings = Findings()
+            check_cca(Config(dict(custom_hooks=hooks)), model, training, findings)
+            assert len(findings.warnings) == number * training
 
 
 def segmenter(**backbone):
