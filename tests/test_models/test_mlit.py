@@ -8,7 +8,8 @@ import torch.distributed as dist
 from mmengine import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.registry import FUNCTIONS, HOOKS, MODELS, init_default_scope
+from mmpretrain.structures import DataSample
 
 from mmscheme.analysis.random_batch import random_batch
 from mmscheme.checks.findings import Findings
@@ -166,12 +167,16 @@ def test_config_trains_a_step(path):
     model = MODELS.build(cfg.model)
     model.init_weights()
     hook = attach(model)
-    losses = model(torch.randn(2, 3, 36, 36), None, mode='loss')
+    collate = FUNCTIONS.get(cfg.train_dataloader.collate_fn.type)
+    batch = collate([dict(inputs=torch.randint(256, (3, 36, 36), dtype=torch.uint8),
+                          data_samples=DataSample()) for _ in range(2)])
+    data = model.data_preprocessor(batch, True)
+    losses = model(**data, mode='loss')
     assert set(losses) == {'loss', 'loss_importance', 'loss_load'}
     model.parse_losses(losses)[0].backward()
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     hook.after_train(None)
-    assert set(model(torch.randn(2, 3, 36, 36), None, mode='loss')) == {'loss'}
+    assert set(model(**data, mode='loss')) == {'loss'}
 
 
 def test_experts_whose_losses_nobody_takes():
