@@ -248,7 +248,8 @@ def test_readme_tools_after_the_demo(scenes, tmp_path, monkeypatch):
     for _, tool, *arguments in commands:
         execute(tool, *arguments, *(['--runs', '0'] if 'pareto' in tool else []))
     for name in ('report/report.html', 'mixing_weights.png', 'pareto.png', 'pictures/image.jpg',
-                 'segmenter.pth', 'segmenter.py', 'segmenter.onnx', 'exported/image.jpg'):
+                 'segmenter.pth', 'segmenter.py', 'segmenter.onnx', 'exported/image.jpg',
+                 'masks/image.png'):
         assert (tmp_path / name).is_file(), name
     ours, expected = (cv2.imread(str(tmp_path / d / 'image.jpg')).astype(int)
                       for d in ('exported', 'pictures'))

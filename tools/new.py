@@ -1,4 +1,4 @@
-"""Start a project on data of your own: look at them, write a config, check it."""
+"""Start a project on your own data: look at them, write a config, check it."""
 import argparse
 import shlex
 import sys
@@ -18,24 +18,24 @@ from mmscheme.utils.user_errors import user_errors
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Look at images and labels, write NAME.py and NAME_data/ into this folder, and '
-        'check them. The data stay as they are.')
+        description='Look at images and labels, write NAME.py and NAME_data/ into the current '
+        'folder, and check them. Your data are not changed.')
     parser.add_argument('task', choices=['seg', 'det', 'cls'],
                         help='segmentation, detection or classification')
     parser.add_argument('data', help='folder with images and labels')
-    parser.add_argument('--name', required=True, help='name of the project: my_project')
+    parser.add_argument('--name', required=True, metavar='NAME',
+                        help='name of the project, such as my_project')
     parser.add_argument('--from', dest='source', choices=sorted({*sum(SOURCES.values(), ())}),
-                        help='kind of the labels (default: found out)')
+                        help='kind of the labels (default: detected)')
     parser.add_argument('--classes', nargs='+', metavar='NAME',
-                        help='seg: a name for each value of the masks that is not ignored, in '
-                        'their order; det, cls: the classes to train, in this order')
+                        help='seg: names of the mask values that are not ignored, in the order '
+                        'of the values; det, cls: classes to train, in this order')
     parser.add_argument('--ignore', nargs='*', metavar='VALUE',
-                        help='values of masks, or names of classes, that do not count (seg: 255 '
-                        'and what is called void or unlabelled)')
+                        help='values of masks, or names of classes, to ignore (default: for '
+                        'seg, 255 and classes called void or unlabelled)')
     parser.add_argument('--seed', type=int, default=0,
-                        help='of the split that is drawn where there is none (0)')
-    parser.add_argument('--debug', action='store_true',
-                        help='show the traceback of an error in the input')
+                        help='seed of the split that is drawn if there is none (default: 0)')
+    parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
     return parser.parse_args(argv)
 
 
@@ -59,7 +59,7 @@ def check(project: Project) -> None:
     for line in findings.warnings:
         print(f'warning: {line}')
     print(f'{project.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
-          f'warnings; {project.batch} images an iteration', flush=True)
+          f'warnings; {project.batch} images per iteration', flush=True)
     if findings.errors:
         raise findings.as_error()
 

@@ -5,6 +5,7 @@ from typing import List, Optional
 
 from mmscheme.apis.config import load_config
 from mmscheme.apis.test import test
+from mmscheme.deploy.runtime import RUNTIMES
 from mmscheme.utils.cli import add_common_arguments, add_config_arguments
 from mmscheme.utils.processes import end_launched, set_local_rank
 from mmscheme.utils.user_errors import user_errors
@@ -12,9 +13,15 @@ from mmscheme.utils.user_errors import user_errors
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint and print its metrics.')
+    parser = argparse.ArgumentParser(
+        description='Test a checkpoint or an exported file and print its metrics.')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
+    parser.add_argument('checkpoint', nargs='?',
+                        help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
+    parser.add_argument('--exported', metavar='FILE',
+                        help='test a file of tools/deploy/export.py instead of a checkpoint')
+    parser.add_argument('--runtime', choices=RUNTIMES, default='onnxruntime',
+                        help='run an exported file *.onnx with this (default: onnxruntime)')
     parser.add_argument('--out', metavar='PATH',
                         help='save the predictions: masks into this folder '
                         '(segmentation), or a pickle file (detection, classification)')
@@ -45,7 +52,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         outcome = test(cfg, args.checkpoint, args.report, args.keep_cca, hooks=[started],
                        out=args.out, show_dir=args.show_dir, show=args.show,
                        wait_time=args.wait_time, tta=args.tta, launcher=args.launcher,
-                       preflight=args.preflight, stock_runtime=args.stock_runtime)
+                       preflight=args.preflight, stock_runtime=args.stock_runtime,
+                       exported=args.exported, runtime=args.runtime)
         if outcome.page is not None:
             print(f'\nreport: {outcome.page.resolve()}')
         if outcome.comparison is not None:

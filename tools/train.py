@@ -5,7 +5,7 @@ from typing import List, Optional
 
 from mmscheme.apis.config import load_config
 from mmscheme.apis.train import train
-from mmscheme.utils.cli import add_common_arguments, add_config_arguments
+from mmscheme.utils.cli import add_common_arguments, add_config_arguments, add_length_arguments
 from mmscheme.utils.processes import end_launched, set_local_rank
 from mmscheme.utils.user_errors import user_errors
 
@@ -14,6 +14,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Train a model.')
     add_config_arguments(parser)
+    add_length_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='continue from this checkpoint, or from the last one in the work '
                         'folder')
@@ -34,7 +35,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     set_local_rank(args.local_rank)
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(engine|cv|seg|det)')
     with user_errors(args.debug) as started:
-        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root,
+                          args.epochs, args.iters)
         started.work_dir = cfg.work_dir
         train(cfg, hooks=[started], resume=args.resume, amp=args.amp,
               auto_scale_lr=args.auto_scale_lr, launcher=args.launcher,

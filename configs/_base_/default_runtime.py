@@ -10,6 +10,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Writes checkpoints that torch 2.6 and later can read by default.
     plain_checkpoint=dict(type='mmscheme.PlainCheckpointHook'),
+    # A run that resumes with another length follows the new schedule.
+    resumed_schedule=dict(type='mmscheme.ResumedScheduleHook'),
     # Skips steps whose loss or gradients are not finite; stops the run after `limit` such
     # iterations in a row.
     non_finite=dict(type='mmscheme.NonFiniteLossHook', limit=5),

@@ -14,6 +14,7 @@ from mmengine.utils import track_iter_progress
 
 from mmscheme.checks import check_data
 from mmscheme.utils.config_query import iter_datasets, scope_of, step_name
+from mmscheme.visualization.images import viewable
 from mmscheme.visualization.pictures import compose_label_maps
 
 __all__ = ['browse']
@@ -27,8 +28,8 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         out_dir: Folder of the pictures.
         split: ``'train'``, ``'val'`` or ``'test'``.
-        number: How many samples, spread evenly over the data set.
-        seed: Of the random augmentation.
+        number: Number of samples, spread evenly over the data set.
+        seed: Seed of the random augmentation.
 
     Returns:
         The files written.
@@ -61,8 +62,7 @@ def browse(cfg: Config, out_dir: str, split: str = 'train', number: int = 16,
         sample = item['data_samples']
         name = osp.splitext(osp.basename(sample.get('img_path') or 'sample'))[0]
         path = Path(out_dir) / f'{i:06d}_{name}.png'
-        # Some augmentation makes floats beyond the range of pixels.
-        image = np.clip(item['inputs'].permute(1, 2, 0).numpy(), 0, 255).astype(np.uint8)
+        image = viewable(item['inputs'].permute(1, 2, 0).numpy())
         drawers[scope](visualizer, image, sample, str(path))
         written.append(path)
     return written

@@ -18,7 +18,7 @@ class MixingLog(NamedTuple):
     """A run's log of :class:`mmscheme.engine.hooks.MixingWeightsHook`.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         steps: Iterations, rising.
         weights: ``1 - alpha`` at these steps by module, in the order of the model.
     """
@@ -66,7 +66,7 @@ def read_mixing_log(path: Union[str, Path]) -> MixingLog:
                 if values:
                     rows[int(row['step'])] = values
             except (ValueError, AttributeError, KeyError, TypeError):
-                raise ValueError(f'{file}, line {number}: expected a JSON object a line, as '
+                raise ValueError(f'{file}, line {number}: expected one JSON object per line, as '
                                  f'mmengine logs scalars, found {line[:40]!r}') from None
         if rows:
             entries = {k: v for k, v in entries.items() if k < min(rows)}
@@ -87,7 +87,7 @@ def plot_mixing_weights(logs: Sequence[MixingLog], out: Union[str, Path]) -> Non
     """Draw ``1 - alpha`` of every block over training, a panel for each run.
 
     Args:
-        logs: Of :func:`read_mixing_log`.
+        logs: What :func:`read_mixing_log` returned, one for each run.
         out: File to write; its suffix decides the format.
     """
     from matplotlib import colormaps

@@ -1,14 +1,24 @@
 """Random input with a random ground truth, for a model of any task."""
+import inspect
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
 from mmengine import Config
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 
-from mmscheme.utils.config_query import iter_datasets, scope_of, step_name, walk
+from mmscheme.utils.config_query import (
+    find_class,
+    inference_pipeline,
+    iter_datasets,
+    scope_of,
+    step_name,
+    walk,
+)
 
-__all__ = ['find_preprocessor', 'input_shape', 'num_classes', 'random_batch']
+__all__ = ['find_preprocessor', 'image_dtype', 'input_channels', 'input_shape', 'num_classes',
+           'random_batch']
 
 _OBJECTS = 3
 
@@ -58,6 +68,30 @@ def find_preprocessor(cfg: Config) -> Dict[str, Any]:
     return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
+def input_channels(cfg: Config) -> int:
+    """Return the channels of the images that a config's model takes.
+
+    They are what the backbone is told or has as its default, or else what the preprocessor has
+    means for; 3 where nothing says.
+    """
+    for _, node in walk(cfg.model.get('backbone')):
+        cls = find_class(MODELS, node['type']) if 'type' in node else None
+        arguments = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
+        for key in ('in_channels', 'in_chans'):
+            told = node.get(key, getattr(arguments.get(key), 'default', None))
+            if isinstance(told, int):
+                return told
+    return len(find_preprocessor(cfg).get('mean') or '') or 3
+
+
+def image_dtype(cfg: Config) -> torch.dtype:
+    """Return the type of the images that a config's pipeline gives: float32 where in doubt."""
+    loaders = [step for step in inference_pipeline(cfg) if step_name(step) == 'LoadImageFromFile']
+    pixels = loaders and not loaders[0].get('to_float32') and (
+        'unchanged' not in loaders[0].get('color_type', 'color'))
+    return torch.uint8 if pixels else torch.float32
+
+
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:
     """Return the steps of the first data set of a split."""
     for dataset in iter_datasets(cfg, (split, )):
@@ -84,10 +118,10 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         shape: Height and width of the images in pixels.
         batch_size: Number of images.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Returns:
-        ``inputs``: uint8 tensors ``(3, H, W)``; ``data_samples`` with ground truth.
+        ``inputs``: uint8 tensors ``(C, H, W)``; ``data_samples`` with ground truth.
 
     Raises:
         ValueError: The config's task is another.
@@ -99,7 +133,8 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 1,
     rng = np.random.default_rng(seed)
     classes = max(1, num_classes(cfg.model))
     samples = [makers[scope](rng, shape, classes, cfg) for _ in range(batch_size)]
-    inputs = [torch.from_numpy(rng.integers(0, 256, (3, *shape), np.uint8))
+    channels = input_channels(cfg)
+    inputs = [torch.from_numpy(rng.integers(0, 256, (channels, *shape), np.uint8))
               for _ in range(batch_size)]
     return dict(inputs=inputs, data_samples=samples)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 from mmengine import Config
@@ -15,8 +14,10 @@ from numpy.typing import NDArray
 
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
 from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
+from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
+from mmscheme.visualization.images import ImageReader
 from mmscheme.visualization.pictures import overlay_labels
 from mmscheme.visualization.predictions import make_visualizer
 
@@ -39,7 +40,7 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
         out_dir: Folder; the page is ``report.html`` in it.
         cfg: The config that was tested.
         checkpoint: What was tested, by name.
-        hook: Has gathered while the test ran.
+        hook: The hook that watched the test.
         model: What was tested.
         kept: Metrics of a second test, with CCA kept.
 
@@ -152,9 +153,10 @@ def _confusion(hook: ReportHook, classes: List[str]) -> Optional[Dict[str, Any]]
 
 
 def _images(hook: ReportHook, cfg: Config, palette: List[List[int]]) -> Iterator[Dict[str, Any]]:
+    read = ImageReader(inference_pipeline(cfg))
     for kind, results in (('worst', hook.worst), ('best', hook.best)):
         for result in results:
-            image = mmcv.imread(result.path)
+            image = read(result.path)
             draw = _draw_labels if hook.scope == 'mmseg' else _draw_boxes
             zoom = max(1, -(-_MIN_WIDTH // image.shape[1]))
             predicted, truth = map(_data_uri, draw(image, result, zoom, hook, cfg, palette))

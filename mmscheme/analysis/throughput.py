@@ -42,7 +42,7 @@ class Ceilings(NamedTuple):
     bandwidth: float
 
     def floor(self, macs: float, bytes_: float) -> float:
-        """Return the seconds that so many multiply-adds and bytes take at least."""
+        """Return the least time in seconds for these multiply-adds and bytes."""
         return max(2 * macs / self.flops, bytes_ / self.bandwidth)
 
 
@@ -50,7 +50,7 @@ class Contest(NamedTuple):
     """Alternatives for the same work.
 
     Attributes:
-        name: Of the work.
+        name: Name of the work.
         runs: The alternatives by name; one is :data:`OURS`.
         macs, bytes_: Multiply-adds and bytes to and from memory that ours needs at least;
             None where they are not counted.

@@ -1,6 +1,5 @@
 """Read a config, and fit it to the command line and the machine."""
 import inspect
-import logging
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,10 +10,10 @@ from mmengine import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
+from mmengine.registry import HOOKS, LOOPS, MODELS, Registry, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmscheme.checks import check_run, is_count
+from mmscheme.checks import check_run
 from mmscheme.datasets.guarded import POLICIES
 from mmscheme.utils.checkpoint_io import use_safe_checkpoints
 from mmscheme.utils.config_query import (
@@ -23,17 +22,20 @@ from mmscheme.utils.config_query import (
     dataset_class,
     find_class,
     iter_datasets,
+    iter_heads,
     scope_of,
     step_name,
     walk,
 )
+
+from .run_length import apply_length, scale_schedulers
 
 __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 
 # Keys that the tools and frameworks look up in a config beside the runner's arguments.
 _KNOWN_KEYS = ('runner_type', 'work_dir', 'auto_scale_lr', 'tta_model', 'tta_pipeline',
                'find_unused_parameters', 'model_wrapper_cfg', 'compile', 'custom_imports',
-               'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data')
+               'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data', 'mmscheme')
 
 # mmengine's default hooks: only these it lets a config switch off with None.
 _STOCK_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -41,7 +43,8 @@ _STOCK_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_schedu
 
 def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
                 cfg_options: Optional[Dict[str, Any]] = None,
-                data_root: Optional[str] = None) -> Config:
+                data_root: Optional[str] = None, epochs: Optional[int] = None,
+                iters: Optional[int] = None) -> Config:
     """Read a config; from then on checkpoints of this process are read without running code.
 
     Args:
@@ -51,6 +54,9 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
         cfg_options: Values by dotted key, merged into the config. If they change the length
             of training and not the schedulers, these are scaled with it.
         data_root: See :func:`set_data_root`.
+        epochs, iters: Length of a training, which is set when it starts; see
+            :func:`mmscheme.apis.run_length.set_length`. In a config the same is
+            ``mmscheme=dict(epochs=N)`` or ``mmscheme=dict(iters=N)``.
 
     Returns:
         The config.
@@ -72,10 +78,12 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
         raise ValueError(f'config cannot be read: {path} ({type(e).__name__}: {text})') from e
     if cfg_options:
         _check_keys(cfg, cfg_options)
-        length = _length(cfg)
+        length = dict(cfg.get('train_cfg') or {})
         cfg.merge_from_dict(cfg_options)
         if not any(key.startswith('param_scheduler') for key in cfg_options):
-            _scale_schedulers(cfg, length)
+            scale_schedulers(cfg, length)
+        if {'train_cfg.max_iters', 'train_cfg.max_epochs'} & {*cfg_options}:
+            cfg.pop('mmscheme', None)  # the last word counts
     if 'model' not in cfg:
         raise ValueError(f'{path}: expected a config with a `model`, found the keys {sorted(cfg)}')
     if work_dir is not None:
@@ -85,6 +93,8 @@ def load_config(path: Union[str, Path], work_dir: Optional[str] = None,
     cfg.default_scope = scope_of(cfg)
     if data_root is not None:
         set_data_root(cfg, data_root)
+    if epochs is not None or iters is not None:
+        cfg.mmscheme = {k: v for k, v in (('epochs', epochs), ('iters', iters)) if v is not None}
     return cfg
 
 
@@ -97,40 +107,6 @@ def _check_keys(cfg: Config, options: Dict[str, Any]) -> None:
             close = get_close_matches(word, sorted(known), 1)
             hint = f'; did you mean {close[0]}?' if close else ''
             raise ValueError(f'--cfg-options {key}: the config has no {word!r}{hint}')
-
-
-def _length(cfg: Config) -> Dict[str, float]:
-    """Return the length of training: ``max_iters`` or ``max_epochs``."""
-    train_cfg = cfg.get('train_cfg') or {}
-    return {k: train_cfg[k] for k in ('max_iters', 'max_epochs') if is_count(train_cfg.get(k))}
-
-
-def _scale_schedulers(cfg: Config, before: Dict[str, float]) -> None:
-    """Scale warm-up and decay to a length that the command line changed.
-
-    A warm-up of 1500 iterations in a run of 240 would never end.
-    """
-    after = _length(cfg)
-    for key in before:
-        if after.get(key, before[key]) == before[key]:
-            continue
-        ratio = after[key] / before[key]
-        for scheduler in as_list(cfg.get('param_scheduler')):
-            # A warm-up counted in iterations stays as it is when the epochs change.
-            if scheduler.get('by_epoch', True) != (key == 'max_epochs'):
-                continue
-            # Rounded down alike, so that one still begins where the one before it ends.
-            begin = scheduler['begin'] = int(scheduler.get('begin', 0) * ratio)
-            if scheduler.get('end'):
-                # A warm-up of one step would never leave its first value.
-                scheduler['end'] = max(begin + 2, int(scheduler['end'] * ratio))
-            for name in ('T_max', 'total_steps'):
-                if scheduler.get(name):
-                    scheduler[name] = max(1, int(scheduler[name] * ratio))
-            if scheduler.get('milestones'):
-                scheduler['milestones'] = [int(m * ratio) for m in scheduler['milestones']]
-        print_log(f'{key} {before[key]} -> {after[key]}: the schedulers are scaled alike; set '
-                  'param_scheduler to choose others', logger='current', level=logging.WARNING)
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -185,6 +161,8 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True,
     """
     use_safe_checkpoints()
     init_default_scope(scope_of(cfg))
+    if 'train' in splits:
+        apply_length(cfg)
     if not stock_runtime:
         _use_own_parts(cfg)
     rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
@@ -218,10 +196,16 @@ def _use_own_parts(cfg: Config) -> None:
                         ('logger', dict(type='LoggerHook'))):
         if hooks.setdefault(name, stock) is not None:
             hooks[name].setdefault('type', stock['type'])
-    if 'plain_checkpoint' not in hooks:
-        hooks['plain_checkpoint'] = dict(type='mmscheme.PlainCheckpointHook')
-        _log_change('default_hooks.plain_checkpoint', 'added mmscheme.PlainCheckpointHook',
-                    "whose checkpoints torch's safe default can load")
+    scheme = any(step_name(node).startswith('SCHEME') for _, node in walk(cfg.model))
+    for name, kind, why in (
+            ('plain_checkpoint', 'PlainCheckpointHook',
+             "whose checkpoints torch's safe default can load"),
+            ('resumed_schedule', 'ResumedScheduleHook',
+             'with which a run that is resumed with another length follows the new schedule'),
+            ('mixing_weights', 'MixingWeightsHook', 'which says if CCA has decayed')):
+        if name not in hooks and (scheme or name != 'mixing_weights'):
+            hooks[name] = dict(type=f'mmscheme.{kind}')
+            _log_change(f'default_hooks.{name}', f'added mmscheme.{kind}', why)
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:
         hooks.pop(name)
     places = {f'default_hooks.{name}': hook for name, hook in hooks.items()}
@@ -230,6 +214,16 @@ def _use_own_parts(cfg: Config) -> None:
         _replace(HOOKS, hook, f'{place}.type', {
             CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
             LoggerHook: 'which writes the metrics of a test in one process'})
+    if scope_of(cfg) == 'mmseg':
+        from mmseg.models import CrossEntropyLoss, SegTTAModel
+        for place, head in iter_heads(cfg.model):
+            if head.get('out_channels') != 1:
+                continue
+            for loss in as_list(head.get('loss_decode')):
+                _replace(MODELS, loss, f'model.{place}.loss_decode.type', {
+                    CrossEntropyLoss: 'which takes batches in which all is ignored'})
+            _replace(MODELS, cfg.model, 'model.type', {
+                SegTTAModel: 'which applies the sigmoid of one channel once'})
 
 
 def _replace(registry: Registry, node: Any, place: str, stock: Dict[type, str]) -> None:

@@ -1,5 +1,5 @@
-"""Draw a model's predictions into images and videos."""
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+"""Predict for images and videos, and write pictures or data."""
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import cv2
 import mmcv
@@ -10,28 +10,42 @@ from mmengine.dataset import Compose
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from mmscheme.models.loading import load_model
+from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline, scope_of, step_name
 from mmscheme.utils.image_jobs import Job, read_image, run_jobs
 from mmscheme.utils.output_files import replacing
-from mmscheme.visualization.predictions import draw_prediction, make_visualizer
 
-__all__ = ['load_predictor', 'predict']
+from .raw_predictions import RawPredictions
+
+__all__ = ['Predictor', 'load_predictor', 'predict']
+
+_Image = NDArray[Any]
 
 
-def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
-                   score_thr: float = 0.3, opacity: float = 0.6
-                   ) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Build a function from an image to a picture of what the model finds, both BGR.
+class Predictor(NamedTuple):
+    """A model that predicts for images in memory.
+
+    Attributes:
+        find: From an image, BGR, to the framework's data sample at the size of the image.
+        scope: The framework.
+        meta: Classes and palette where they are known, ``visualizer`` of the config, and of
+            segmenters the ``label_ids`` of :func:`mmscheme.models.loading.label_ids`.
+    """
+    find: Callable[[_Image], Any]
+    scope: str
+    meta: Dict[str, Any]
+
+
+def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None) -> Predictor:
+    """Build what predicts with a checkpoint.
 
     Args:
         cfg: A config of mmsegmentation, mmdetection or mmpretrain.
         checkpoint: File.
-        device: As torch names it; the GPU where there is one by default.
-        score_thr, opacity: See :func:`draw_prediction`.
+        device: Device in torch's notation; by default a GPU if there is one.
 
     Returns:
-        The function.
+        The predictor.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint is missing, or of another model.
@@ -39,7 +53,7 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
     scope = scope_of(cfg)
     model, meta = load_model(cfg, checkpoint)
     model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    visualizer = make_visualizer(cfg.get('visualizer'), meta, scope)
+    meta = dict(meta, visualizer=cfg.get('visualizer'), label_ids=label_ids(cfg, meta))
     steps = inference_pipeline(cfg)
     loaders = [step for step in steps if step_name(step) == 'LoadImageFromFile']
     if not loaders:
@@ -47,30 +61,34 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None,
     dtype = np.float32 if loaders[0].get('to_float32') else np.uint8
     pipeline = Compose([step for step in steps if step not in loaders])
 
-    def picture(image: NDArray[Any]) -> NDArray[Any]:
+    def find(image: _Image) -> Any:
         size = image.shape[:2]
         data = pipeline(dict(img=image.astype(dtype), img_shape=size, ori_shape=size, img_id=0))
         with torch.no_grad():
             sample, = model.test_step({k: [v] for k, v in data.items()})
-        return draw_prediction(visualizer, image, sample, scope, score_thr, opacity)
+        return sample.cpu()
 
-    return picture
+    return Predictor(find, scope, meta)
 
 
-def _frames(video: mmcv.VideoReader) -> Iterator[NDArray[Any]]:
+def _frames(video: mmcv.VideoReader) -> Iterator[_Image]:
     for frame in video:
         if frame is None:  # the header promised more
             return
         yield frame
 
 
-def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job],
-            debug: bool = False) -> List[str]:
-    """Write a picture or video for each job, with progress.
+def predict(find: Callable[[_Image], Any], jobs: Sequence[Job],
+            draw: Optional[Callable[[_Image, Any], _Image]] = None,
+            raw: Optional[RawPredictions] = None, debug: bool = False) -> List[str]:
+    """Write what a model finds for each job, with progress.
 
     Args:
-        picture: From an image to its picture, both BGR.
+        find: See :class:`Predictor`.
         jobs: What to read and to write.
+        draw: From an image and what is found in it to a picture, both BGR; for jobs with
+            pictures.
+        raw: Writes data too.
         debug: See :func:`mmscheme.utils.image_jobs.run_jobs`.
 
     Returns:
@@ -78,19 +96,26 @@ def predict(picture: Callable[[NDArray[Any]], NDArray[Any]], jobs: Sequence[Job]
     """
 
     def label(job: Job, bar: ProgressBar) -> None:
-        if job.video:
-            _label_video(picture, job, bar)
-        else:
-            mmcv.imwrite(picture(read_image(job.source)), str(job.target))
+        if draw and job.video:
+            _label_video(lambda image: draw(image, find(image)), job, bar)
+            return
+        image = read_image(job.source)
+        sample = find(image)
+        if draw:
+            mmcv.imwrite(draw(image, sample), str(job.target))
+        if raw:
+            raw.add(job, sample)
 
-    return run_jobs(label, jobs, debug)
+    problems = run_jobs(label, jobs, debug)
+    if raw:
+        raw.finish()
+    return problems
 
 
-def _label_video(picture: Callable[[NDArray[Any]], NDArray[Any]], job: Job, bar: ProgressBar
-                 ) -> None:
+def _label_video(picture: Callable[[_Image], _Image], job: Job, bar: ProgressBar) -> None:
     video = mmcv.VideoReader(str(job.source))
     writer: Optional[cv2.VideoWriter] = None
-    with replacing(job.target) as part:
+    with replacing(str(job.target)) as part:
         try:
             for frame in _frames(video):
                 drawn = picture(frame)

@@ -29,7 +29,7 @@ def model_card(weights: Path, cfg: Optional[Config] = None, licence: Optional[st
     Args:
         weights: File that :func:`mmscheme.apis.publish.publish` wrote.
         cfg: Its config, which is beside it.
-        licence: Of the weights, as the hub spells it: ``'apache-2.0'``.
+        licence: Licence of the weights, as the hub spells it: ``'apache-2.0'``.
         data: What they were trained and tested on; by default the type of the config's
             training data.
         metrics: Their metrics by name.

@@ -12,8 +12,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmscheme.analysis.report import write_report
+from mmscheme.deploy.predictor import ExportedModel
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers
 from mmscheme.engine.hooks.report_hook import ReportHook
+from mmscheme.models.loading import dataset_meta
 from mmscheme.utils.config_query import as_list, scope_of, step_name
 from mmscheme.utils.processes import leave_process_group
 
@@ -22,25 +24,28 @@ from .config import prepare_run
 __all__ = ['Outcome', 'build_cca_runners', 'build_test_runner', 'compare_metrics', 'test']
 
 
-def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
+def build_test_runner(cfg: Config, checkpoint: Optional[str], out: Optional[str] = None,
                       show_dir: Optional[str] = None, show: bool = False, wait_time: float = 2,
                       tta: bool = False, launcher: str = 'none', preflight: bool = True,
-                      stock_runtime: bool = False) -> Runner:
+                      stock_runtime: bool = False, exported: Optional[str] = None,
+                      runtime: str = 'onnxruntime') -> Runner:
     """Check a test and build its runner.
 
     Args:
         cfg: The config; changed in place.
-        checkpoint: Path or URL.
+        checkpoint: Path or URL; None for an exported file.
         out: Folder for the predicted masks of segmentation, or pickle file for the
             predictions of other tasks.
         show_dir: Folder for a picture of every image.
-        show, wait_time: Show each picture in a window for so many seconds.
+        show, wait_time: Show each picture in a window for ``wait_time`` seconds.
         tta: Test-time augmentation by the config's ``tta_pipeline`` and ``tta_model``.
         launcher: As in mmengine.
         preflight: Check data, model and checkpoint first; see
             :func:`mmscheme.checks.check_run`.
         stock_runtime: Keep the loops, hooks and data sets of the config; see
             :func:`mmscheme.apis.config.prepare_run`.
+        exported: File of ``tools/deploy/export.py`` to test in the place of a checkpoint.
+        runtime: Of the file; see :func:`mmscheme.deploy.runtime.load_exported`.
 
     Returns:
         The runner, nothing tested yet.
@@ -58,7 +63,9 @@ def build_test_runner(cfg: Config, checkpoint: str, out: Optional[str] = None,
         _augment(cfg)
     if out:
         _store_predictions(cfg, out)
+    model = _exported_model(cfg, exported, runtime, tta) if exported else None
     prepare_run(cfg, ('test', ), preflight, stock_runtime)
+    cfg.model = model or cfg.model
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -100,6 +107,24 @@ def _augment(cfg: Config) -> None:
     while 'dataset' in dataset:
         dataset = dataset.dataset
     dataset.pipeline = cfg.tta_pipeline
+
+
+def _exported_model(cfg: Config, exported: str, runtime: str, tta: bool) -> ConfigDict:
+    """Return what takes the place of a config's model to test an exported file.
+
+    Raises:
+        ValueError: It is of another task or other classes, or cannot do what is asked for.
+    """
+    if tta or cfg.launcher != 'none':
+        raise ValueError('--exported: expected neither --tta nor several processes')
+    meta = ExportedModel(exported, runtime).predictor.meta
+    own = dict(scope=scope_of(cfg), classes=dataset_meta(cfg, {}).get('classes'))
+    for key, value in own.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if value and meta[key] and meta[key] != value:
+            raise ValueError(f'{exported}: expected the {key} of the config, {value}, found '
+                             f'{meta[key]}')
+    return ConfigDict(type='mmscheme.ExportedModel', path=exported, runtime=runtime)
 
 
 def _store_predictions(cfg: Config, out: str) -> None:
@@ -168,13 +193,13 @@ class Outcome(NamedTuple):
     page: Optional[Path] = None
 
 
-def test(cfg: Config, checkpoint: str, report: Optional[str] = None, keep_cca: bool = False,
-         hooks: Sequence[Hook] = (), **options: Any) -> Outcome:
-    """Test a checkpoint.
+def test(cfg: Config, checkpoint: Optional[str], report: Optional[str] = None,
+         keep_cca: bool = False, hooks: Sequence[Hook] = (), **options: Any) -> Outcome:
+    """Test a checkpoint or an exported file.
 
     Args:
         cfg: The config; changed in place.
-        checkpoint: Path or URL.
+        checkpoint: Path or URL; None for an exported file.
         report: Folder for a page with metrics, pictures and costs; segmentation and detection.
         keep_cca: Test twice, with CCA dropped and kept.
         hooks: Further hooks for the runners.
@@ -185,13 +210,17 @@ def test(cfg: Config, checkpoint: str, report: Optional[str] = None, keep_cca: b
 
     Raises:
         FileNotFoundError, TypeError, ValueError: As in :func:`build_test_runner`; the model
-            has no CCA to keep.
+            has no CCA to keep; an exported file has neither a report nor CCA.
     """
+    if bool(checkpoint) == bool(options.get('exported')):
+        raise ValueError('expected a checkpoint or --exported FILE')
+    if not checkpoint and (report or keep_cca):
+        raise ValueError('--exported: expected neither --report nor --keep-cca')
     tested = deepcopy(cfg)
     gathered = ReportHook(scope_of(cfg)) if report else None
     if gathered is not None:
         _by_class(cfg)
-    runners = build_cca_runners(cfg, checkpoint, **options) if keep_cca else (
+    runners = build_cca_runners(cfg, str(checkpoint), **options) if keep_cca else (
         build_test_runner(cfg, checkpoint, **options), )
     for runner in runners:
         for hook in hooks:
@@ -202,7 +231,7 @@ def test(cfg: Config, checkpoint: str, report: Optional[str] = None, keep_cca: b
     comparison = page = None
     if is_main_process():
         if report and gathered is not None:
-            page = write_report(report, tested, checkpoint, gathered, runners[0].model,
+            page = write_report(report, tested, str(checkpoint), gathered, runners[0].model,
                                 others[0] if others else None)
         if others:
             comparison = (f'{compare_metrics(metrics, others[0])}\n'

@@ -70,7 +70,10 @@ def build_train_runner(cfg: Config, resume: Optional[str] = None, amp: bool = Fa
         # mmengine does not count the images of the batches that are accumulated.
         cfg.auto_scale_lr.base_batch_size = cfg.auto_scale_lr.base_batch_size / counts
     # A config may name a runner of its own, as in OpenMMLab's tools.
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    # mmengine's lines for each parameter, which are most of what a short run logs.
+    runner.logger.addFilter(lambda record: not str(record.msg).startswith('paramwise_options'))
+    return runner
 
 
 def train(cfg: Config, hooks: Sequence[Hook] = (), **options: Any) -> Runner:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
+from mmcv.transforms import LoadAnnotations
 from mmengine import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
@@ -15,7 +16,8 @@ from PIL import Image
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
 from mmscheme.utils.config_query import dataset_class, iter_datasets, iter_heads, step_name
-from mmscheme.utils.image_files import ImageCheck, inspect_image
+from mmscheme.utils.image_files import IMAGE_SUFFIXES, ImageCheck, inspect_image
+from mmscheme.visualization.images import ImageReader
 
 from .coco import check_coco, is_coco
 from .findings import Findings
@@ -25,6 +27,8 @@ __all__ = ['check_data']
 
 # Files that are read of each data set, which may have a million: reading takes milliseconds.
 _SAMPLE = 200
+# Samples up to which a folder is listed once more.
+_MOST_LISTED = 50_000
 
 # The problems of a file: for each its kind, and the line.
 Problems = List[Tuple[str, str]]
@@ -89,7 +93,7 @@ def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
     """Name root, folders and annotation file that are not there."""
     root = str(dataset.get('data_root') or '')
     if root and not osp.isdir(root):
-        hint = (f'`python tools/make_scenes.py {root}` writes it'
+        hint = (f'`python -m mmscheme make_scenes {root}` writes it'
                 if _type(dataset).startswith('mmscheme.Scenes') else
                 'set it with --data-root DIR or data_root in the config')
         yield f'data root not found: {root} ({hint})'
@@ -97,6 +101,11 @@ def _missing_files(dataset: Dict[str, Any]) -> Iterator[str]:
     ann_file = osp.join(root, dataset.get('ann_file') or '')
     if dataset.get('ann_file') and not osp.isfile(ann_file):
         yield f'annotation file not found: {ann_file}'
+    elif ann_file.endswith('.txt'):
+        with open(ann_file, encoding='utf-8', errors='replace') as f:
+            blank = [number for number, line in enumerate(f, 1) if not line.strip()]
+        if blank:
+            yield f'{ann_file}: line {blank[0]} is blank, expected an image in each: remove it'
     prefix = dataset.get('data_prefix') or {}
     for key, folder in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
         if 'seg' in key and not any(step_name(s).endswith('Annotations') and (
@@ -186,8 +195,8 @@ def _choose(count: int, every: bool, kind: str) -> List[int]:
     """Return the indices of all items, or of some that are spread over the whole."""
     if every or count <= _SAMPLE:
         return list(range(count))
-    print_log(f'{_SAMPLE} of {count} {kind} are read; tools/misc/check_config.py CONFIG --all '
-              'reads all', logger='current', level=logging.INFO)
+    print_log(f'{_SAMPLE} of {count} {kind} are read; `python -m mmscheme check_config CONFIG '
+              '--all` reads all', logger='current', level=logging.INFO)
     return np.unique(np.linspace(0, count - 1, _SAMPLE, dtype=int)).tolist()
 
 
@@ -210,31 +219,33 @@ def _unreadable(kind: str, path: str, problem: Any) -> Problems:
              'it from the data set')] if problem else []
 
 
-def _image_loader(dataset: Dict[str, Any]) -> Any:
-    """Build the step of a pipeline that reads the image; return None if there is none."""
-    for step in dataset.get('pipeline') or []:
-        if step_name(step).endswith('LoadImageFromFile'):
-            try:
-                return TRANSFORMS.build(step)
-            except Exception:  # the run will say why
-                return None
-    return None
-
-
-def _inspect(path: str, read: Any, sample: Dict[str, Any]) -> ImageCheck:
-    """Inspect an image, and read it as training will, because decoders differ."""
-    check = inspect_image(path)
-    if check.problem or read is None:
-        return check
+def _image_loader(dataset: Dict[str, Any]) -> Optional[ImageReader]:
+    """Build the steps of a pipeline, to read images; return None if there are none or it fails."""
     try:
-        return check if read(dict(sample)) is not None else ImageCheck('the decoder gave nothing')
+        return ImageReader(dataset['pipeline']) if dataset.get('pipeline') else None
+    except Exception:  # the run will say why
+        return None
+
+
+def _inspect(path: str, read: Optional[ImageReader], sample: Dict[str, Any]) -> ImageCheck:
+    """Inspect an image, and read it as training will, because decoders differ.
+
+    What a loader of one's own reads need not be an image to others.
+    """
+    if read is None or read.stock or not osp.isfile(path):
+        check = inspect_image(path)
+        if check.problem or read is None:
+            return check
+    try:
+        image = read.read(sample)
     except Exception as e:
         text = ' '.join(str(e).split()) or type(e).__name__
         return ImageCheck('its decoder fails' + (f': {text}' if path not in text else ''))
+    return ImageCheck(None, (image.shape[1], image.shape[0]))
 
 
-def _read_images(paths: Sequence[str], every: bool, findings: Findings, read: Any,
-                 sizes: Dict[str, Tuple[int, int]]) -> None:
+def _read_images(paths: Sequence[str], every: bool, findings: Findings,
+                 read: Optional[ImageReader], sizes: Dict[str, Tuple[int, int]]) -> None:
     """Read images, and compare their sizes with those that annotations give."""
 
     def examine(path: str) -> Problems:
@@ -279,9 +290,22 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
                            f'calls {names[label]!r}: write classes={sorted(names)}', 'folder')
     table.names = tuple(names or ())
     _count(dataset, built, table, findings)
+    folder = getattr(built, 'img_prefix', None)
+    if folder and not dataset.get('ann_file') and len(built) <= _MOST_LISTED and hasattr(
+            built, 'extensions'):
+        _warn_of_others(folder, built.extensions, f'extensions={built.extensions}', findings)
     paths = [s['img_path'] for s in samples if isinstance(s.get('img_path'), str)]
     _read_images(paths, True, findings, _image_loader(dataset), {})
     return names
+
+
+def _warn_of_others(folder: str, suffixes: Sequence[str], told: str, findings: Findings) -> None:
+    """Warn about images in a folder that the data set does not read, by their suffix."""
+    others = Counter(suffix for name in scandir(folder, recursive=True)
+                     if (suffix := osp.splitext(name)[1].lower()) in IMAGE_SUFFIXES
+                     and not name.lower().endswith(tuple(suffixes)))
+    for suffix, number in others.items():
+        findings.warn(f'{folder}: {number} images *{suffix} are not read ({told})')
 
 
 def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: Set[Any],
@@ -299,12 +323,14 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
         findings.error(f'no images *{dataset.img_suffix} in {image_dir}'
                        + (f', but {hint}: set img_suffix of the data set' if hint else ''))
         return
-    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('LoadAnnotations')]
+    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('Annotations')]
     try:
         load = TRANSFORMS.build(loaders[0]) if loaders else None
     except Exception as e:
         findings.error(f'{step_name(loaders[0])}: {e}', cause=e)
         return
+    _warn_of_others(image_dir, (dataset.img_suffix, dataset.seg_map_suffix),
+                    f'img_suffix={dataset.img_suffix!r}', findings)
     samples = [dict(s, seg_map_path=osp.normpath(s.get('seg_map_path') or '')) for s in samples]
     # With a list of files the folder may well hold more than the list.
     if not cfg.get('ann_file') and load is not None:
@@ -349,7 +375,7 @@ def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: in
     problems = _unreadable('image', image, seen.problem)
     if load is None:
         return problems
-    check = inspect_image(mask)
+    check = inspect_image(mask) if isinstance(load, LoadAnnotations) else ImageCheck(None)
     if check.problem:
         return problems + _unreadable('mask', mask, check.problem)
     try:

@@ -23,7 +23,7 @@ class Findings:
         labels: Tables of the labels; see :class:`mmscheme.checks.labels.LabelTable`.
     """
 
-    def __init__(self, most: int = 10) -> None:
+    def __init__(self, most: int = 3) -> None:
         self.most = most
         self.errors: List[str] = []
         self.warnings: List[str] = []
@@ -58,8 +58,8 @@ class Findings:
 
     def error_lines(self) -> List[str]:
         """Return the errors, and how many were only counted."""
-        more = [f'{count - self.most} more: {kind} (tools/misc/check_config.py CONFIG --all lists '
-                'them)' for kind, count in self._kinds.items() if kind and count > self.most]
+        more = [f'{count - self.most} more: {kind} (`python -m mmscheme check_config CONFIG --all` '
+                'lists them)' for kind, count in self._kinds.items() if kind and count > self.most]
         return self.errors + more
 
     def as_error(self) -> UserErrors:

@@ -26,7 +26,7 @@ class LabelTable:
 
     Attributes:
         counts: Number by label.
-        others: Number by ids or names that are no class.
+        others: Number by ids or names that are not classes.
         read, total: Samples counted, and all there are.
         shift: First id in the files, 1 for ``reduce_zero_label``; its id 0 is ignored.
         files: Paths of the images.

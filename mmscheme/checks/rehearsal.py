@@ -2,7 +2,9 @@
 import gc
 import io
 import logging
+import os
 import tempfile
+import time
 import traceback
 import warnings
 from contextlib import contextmanager, redirect_stdout
@@ -15,7 +17,9 @@ import numpy as np
 import torch
 from mmengine import Config
 from mmengine.dataset import Compose
+from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
@@ -24,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
-from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, scope_of
+from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, loader_config, scope_of
 
 from .findings import Findings
 
@@ -33,13 +37,17 @@ __all__ = ['rehearse']
 # Images of which the pipeline is run, and images of which only the annotations are fed.
 _IMAGES, _ANNOTATED = 8, 200
 
+# Seconds of a forward pass on a CPU after which the backward pass, twice as long, is left out.
+_FORWARD = 2.
+
 # What a perfect prediction scores, by metric.
 _PERFECT = dict(CocoMetric={'bbox_mAP': 1., 'segm_mAP': 1.}, VOCMetric={'mAP': 1.},
                 IoUMetric={'mIoU': 100., 'mDice': 100., 'mFscore': 100., 'aAcc': 100.},
                 Accuracy={'accuracy/top1': 100.})
 
 
-def rehearse(cfg: Config, model: nn.Module, splits: Sequence[str], findings: Findings) -> None:
+def rehearse(cfg: Config, model: nn.Module, splits: Sequence[str], findings: Findings
+             ) -> Optional[int]:
     """Do once, on a few images, what the run will do for the first time hours from now.
 
     That is a training step on a batch of the run, validation with its evaluators, hooks and
@@ -52,16 +60,21 @@ def rehearse(cfg: Config, model: nn.Module, splits: Sequence[str], findings: Fin
         model: A model of it, whose weights will be useless afterwards.
         splits: The data that will be used.
         findings: Findings to add to.
+
+    Returns:
+        The iterations of an epoch, if training was rehearsed.
     """
     with tempfile.TemporaryDirectory() as folder, _leave_no_trace():
         rehearsal = _Rehearsal(cfg, model, folder, findings)
         try:
             rehearsal.run(splits)
+            epoch = rehearsal.epoch
         finally:
             del rehearsal
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    return epoch
 
 
 @contextmanager
@@ -106,8 +119,9 @@ def _loader(batches: List[Any], dataset: Any) -> DataLoader:
 class _Watch(Hook):
     """Note how far a rehearsal came, and what its steps gave."""
 
-    def __init__(self, stage: str = '') -> None:
-        self.stage = stage
+    def __init__(self, stage: str = '', part: str = 'train') -> None:
+        self.stage, self.part = stage, part
+        self.begun = 0.
         self.losses: List[Dict[str, float]] = []
         self.metrics: Dict[str, Any] = {}
         self.evaluators: List[Any] = []
@@ -118,14 +132,14 @@ class _Watch(Hook):
 
     def before_val(self, runner: Any) -> None:
         """Let evaluators that know all images look at those that are fed."""
-        self.begin(runner.val_loop, 'validation')
+        self.begin(runner.val_loop, 'validation', 'val')
 
     def before_test(self, runner: Any) -> None:
         """Let evaluators that know all images look at those that are fed."""
-        self.begin(runner.test_loop, 'test')
+        self.begin(runner.test_loop, 'test', 'test')
 
-    def begin(self, loop: Any, stage: str) -> None:
-        self.stage, self.evaluators = stage, loop.evaluator.metrics
+    def begin(self, loop: Any, stage: str, part: str) -> None:
+        self.stage, self.part, self.evaluators = stage, part, loop.evaluator.metrics
 
     def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
         """Note the metrics."""
@@ -134,8 +148,21 @@ class _Watch(Hook):
     after_test_epoch = after_val_epoch
 
     def before_train(self, runner: Any) -> None:
-        """Note that training begins."""
-        self.stage = 'training step'
+        """Note that training begins; leave out a backward pass that would take long."""
+        self.stage, self.part = 'training step', 'train'
+        step: Any = getattr(runner.optim_wrapper, 'update_params', None)
+
+        def update_params(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            # What it raises would end a run in its first iteration, not hours from now.
+            if loss.is_cuda or not loss.requires_grad or time.time() - self.begun < _FORWARD:
+                step(loss, *args, **kwargs)
+
+        if isinstance(runner.optim_wrapper, OptimWrapper):
+            runner.optim_wrapper.update_params = update_params
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Note when the forward pass begins."""
+        self.begun = time.time()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
@@ -148,6 +175,7 @@ class _Rehearsal:
 
     def __init__(self, cfg: Config, model: nn.Module, folder: str, findings: Findings) -> None:
         self.model, self.folder, self.findings = model, folder, findings
+        self.epoch: Optional[int] = None
         self.whole = cfg
         # Not the whole config, which would be written to several files.
         self.cfg = cfg = deepcopy(cfg)
@@ -164,10 +192,10 @@ class _Rehearsal:
         if visualizer is not None:
             visualizer = dict(visualizer, name='rehearsal',
                               vis_backends=[dict(type='LocalVisBackend')])
-        env = {k: v for k, v in (cfg.get('env_cfg') or {}).items() if k != 'dist_cfg'}
+        self.env = {k: v for k, v in (cfg.get('env_cfg') or {}).items() if k != 'dist_cfg'}
         self.common = dict(
             work_dir=folder, default_hooks=hooks, custom_hooks=cfg.get('custom_hooks'),
-            env_cfg=dict(env, dist_cfg=dict(backend='nccl')), log_level='CRITICAL',
+            env_cfg=dict(self.env, dist_cfg=dict(backend='nccl')), log_level='CRITICAL',
             log_processor=cfg.get('log_processor'), visualizer=visualizer,
             default_scope=scope_of(cfg), randomness=dict(seed=0), experiment_name='rehearsal')
 
@@ -206,8 +234,8 @@ class _Rehearsal:
         arguments: Dict[str, Any] = {}
         try:
             for part in parts:
-                watch.stage = f'data of {part}_dataloader'
-                arguments.update(self.train_arguments() if part == 'train' else
+                watch.stage, watch.part = f'data of {part}_dataloader', part
+                arguments.update(self.train_arguments(watch) if part == 'train' else
                                  self.test_arguments(part, watch))
             watch.stage = 'start'
             self.model.init_weights = lambda: None
@@ -217,7 +245,8 @@ class _Rehearsal:
             runner.register_hook(watch, priority='HIGHEST')
             getattr(runner, parts[0])()
         except Exception as e:
-            self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed, e)
+            self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed,
+                        None if _is_memory(e) else e)
             return
         for losses in watch.losses[:1]:
             bad = [k for k, v in losses.items() if not np.isfinite(v)]
@@ -233,14 +262,26 @@ class _Rehearsal:
                 self.judge(metric, watch, needed)
 
     def build_loader(self, split: str) -> DataLoader:
-        loader = deepcopy(self.cfg[f'{split}_dataloader'])
-        loader.update(num_workers=0, persistent_workers=False)
-        loader.pop('prefetch_factor', None)
-        return Runner.build_dataloader(loader, seed=0)
+        return Runner.build_dataloader(loader_config(self.cfg, split), seed=0)
 
-    def train_arguments(self) -> Dict[str, Any]:
+    def try_worker(self, loader: DataLoader, index: int, watch: _Watch) -> None:
+        """Read a sample once more as a worker hands it over, if the run has workers."""
+        if loader.num_workers:
+            watch.stage += ' in a worker process'
+            method = (self.env.get('mp_cfg') or {}).get('mp_start_method')
+            for _ in DataLoader(loader.dataset, batch_sampler=[[index]], num_workers=1, timeout=120,
+                                collate_fn=loader.collate_fn, worker_init_fn=loader.worker_init_fn,
+                                multiprocessing_context=method if os.name == 'posix' else None):
+                pass
+
+    def train_arguments(self, watch: _Watch) -> Dict[str, Any]:
         loader = self.build_loader('train')
-        batch = next(iter(loader))
+        indices = next(iter(loader.batch_sampler))
+        # In this process, where an error has its place in the code.
+        batch = loader.collate_fn([loader.dataset[i] for i in indices])
+        self.try_worker(loader, indices[0], watch)
+        processes = 1 if is_distributed() else int(os.environ.get('WORLD_SIZE', '1'))
+        self.epoch = -(-len(loader) // processes)
         # Memory is what more than two images would show, and a CPU takes seconds for each.
         batches = [batch if torch.cuda.is_available() else _first(batch, 2)]
         size = getattr(loader.batch_sampler, 'batch_size', None) or 1
@@ -248,7 +289,6 @@ class _Rehearsal:
         loop = dict(self.cfg.train_cfg)
         if last and not loader.drop_last and 'max_epochs' in loop:
             batches.append(_first(batch, last))
-        self.batch = size
         for key in ('max_epochs', 'val_interval', 'val_begin'):
             if key in loop:
                 loop[key] = 1
@@ -266,6 +306,7 @@ class _Rehearsal:
         count = len(dataset)
         chosen = _spread(count, _IMAGES)
         batches = [loader.collate_fn([dataset[i]]) for i in chosen]
+        self.try_worker(loader, chosen[0], watch)
         known: Any = getattr(dataset, 'get_data_info', None)
         infos = [known(i) if known else {} for i in chosen]
         samples = as_list(batches[0].get('data_samples'))
@@ -315,10 +356,14 @@ class _Rehearsal:
 
     def explain(self, error: Exception, watch: _Watch) -> str:
         """Describe an error, with the part of the model or the step that raised it."""
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            return (f'out of memory with train_dataloader.batch_size={self.batch}: lower it, or '
-                    'the size of the images (crop_size, scale)')
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if _is_memory(error):
+            loader = f'{watch.part}_dataloader'
+            return (f'out of memory with {loader}.batch_size='
+                    f'{self.cfg[loader].get("batch_size", 1)}: lower it, or the size of the images '
+                    '(crop_size, scale)')
+        if 'Original Traceback' in text:  # of a worker
+            text = text.strip().splitlines()[-1]
         kind = type(error).__name__
         frames = [f for f, _ in traceback.walk_tb(error.__traceback__)]
         owners = [f.f_locals.get('self') for f in frames]
@@ -329,12 +374,12 @@ class _Rehearsal:
                 return (f'{text!r} is not a metric of the evaluators, which give '
                         f'{sorted(watch.metrics)}: set default_hooks.checkpoint.save_best, or what '
                         'asks for it')
-            text = {'classes': 'the data set has no class names: set metainfo.classes of '
-                               'train, val and test data',
-                    'iscrowd': 'annotations have no iscrowd: write "iscrowd": 0 in each'
-                    }.get(text, f'{kind}: {text!r}')
+            text = ('the data set has no class names: set metainfo.classes of train, val and test '
+                    'data' if text == 'classes' else f'{kind}: {text!r}')
         elif not isinstance(error, (ValueError, OSError)):
             text = f'{kind}: {text}'
+        if 'iscrowd' in (traceback.extract_tb(error.__traceback__)[-1].line or ''):
+            text = 'annotations have no iscrowd, or null: write "iscrowd": 0 in each'
         if not where:
             part = next((type(o).__name__ for o in reversed(owners) if o is not None and not
                          isinstance(o, (nn.Module, _Rehearsal, Runner, Compose))), '')
@@ -359,7 +404,7 @@ class _Rehearsal:
 
     def tta(self, needed: bool = False) -> None:
         """Run the pipeline of ``--tta``, and its model on the first of its views."""
-        cfg, watch = self.cfg, _Watch('--tta')
+        cfg, watch = self.cfg, _Watch('--tta', 'test')
         if not cfg.get('tta_pipeline') or not cfg.get('tta_model') or not cfg.get(
                 'test_dataloader'):
             return
@@ -368,10 +413,17 @@ class _Rehearsal:
                 dataset['pipeline'] = cfg.tta_pipeline
             loader = self.build_loader('test')
             data = loader.collate_fn([loader.dataset[0]])
+            self.try_worker(loader, 0, watch)
             views = {k: v[:1] for k, v in data.items()}
             MODELS.build(dict(cfg.tta_model, module=self.model)).eval().test_step(views)
         except Exception as e:
             self.report(f'rehearsal, --tta: {self.explain(e, watch)}', needed, e)
+
+
+def _is_memory(error: BaseException) -> bool:
+    # A CPU's allocator raises a RuntimeError.
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ('not enough memory', 'allocate memory'))
 
 
 def _spread(count: int, most: int) -> List[int]:

@@ -59,18 +59,43 @@ def check_numbers(cfg: Config, splits: Sequence[str], findings: Findings) -> Non
            f'a whole number from 0 to {2**32 - 1} or None', seed)
 
 
-def check_schedule(cfg: Config, findings: Findings) -> None:
-    """Compare the end of the schedulers with the end of the run."""
+def check_schedule(cfg: Config, findings: Findings, epoch: Optional[int] = None) -> None:
+    """Compare warm-up and decay with the length of the run.
+
+    Args:
+        cfg: The config.
+        findings: Findings to add to.
+        epoch: Iterations of an epoch, if they are known.
+    """
     loop = cfg.get('train_cfg') or {}
-    for key, by_epoch in (('max_iters', False), ('max_epochs', True)):
-        length = loop.get(key)
-        ends = [s['end'] for s in as_list(cfg.get('param_scheduler')) if isinstance(s, dict)
-                and s.get('by_epoch', True) == by_epoch and is_count(s.get('end'))]
-        if length and is_count(length) and ends and max(ends) > 1.1 * length:
-            findings.warn(
-                f'param_scheduler ends at {max(ends)}, the run at {key}={length}, before the '
-                f'learning rate has done its way: set both, or --cfg-options train_cfg.{key}='
-                f'{length} for a config of {max(ends)}, which scales the schedulers')
+    lengths: Dict[bool, Any] = {True: loop.get('max_epochs'), False: loop.get('max_iters')}
+    if epoch and is_count(lengths[True]):
+        lengths[False] = lengths[True] * epoch
+    ends: Dict[str, Any] = {}
+    for scheduler in as_list(cfg.get('param_scheduler')):
+        by_epoch = scheduler.get('by_epoch', True)
+        length, begin = lengths[by_epoch], scheduler.get('begin', 0)
+        if by_epoch and is_count(lengths[False]) and not epoch and not scheduler.get(
+                'convert_to_iter_based') and 'type' in scheduler:
+            findings.warn(f'param_scheduler: {step_name(scheduler)} counts epochs and this run '
+                          'iterations, so it would never make a step: set by_epoch=False')
+        if not is_count(length):
+            continue
+        span = scheduler.get('T_max') or scheduler.get('total_steps')
+        end = scheduler.get('end') or (begin + span if span else length)
+        rising = step_name(scheduler) in ('ConstantLR', 'LinearLR') and scheduler.get(
+            'start_factor', scheduler.get('factor', 0)) < scheduler.get('end_factor', 1)
+        unit = 'epoch' if by_epoch else 'iteration'
+        if end > (length if rising else 1.1 * length):
+            ends['warm-up' if rising else 'decay'] = f'{unit} {end}, the run at {unit} {length}'
+        elif not rising:
+            ends['decay'] = '' if end >= 0.9 * length else (
+                f'{unit} {end}, the run at {unit} {length}')
+    late = [f'the {name} ends at {text}' for name, text in ends.items() if text]
+    if late:
+        findings.warn(f'param_scheduler: {"; ".join(late)}: mmscheme=dict(epochs=N) or '
+                      'dict(iters=N) in the config, or --epochs N or --iters N, moves warm-up, '
+                      'decay, validation and checkpoints together')
 
 
 def check_hooks(cfg: Config, findings: Findings) -> None:

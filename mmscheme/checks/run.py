@@ -38,7 +38,7 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     Returns:
         The findings; nothing is raised.
     """
-    findings = Findings() if findings is None else findings
+    findings = findings or (Findings(most=10**9) if every else Findings())
     training = 'train' in splits
     if training and not cfg.get('train_dataloader'):
         findings.error('train_dataloader: expected one in the config, found none')
@@ -52,7 +52,6 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     if model is not None:
         check_cca(cfg, model, training, findings)
     if training:
-        check_schedule(cfg, findings)
         check_named_files(cfg, findings)
         if writable:
             check_disk(cfg, model, findings)
@@ -61,6 +60,9 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     if cfg.get('load_from'):
         use = 'test' if not training else 'resume' if cfg.get('resume') else 'load_from'
         check_checkpoint(cfg.load_from, model, use, findings)
+    epoch = None
     if model is not None and not findings.errors:
-        rehearse(cfg, model, splits, findings)
+        epoch = rehearse(cfg, model, splits, findings)
+    if training:
+        check_schedule(cfg, findings, epoch)
     return findings

@@ -65,7 +65,7 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
         movable: Stages whose channels may be ordered: whoever reads the output of a stage
             must be told its new order.
         max_tokens: Positions drawn for an FFN.
-        seed: Of all that is drawn.
+        seed: Seed of the random numbers.
         progress: Called after each FFN.
 
     Returns:

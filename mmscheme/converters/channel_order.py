@@ -121,10 +121,10 @@ def cluster_channels(ffns: Sequence[LinearStatistics], groups: int, restarts: in
     worse than the given order.
 
     Args:
-        ffns: Of each FFN on this residual stream.
+        ffns: Statistics of each FFN on this residual stream.
         groups: Number of groups, a divisor of the channels.
         restarts: Number of random orders to start from.
-        generator: Of the random orders.
+        generator: Generator of the random orders.
 
     Returns:
         The order, ``C`` integers: the first ``C / groups`` are the first group, and so on.

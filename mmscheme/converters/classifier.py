@@ -38,7 +38,7 @@ def convert_classifier(cfg: Config, weights: Dict[str, Tensor], images: Sequence
         cfg: Config of the dense model.
         weights: Its weights; all must fit.
         images: See :func:`~mmscheme.converters.convert_backbone`.
-        groups, expansion: Of the new FFNs.
+        groups, expansion: Groups and expansion of the new FFNs.
         **settings: Further arguments of :func:`~mmscheme.converters.convert_backbone`.
 
     Returns:

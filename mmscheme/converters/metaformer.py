@@ -44,7 +44,7 @@ class Converted(NamedTuple):
     """Weights under the names of this project.
 
     Attributes:
-        state_dict: Of a classifier: ``backbone.*`` and, if the source has one, ``head.fc.*``.
+        state_dict: Weights ``backbone.*`` and, if the source has a head, ``head.fc.*``.
         backbone: The config of the backbone that they belong to.
         mixing: By block, ``1 - alpha`` at the end of the source's training; empty without
             CCA.
@@ -154,8 +154,8 @@ def _rename(key: str, stages: Dict[int, Tuple[str, int]]) -> str:
     if kind == 'blocks' and _BLOCK_KEYS.fullmatch(leaf):
         leaf = leaf.replace('mlp.', 'channel_mixer.ffn.').replace('layer_scale_', 'layer_scale')
         return f'stages.{stage}.{parts[2]}.{leaf}'
-    raise ValueError(f'{key}: no such weight in a SCHEMEformer; of the token mixers pooling and '
-                     'attention are known, of the channel mixers the block-diagonal FFN with and '
+    raise ValueError(f'{key}: not a weight of a SCHEMEformer; of the token mixers, pooling and '
+                     'attention are known, of the channel mixers, the block-diagonal FFN with and '
                      'without CCA')
 
 

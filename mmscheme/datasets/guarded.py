@@ -102,24 +102,24 @@ class Guard(Compose):
 def GuardedDataset(of: str, on_bad_data: str = 'stop', max_bad_data: int = 100,
                    bad_data_log: Optional[str] = None, training: bool = True, **kwargs: Any
                    ) -> Any:
-    """Build a data set of any type whose pipeline is guarded.
+    """Build a data set of any type that names, or skips, files it cannot use.
 
     Without bad data, samples, their order and all random numbers stay as they are.
 
     Args:
         of: Type of the data set.
-        on_bad_data: ``'stop'``, or ``'skip'`` to take another sample at random and count.
-        max_bad_data: Different files after which a run stops anyway.
+        on_bad_data: ``'stop'``, or ``'skip'`` to take another sample at random.
+        max_bad_data: Number of different bad files after which a run stops anyway.
         bad_data_log: File to which skipped samples are added.
-        training: The data are trained on; data that are measured are never skipped.
+        training: Whether the data are for training; others are never skipped.
         **kwargs: Arguments of the data set.
 
     Returns:
         The data set, of its own class.
 
     Raises:
-        ValueError: The policy is another, or skipping is asked for in validation or testing,
-            whose metrics would be of other data.
+        ValueError: ``on_bad_data`` is another, or it is ``'skip'`` in validation or testing,
+            where the metric has to cover all data.
     """
     check_choice('on_bad_data', on_bad_data, POLICIES)
     check_count('max_bad_data', max_bad_data, 0)

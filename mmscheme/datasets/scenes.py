@@ -269,7 +269,7 @@ def write_scenes(root: Union[str, Path], num_train: int = 320, num_val: int = 80
         root: A folder that does not exist yet.
         num_train, num_val: Scenes a split.
         size: Height and width in pixels.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         ids: Values in the masks, 0 unlabelled: ``'own'`` for 1 + index in ``CLASSES``,
             ``'ade20k'`` for the ids of ADE20K's 150 classes.
 

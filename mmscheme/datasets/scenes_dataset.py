@@ -12,7 +12,7 @@ __all__ = ['ScenesDataset']
 
 @DATASETS.register_module()
 class ScenesDataset(BaseSegDataset):
-    """Scenes of :func:`mmscheme.datasets.scenes.write_scenes`, written with their own ids."""
+    """Read generated scenes with their own class ids, for mmsegmentation."""
 
     METAINFO = dict(classes=CLASSES, palette=[list(colour) for colour in PALETTE])
 

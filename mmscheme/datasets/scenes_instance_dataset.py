@@ -10,6 +10,6 @@ __all__ = ['ScenesInstanceDataset']
 
 @DATASETS.register_module()
 class ScenesInstanceDataset(CocoDataset):
-    """The COCO layout of :func:`mmscheme.datasets.scenes.write_scenes`."""
+    """Read the countable objects of generated scenes, for mmdetection."""
 
     METAINFO = dict(classes=tuple(THINGS), palette=[PALETTE[i] for i in THINGS.values()])

@@ -12,20 +12,22 @@ from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
-from mmscheme.analysis.random_batch import input_shape, random_batch
+from mmscheme.analysis.random_batch import image_dtype, input_channels, input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
-from mmscheme.models.loading import load_model
+from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
 
+from .detectors import has_masks, last_settings
 from .fold import fold
 from .graphs import Graph, build_graph, replace_adaptive_pooling
+from .input_size import describe_padding, tested_shape
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
-__all__ = ['Check', 'check_exported', 'describe', 'export']
+__all__ = ['Check', 'check_exported', 'describe', 'export', 'write_graph']
 
 # Largest difference from PyTorch (root mean square), in units of how much the outputs vary over
 # images and positions. Rounding is below 2e-5 of that in all shipped models, while 1 % more in
@@ -68,21 +70,26 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
     Returns:
         ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``batch``,
         ``classes``, ``palette``, ``pipeline`` (what is done to an image file before),
-        ``visualizer``, ``scope``, ``score_threshold`` of detectors, ``config``,
-        ``mmscheme_version``.
+        ``visualizer``, ``scope``, ``score_threshold`` and ``mask_threshold`` of detectors,
+        ``threshold`` of segmenters with one channel, ``stride`` of those that slide a window,
+        ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
+    settings = last_settings(graph.model) if graph.task == 'detection' else {}
     described = dict(
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
         batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
-        fill=[114] * 3 if mean is None else [round(float(v)) for v in mean.flatten()],
+        channels=graph.channels, dtype=str(graph.dtype).removeprefix('torch.'),
+        fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
-        score_threshold=(cfg.model.get('test_cfg') or {}).get('score_thr', 0.05),
+        score_threshold=settings.get('score_thr', 0.05),
+        mask_threshold=settings.get('mask_thr_binary', 0.5), stride=graph.stride,
+        threshold=getattr(graph, 'threshold', None), label_ids=label_ids(cfg, meta),
         align_corners=bool(getattr(graph.model, 'align_corners', False)),
         mmscheme_version=__version__)
     try:
@@ -94,21 +101,23 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
 
 def export(cfg: Config, checkpoint: str, target: Union[str, Path],
            shape: Optional[Tuple[int, int]] = None, dynamic: bool = False, batch: int = 1,
-           fp16: bool = False) -> Tuple[List[Check], Optional[str]]:
+           fp16: bool = False) -> Tuple[List[Check], List[str]]:
     """Export the deployment form of a checkpoint and check the file before it is kept.
 
     Args:
         cfg: The config of the checkpoint.
         checkpoint: File.
         target: ``*.onnx``, ``*.pt2`` for torch.export or ``*.pt`` for TorchScript.
-        shape: Height and width of the input; by default what the config tests with.
+        shape: Height and width of the input; by default what the config tests with, see
+            :func:`mmscheme.deploy.input_size.tested_shape`.
         dynamic: Takes every batch size, height and width, these in multiples of 32.
         batch: Images that the file takes at once, where not dynamic.
         fp16: Weights and arithmetic of an ONNX file in float16, for GPUs; inputs and outputs
             stay as they are.
 
     Returns:
-        The checks on two images, and what is not in the file, or None.
+        The checks on two images, and notes: what is not in the file, where its size is from,
+        and what padding changes.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -122,9 +131,15 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                          f'found {target}')
     check_not_read(target, checkpoint=checkpoint)
     model, meta = load_model(cfg, checkpoint)
-    shape = shape or input_shape(cfg)
+    notes = []
+    if shape is None:
+        # Of a free size any will do to trace it.
+        shape, source = (input_shape(cfg), '') if dynamic else tested_shape(cfg)
+        notes += [f'input {shape[0]}x{shape[1]}: {source}'] if source else []
     folded = fold(model)
-    graph, left_out = build_graph(folded, cfg.default_scope, shape)
+    graph, left_out = build_graph(folded, cfg.default_scope, shape, input_channels(cfg),
+                                  image_dtype(cfg))
+    notes += [left_out] if left_out else []
     fixed = replace_adaptive_pooling(graph.model, graph, graph.example(shape))
     if dynamic:
         _refuse_dynamic(graph, fixed)
@@ -137,7 +152,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     with replacing(target) as part:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            _write(graph, shape, part, description, dynamic)
+            write_graph(graph, shape, part, description, dynamic)
             if fp16:
                 _halve(part)
         tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE
@@ -149,7 +164,10 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
             if not check.passed:
                 raise ValueError('the outputs of the exported model are not those of the '
                                  f'checkpoint, nothing is written: {check.text}')
-    return checks, left_out
+        if graph.task == 'segmentation' and batch == 1:
+            smaller = 3 * shape[0] // 4, 3 * shape[1] // 4
+            notes.append(describe_padding(cfg, model, part, _test_images(smaller, graph)[1]))
+    return checks, notes
 
 
 def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
@@ -157,6 +175,8 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
     if fixed:
         raise ValueError(f'--dynamic: {fixed[0]} pools to bins that depend on the size of the '
                          'input; export one size (--shape)')
+    if graph.stride:
+        raise ValueError('--dynamic: the windows of model.test_cfg.crop_size have one size')
     if getattr(backbone, 'pos_embed', None) is not None:
         raise ValueError('--dynamic: the position embedding of the backbone has a fixed size; '
                          'export one size (--shape)')
@@ -164,8 +184,17 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
         raise ValueError(f'--dynamic: a graph for {graph.task} has a fixed size (--shape)')
 
 
-def _write(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
-           dynamic: bool) -> None:
+def write_graph(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
+                dynamic: bool) -> None:
+    """Write a file without a check of what it computes.
+
+    Args:
+        graph: Of :func:`mmscheme.deploy.graphs.build_graph`.
+        shape: Height and width of the input.
+        path: File, whose suffix says the format.
+        description: Of :func:`describe`.
+        dynamic: Leaves batch, height and width free.
+    """
     example, text = graph.example(shape), json.dumps(description)
     example = (torch.cat([example[0]] * description['batch']), *example[1:])
     if FORMATS[path.suffix] == 'torchscript':
@@ -222,10 +251,13 @@ def _halve(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
-def _test_images(shape: Tuple[int, int]) -> List[NDArray[Any]]:
-    """Return noise and a scene with objects, as BGR images ``(H, W, 3)``."""
+def _test_images(shape: Tuple[int, int], graph: Graph) -> List[NDArray[Any]]:
+    """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline, BGR."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    repeats = -(-graph.channels // 3)
+    dtype = str(graph.dtype).removeprefix('torch.')
+    return [np.tile(i, repeats)[..., :graph.channels].astype(dtype) for i in images]
 
 
 def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
@@ -234,16 +266,16 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
 
     Args:
         cfg: The config of the model.
-        model: As it was trained, not folded.
+        model: The model as trained, not folded.
         graph: Names and task of what was exported.
         path: The exported file.
         shape: Height and width of the images.
-        tolerance: Of logits and features, in units of their variation.
+        tolerance: Tolerance for logits and features, in units of their variation.
 
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.
     """
-    exported, images = load_exported(path), _test_images(shape)
+    exported, images = load_exported(path), _test_images(shape, graph)
     if graph.task == 'detection':
         sizes = [(shape[0] - 7, shape[1] - 13), shape]
         return [_check_detector(cfg, model, exported, image, size, shape)
@@ -257,11 +289,13 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
         outputs = exported.run(dict(image=np.repeat(_rgb(image), exported.meta['batch'], 0)))
         found.append(_sensitive(graph.task, {k: v[-1:] for k, v in outputs.items()}))
     variations = [_variation([e[i] for e in expected]) for i in range(len(expected[0]))]
-    return [_compare(graph.task, *pair, variations, tolerance) for pair in zip(found, expected)]
+    return [_compare(graph.task, *pair, variations, tolerance, exported.meta['threshold'])
+            for pair in zip(found, expected)]
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(image[None, ..., ::-1].transpose(0, 3, 1, 2))
+    image = image[..., ::-1] if image.shape[-1] == 3 else image
+    return np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[Any]:
@@ -274,7 +308,11 @@ def _sensitive(task: str, outputs: Dict[str, NDArray[Any]]) -> List[NDArray[Any]
     """Return the outputs of one image that show every change of the model."""
     if task == 'features':
         return list(outputs.values())
-    return [_logits(outputs['scores']) if task == 'classification' else outputs['logits']]
+    if task == 'classification':
+        return [_logits(outputs['scores'])]
+    logits = outputs['logits']
+    # Of one channel mmseg has the sigmoid.
+    return [logits if logits.shape[1] > 1 else torch.from_numpy(logits).sigmoid().numpy()]
 
 
 def _reference(task: str, model: nn.Module, batch: Dict[str, Any]) -> List[NDArray[Any]]:
@@ -301,13 +339,15 @@ def _variation(outputs: List[NDArray[Any]]) -> float:
 
 
 def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
-             variations: List[float], tolerance: float) -> Check:
+             variations: List[float], tolerance: float, threshold: Optional[float]) -> Check:
     difference = max(_rms(f - e) / v if f.shape == e.shape else float('inf')
                      for f, e, v in zip(found, expected, variations))
     name = 'features' if task == 'features' else 'logits'
     text, passed = f'{name} differ by {difference:.2g} of their variation', difference <= tolerance
     if task == 'segmentation':
-        same = float((found[0].argmax(1) == expected[0].argmax(1)).mean())
+        labels = [v[0].argmax(1) if threshold is None else v[0] > threshold
+                  for v in (found, expected)]
+        same = float((labels[0] == labels[1]).mean())
         text, passed = f'{text}, {same:.3%} of the labels agree', passed and (
             same >= AGREEMENT or tolerance > TOLERANCE)
     return Check(difference, text, passed)
@@ -316,7 +356,7 @@ def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
 def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray[Any],
                     size: Tuple[int, int], shape: Tuple[int, int]) -> Check:
     model = deepcopy(model)
-    settings = model.bbox_head.test_cfg
+    settings = last_settings(model)
     picture = image[:size[0], :size[1]]
     reference = predict_letterboxed(cfg, model, picture, shape)
     if len(reference.scores) < _FEW:
@@ -327,7 +367,7 @@ def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray
     ours = exported.run(to_inputs(_rgb(image), exported.meta, list(size),
                                   float(settings.score_thr)))
     match = match_boxes(ours, reference)
-    difference = max(match.difference, match.scores)
+    difference = max(match.difference, match.scores, match.masks)
     return Check(difference, match.text(), difference <= TOLERANCE and not match.alone)
 
 
@@ -351,12 +391,24 @@ def predict_letterboxed(cfg: Config, model: nn.Module, image: NDArray[Any],
         shape: Height and width after padding.
 
     Returns:
-        The instances, boxes in pixels of the image.
+        The instances, boxes in pixels of the image; of a detector with masks also
+        ``probabilities``, these on the grid of its head.
     """
     # Batches are padded to their largest image.
     batch = random_batch(cfg, shape, 2)
     batch['inputs'][0] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     batch['data_samples'][0].set_metainfo(dict(img_shape=image.shape[:2],
                                                ori_shape=image.shape[:2]))
+    if not has_masks(model):
+        with torch.no_grad():
+            return model.test_step(batch)[0].pred_instances
+    head, logits = model.roi_head.mask_head, []
+    handle = head.register_forward_hook(lambda _, inputs, output: logits.append(output))
     with torch.no_grad():
-        return model.test_step(batch)[0].pred_instances
+        found = model.test_step(batch)[0].pred_instances
+    handle.remove()
+    number = len(found)
+    if number:  # those of both images, one after the other
+        channel = 0 if head.class_agnostic else found.labels
+        found.probabilities = logits[0][:number][range(number), channel].sigmoid()
+    return found

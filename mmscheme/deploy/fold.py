@@ -240,7 +240,7 @@ def write_deployed(cfg: Config, checkpoint: str, target: Union[str, Path]
             problem = problem or e
     else:
         raise ValueError('no config can express the deployment form of this model; '
-                         f'tools/deploy/export.py needs none: {problem}')
+                         f'`python -m mmscheme export` needs none: {problem}')
     difference = largest_difference(cfg, model, rebuilt, input_shape(cfg))
     if not difference <= TOLERANCE:
         raise ValueError(f'the outputs of the deployment form differ by {difference:.2g}, '

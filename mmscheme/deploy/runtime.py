@@ -8,10 +8,12 @@ import torch
 import torchvision  # noqa: F401 - its operators are in the graphs of detectors
 from numpy.typing import NDArray
 
-__all__ = ['FORMATS', 'KEY', 'Exported', 'load_exported', 'to_inputs']
+__all__ = ['FORMATS', 'KEY', 'RUNTIMES', 'Exported', 'load_exported', 'to_inputs']
 
 #: The format by the suffix of the file.
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch_export', '.pt': 'torchscript'}
+#: What runs ONNX files.
+RUNTIMES = ('onnxruntime', 'openvino')
 #: Under which the files keep their description.
 KEY = 'mmscheme'
 
@@ -24,7 +26,7 @@ class Exported(NamedTuple):
     """A model that was exported.
 
     Attributes:
-        run: From inputs by name to outputs by name.
+        run: Function from inputs by name to outputs by name.
         meta: The description in the file: ``task``, ``shape``, ``classes``, ``pipeline``
             and more, see :func:`mmscheme.deploy.export.describe`.
     """
@@ -32,20 +34,21 @@ class Exported(NamedTuple):
     meta: Dict[str, Any]
 
 
-def load_exported(path: Union[str, Path]) -> Exported:
+def load_exported(path: Union[str, Path], runtime: str = 'onnxruntime') -> Exported:
     """Open a file of ``tools/deploy/export.py``, to run on the CPU.
 
     Args:
         path: ``*.onnx`` (needs onnxruntime), ``*.pt2`` (torch.export) or ``*.pt``
             (TorchScript).
+        runtime: One of :data:`RUNTIMES`, for ``*.onnx``.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ImportError: onnxruntime is missing.
-        ValueError: It is no exported model, or not one of ours.
+        ImportError: The runtime is missing.
+        ValueError: It is not an exported model, not one of ours, or not for this runtime.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -53,6 +56,10 @@ def load_exported(path: Union[str, Path]) -> Exported:
     if not path.is_file():
         raise FileNotFoundError(f'exported model not found: {path}')
     openers = dict(onnx=_open_onnx, torch_export=_open_torch_export, torchscript=_open_torchscript)
+    if runtime == 'openvino':
+        if path.suffix != '.onnx':
+            raise ValueError(f'openvino: expected a file *.onnx, found {path}')
+        openers['onnx'] = _open_openvino
     try:
         call, text = openers[FORMATS[path.suffix]](path)
     except ImportError:
@@ -83,6 +90,19 @@ def _open_onnx(path: Path) -> _Opened:
             session.get_modelmeta().custom_metadata_map.get(KEY))
 
 
+def _open_openvino(path: Path) -> _Opened:
+    try:
+        import openvino
+    except ImportError:
+        raise ImportError('openvino is needed: pip install openvino') from None
+    compiled = openvino.Core().compile_model(str(path), 'CPU', {
+        'INFERENCE_PRECISION_HINT': 'f32'})  # some processors would compute in bfloat16
+    names = [i.any_name for i in compiled.inputs]
+    # Its results are in memory that the next run writes to.
+    return (lambda inputs: [np.array(v) for v in compiled([inputs[n] for n in names]).values()],
+            _open_onnx(path)[1])
+
+
 def _open_torch_export(path: Path) -> _Opened:
     extra: Dict[str, Any] = {KEY: ''}
     program = torch.export.load(str(path), extra_files=extra)
@@ -110,9 +130,9 @@ def to_inputs(image: NDArray[Any], meta: Dict[str, Any], size: List[int],
 
     Args:
         image: ``(1, 3, H, W)`` uint8, RGB, of the graph's size.
-        meta: Of the model.
+        meta: Description of the model.
         size: Height and width of the picture in it.
-        score_threshold: Of detectors.
+        score_threshold: Lowest score of a detection.
     """
     values = dict(image=image, size=np.asarray(size, np.int64),
                   score_threshold=np.asarray(score_threshold, np.float32))

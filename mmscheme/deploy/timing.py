@@ -9,11 +9,9 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .runtime import load_exported, to_inputs
+from .runtime import RUNTIMES, load_exported, to_inputs
 
 __all__ = ['RUNTIMES', 'open_in', 'operator_times', 'random_inputs']
-
-RUNTIMES = ('onnxruntime', 'openvino')
 
 
 def random_inputs(path: Union[str, Path], batch: int, size: Optional[Tuple[int, int]]
@@ -27,7 +25,7 @@ def random_inputs(path: Union[str, Path], batch: int, size: Optional[Tuple[int, 
             with.
 
     Raises:
-        ValueError: It is no such file, or has another size.
+        ValueError: It is not such a file, or has another size.
     """
     if Path(path).suffix != '.onnx':
         raise ValueError(f'expected files *.onnx, found {path}')
@@ -38,8 +36,9 @@ def random_inputs(path: Union[str, Path], batch: int, size: Optional[Tuple[int, 
                          f'{size[0]} {size[1]}')
     height, width = size or shape
     images = batch if meta['dynamic'] else meta['batch']
-    noise = np.random.default_rng(0).integers(0, 256, (images, 3, height, width), np.uint8)
-    return to_inputs(noise, meta, [height, width])
+    noise = np.random.default_rng(0).integers(
+        0, 256, (images, meta.get('channels', 3), height, width), np.uint8)
+    return to_inputs(noise.astype(meta.get('dtype', 'uint8')), meta, [height, width])
 
 
 def open_in(runtime: str, path: Union[str, Path], inputs: Dict[str, NDArray[Any]], threads: int
@@ -49,7 +48,7 @@ def open_in(runtime: str, path: Union[str, Path], inputs: Dict[str, NDArray[Any]
     Args:
         runtime: One of :data:`RUNTIMES`.
         path, inputs: The file, and what it gets.
-        threads: Of the runtime.
+        threads: Threads of the runtime.
 
     Raises:
         ImportError: The runtime is not installed.

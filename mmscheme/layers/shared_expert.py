@@ -23,26 +23,26 @@ _LEAST_NOISE = 1e-2
 class SharedExpertFFN(nn.Module):
     """``y = W2(sum_k gate_k(x) * SiLU(W1_k x) * V x)`` (arXiv 2407.17783).
 
-    A mixture of SwiGLU FFNs that share ``V`` and ``W2``; only ``W1`` is an expert's own. As the
-    second layer is linear, the experts are summed before it. The gate is the noisy top-k one of
-    arXiv 1701.06538: in training, noise of a learned size decides over close calls; the weights of
-    the chosen experts are a softmax. Its two losses, the squared coefficients of variation of the
-    experts' importance and load, keep all of them in use: :func:`auxiliary_losses`
-    gathers them, as ``mmscheme.AuxiliaryLossHook`` does in mmengine's runner.
+    A mixture of SwiGLU FFNs that share ``V`` and ``W2``; each expert has only its own ``W1``. As
+    the second layer is linear, the experts are summed before it. The gate is the noisy top-k gate
+    of arXiv 1701.06538: in training, noise of a learned size decides close calls, and the weights
+    of the chosen experts are a softmax. Two losses, the squared coefficients of variation of the
+    experts' importance and load, keep all of them in use. :func:`auxiliary_losses` gathers them;
+    in mmengine's runner, ``mmscheme.AuxiliaryLossHook`` does.
 
     Args:
         embed_dims: Channels ``C``.
         hidden_dims: Hidden channels of each expert; ``C`` by default.
         num_experts: Number of experts, more than ``top_k``.
-        top_k: Experts that a token is given to.
+        top_k: Number of experts for each token.
         importance_weight, load_weight: Factors of the losses.
-        gathered: Computes only the chosen experts, token by token, instead of all of them.
+        gathered: Compute only the chosen experts, token by token, instead of all of them.
             Exports compute all.
         drop: Dropout before and after the last layer.
         init_std: See :class:`BlockDiagonalLinear`. The gate starts at zero, without preferences.
 
     Raises:
-        TypeError, ValueError: An argument that is not as above, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: Optional[int] = None, *, num_experts: int = 4,
@@ -176,11 +176,11 @@ def auxiliary_losses(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
     way of its output.
 
     Args:
-        model: Run it inside of the ``with`` block, once or more often.
+        model: Model to run inside the ``with`` block, once or several times.
 
     Yields:
-        A dict that holds ``loss_importance`` and ``loss_load``, sums over layers and calls, after
-        the block; nothing where no layer was called in training mode.
+        A dict that, after the block, has ``loss_importance`` and ``loss_load``, summed over layers
+        and calls; it is empty if no layer was called in training mode.
     """
     layers = [m for m in model.modules() if isinstance(m, SharedExpertFFN)]
     found: Dict[str, Tensor] = {}

@@ -40,7 +40,7 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
 
     Args:
         input: ``(N, C)`` logits.
-        target: ``(N, )`` classes; any other number than that of a class is no object.
+        target: ``(N, )`` classes; any other number means no object.
         weight: ``(C, )`` weights of the classes, or empty.
         output: ``(N, C)``.
         gamma: Exponent of the wrong probability.

@@ -2,8 +2,9 @@
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 
 from .backbones import ARCHS, MLIT_ARCHS, MAEMLiT, MLiT, SCHEMEformer, SCHEMEWrapper
+from .one_channel import CrossEntropyLoss, SegTTAModel
 
 __all__ = [
-    'ARCHS', 'MLIT_ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'MAEMLiT', 'MLiT', 'SCHEMEWrapper',
-    'SCHEMEformer'
+    'ARCHS', 'MLIT_ARCHS', 'SCHEMEFFN', 'BlockDiagonalFFN', 'CrossEntropyLoss', 'MAEMLiT', 'MLiT',
+    'SCHEMEWrapper', 'SCHEMEformer', 'SegTTAModel'
 ]

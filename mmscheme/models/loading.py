@@ -1,16 +1,17 @@
 """A model with the weights of a checkpoint, all of them."""
 from copy import deepcopy
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from mmengine import Config
+from mmengine.dataset import BaseDataset
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmscheme.utils.checkpoint_io import compare_state_dicts, read_weights
 from mmscheme.utils.config_query import dataset_class, iter_datasets, scope_of
 
-__all__ = ['build_model', 'load_model', 'load_weights']
+__all__ = ['build_model', 'dataset_meta', 'label_ids', 'load_model', 'load_weights']
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -77,3 +78,30 @@ def dataset_meta(cfg: Config, meta: Dict[str, Any]) -> Dict[str, Any]:
             return {**own, **noted}
         break
     return noted
+
+
+def label_ids(cfg: Config, meta: Dict[str, Any]) -> Optional[List[int]]:
+    """Return the ids that a segmenter's classes have in the masks of its data set.
+
+    Reading masks may subtract 1 (``reduce_zero_label``) or pick some of the classes
+    (``metainfo``); this is the way back.
+
+    Args:
+        cfg: A config.
+        meta: Of :func:`dataset_meta`.
+
+    Returns:
+        An id for each class, or None where the task or the classes have none.
+    """
+    if scope_of(cfg) != 'mmseg' or not meta.get('classes'):
+        return None
+    init_default_scope('mmseg')
+    for dataset in iter_datasets(cfg, ('test', 'val', 'train')):
+        cls = dataset_class(dataset)
+        if not isinstance(cls, type) or not issubclass(cls, BaseDataset):
+            break
+        built = DATASETS.build(dict(dataset, lazy_init=True, pipeline=[]))
+        own = {new: old for old, new in (getattr(built, 'label_map', None) or {}).items()}
+        first = int(bool(getattr(built, 'reduce_zero_label', False)))
+        return [own.get(i, i) + first for i in range(len(meta['classes']))]
+    return list(range(len(meta['classes'])))

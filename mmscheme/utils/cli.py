@@ -5,7 +5,7 @@ from typing import Any, Optional, Sequence, Tuple
 from mmengine.config import DictAction
 
 __all__ = ['Options', 'add_common_arguments', 'add_config_arguments', 'add_drawing_arguments',
-           'add_shape_argument', 'read_shape']
+           'add_length_arguments', 'add_shape_argument', 'pictures_folder', 'read_shape']
 
 
 class Options(DictAction):
@@ -34,6 +34,15 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
 
 
+def add_length_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--epochs`` and ``--iters``."""
+    length = parser.add_mutually_exclusive_group()
+    for name, unit in (('epochs', 'epochs'), ('iters', 'iterations')):
+        length.add_argument(f'--{name}', type=int, metavar='N',
+                            help=f'length of training in {unit}: warm-up, decay, validation and '
+                            'checkpoints keep their share of it')
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that OpenMMLab's tools for training and testing have in common."""
     parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and checkpoints '
@@ -58,9 +67,19 @@ def _fraction(text: str) -> float:
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for pictures of predictions."""
-    parser.add_argument('--out', default='predictions', metavar='DIR',
-                        help='folder for the pictures (default: predictions)')
+    """Add the flags for pictures and data of predictions; see :func:`pictures_folder`."""
+    parser.add_argument('--out', metavar='DIR',
+                        help='folder for the pictures (default: predictions; no pictures where '
+                        '--json or --masks is given without --out)')
+    parser.add_argument('--json', metavar='FILE',
+                        help='write boxes and masks of a detector as COCO results, or the scores '
+                        'of a classifier')
+    parser.add_argument('--masks', metavar='DIR',
+                        help='write the label maps of a segmenter as PNG, with the ids of the '
+                        'data set')
+    parser.add_argument('--ann-file', metavar='FILE',
+                        help='use the ids of images and categories of these annotations in '
+                        "COCO's format for --json")
     parser.add_argument('--score-thr', type=float, default=0.3,
                         metavar='SCORE',
                         help='draw boxes with at least this score (default: 0.3)')
@@ -69,11 +88,17 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
                         help='opacity of the colours of a segmentation, 0 to 1 (default: 0.6)')
 
 
-def add_shape_argument(parser: argparse.ArgumentParser, note: str = '') -> None:
+def pictures_folder(args: argparse.Namespace) -> Optional[str]:
+    """Return the folder of the pictures, or None where data alone are asked for."""
+    return args.out or (None if args.json or args.masks else 'predictions')
+
+
+def add_shape_argument(parser: argparse.ArgumentParser, note: str = '',
+                       default: str = 'what the config trains or tests with') -> None:
     """Add ``--shape``, for :func:`read_shape`."""
     parser.add_argument('--shape', type=int, nargs='+', metavar='N',
                         help='height and width of the input in pixels, or one number for both '
-                        f'(default: what the config trains or tests with){note}')
+                        f'(default: {default}){note}')
 
 
 def read_shape(values: Optional[Sequence[int]], least: int = 1) -> Optional[Tuple[int, int]]:

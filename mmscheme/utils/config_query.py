@@ -1,5 +1,6 @@
 """Find data sets, transforms, heads and other parts in a config."""
 import inspect
+from copy import deepcopy
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine import Config
@@ -7,8 +8,8 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
 __all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inference_pipeline',
-           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'scope_of', 'step_name',
-           'walk']
+           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'loader_config',
+           'scope_of', 'step_name', 'walk']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -45,6 +46,14 @@ def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
     else:
         for child in as_list(inner):
             yield from _unwrap(child)
+
+
+def loader_config(cfg: Config, split: str) -> Dict[str, Any]:
+    """Return a copy of a loader's dict; torch refuses persistent workers where there are none."""
+    loader = deepcopy(cfg[f'{split}_dataloader'])
+    if not loader.get('num_workers'):
+        loader.pop('persistent_workers', None)
+    return loader
 
 
 def inference_pipeline(cfg: Config) -> List[Dict[str, Any]]:

@@ -2,7 +2,7 @@
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Sequence
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
 import cv2
 import mmcv
@@ -18,32 +18,43 @@ _VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
 class Job(NamedTuple):
-    """A file to read and the one to write."""
+    """A file to read and those to write.
+
+    Attributes:
+        source: Image or video.
+        target: Its picture, or None.
+        video: True for a video.
+        mask: Its label map, or None.
+    """
     source: Path
-    target: Path
+    target: Optional[Path]
     video: bool
+    mask: Optional[Path] = None
 
 
-def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
+def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[str] = None
+              ) -> List[Job]:
     """Find images and videos, and give each a target of its own.
 
     Args:
-        inputs: Files and folders; folders are searched with all below them but ``out_dir``.
-        out_dir: Folder to write; files keep their place below an input folder.
+        inputs: Files and folders; folders are searched with all below them but what is written.
+        out_dir: Folder of the pictures, or None; files keep their place below an input folder.
+        mask_dir: Folder of the label maps, or None; the same.
 
     Returns:
         One entry a file.
 
     Raises:
         FileNotFoundError: An input does not exist, or a folder has no images and videos.
-        ValueError: A file is neither, or would be replaced by a picture.
+        ValueError: A file is neither, or would be replaced.
     """
     files: List[Path] = []
-    names: List[str] = []
+    names: List[Path] = []
+    written = dict(picture=out_dir, mask=mask_dir)
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            found = _walk(path, Path(out_dir))
+            found = _walk(path, [Path(d) for d in written.values() if d])
             if not found:
                 raise FileNotFoundError(f'no images or videos in {path}')
         elif path.is_file():
@@ -54,35 +65,42 @@ def find_jobs(inputs: Sequence[str], out_dir: str) -> List[Job]:
             if file.suffix.lower() not in IMAGE_SUFFIXES + _VIDEOS:
                 raise ValueError(f'{file}: expected an image ({" ".join(IMAGE_SUFFIXES)}) or a '
                                  f'video ({" ".join(_VIDEOS)})')
-            inside = file.relative_to(path) if path.is_dir() else Path(file.name)
             files.append(file)
-            names.append(str(inside.with_suffix('.mp4') if _is_video(file) else inside))
-    jobs = [Job(file, Path(out_dir, name), _is_video(file))
-            for file, name in zip(files, tell_apart(names))]
+            names.append(file.relative_to(path) if path.is_dir() else Path(file.name))
+    pictures = _targets(out_dir, [n.with_suffix('.mp4') if _is_video(n) else n for n in names])
+    masks = _targets(mask_dir, [n.with_suffix('.png') for n in names])
+    jobs = [Job(file, picture, _is_video(file), mask)
+            for file, picture, mask in zip(files, pictures, masks)]
     # As the disk knows them, so that links are seen.
     sources = {(file.stat().st_dev, file.stat().st_ino): file for file in files}
     for job in jobs:
-        if job.target.exists():
-            status = job.target.stat()
-            read = sources.get((status.st_dev, status.st_ino))
-            if read:
-                whose = 'its picture' if read == job.source else f'the picture of {job.source}'
-                raise ValueError(f'{read}: {whose} would replace it; choose another --out')
+        for kind, target in (('picture', job.target), ('mask', job.mask)):
+            if target and target.exists():
+                status = target.stat()
+                read = sources.get((status.st_dev, status.st_ino))
+                if read:
+                    whose = f'its {kind}' if read == job.source else f'the {kind} of {job.source}'
+                    raise ValueError(f'{read}: {whose} would replace it; choose another folder')
     return jobs
+
+
+def _targets(folder: Optional[str], names: Sequence[Path]) -> List[Optional[Path]]:
+    return [Path(folder, name) if folder else None
+            for name in tell_apart([str(n) for n in names])]
 
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in _VIDEOS
 
 
-def _walk(folder: Path, out_dir: Path) -> List[Path]:
-    """Return the images and videos below a folder, without the pictures of an earlier run."""
+def _walk(folder: Path, written: Sequence[Path]) -> List[Path]:
+    """Return the images and videos below a folder, without what an earlier run has written."""
     files = sorted(p for p in folder.rglob('*')
                    if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES + _VIDEOS)
-    out = out_dir.resolve()
-    if folder.resolve() not in out.parents:
-        return files
-    return [p for p in files if out not in (p.parent.resolve() / p.name).parents]
+    for out in (w.resolve() for w in written):
+        if folder.resolve() in out.parents:
+            files = [p for p in files if out not in (p.parent.resolve() / p.name).parents]
+    return files
 
 
 def _length(job: Job) -> int:
@@ -119,7 +137,6 @@ def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
     bar = ProgressBar(max(1, sum(_length(job) for job in jobs)), file=sys.stdout)
     try:
         for job in jobs:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 label(job, bar)
             # What models and OpenCV say of an image that they cannot take. Not OSError: on a
@@ -138,9 +155,10 @@ def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
     return problems
 
 
-def report(jobs: Sequence[Job], problems: Sequence[str], out_dir: str) -> None:
+def report(jobs: Sequence[Job], problems: Sequence[str], *written: Optional[str]) -> None:
     """Report the result of :func:`run_jobs`; end the process with status 2 if a job failed."""
-    print(f'{len(jobs) - len(problems)} of {len(jobs)} files: {Path(out_dir).resolve()}')
+    places = ', '.join(str(Path(w).resolve()) for w in written if w)
+    print(f'{len(jobs) - len(problems)} of {len(jobs)} files: {places}')
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
     if problems:

@@ -9,7 +9,7 @@ def new_figure(columns: int = 1, rows: int = 1, size: Tuple[float, float] = (5.,
     """Make a figure without pyplot, which needs no display and changes nothing global.
 
     Args:
-        columns, rows: Of panels.
+        columns, rows: Numbers of panels.
         size: Width and height of all, in inches.
         **kwargs: For ``Figure.subplots``.
 

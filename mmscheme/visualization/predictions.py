@@ -1,11 +1,12 @@
 """Draw predictions of every framework."""
-from typing import Any, Dict, Optional
+from functools import partial
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 from mmengine.registry import VISUALIZERS
 from numpy.typing import NDArray
 
-__all__ = ['draw_prediction', 'make_visualizer']
+__all__ = ['draw_prediction', 'make_drawer', 'make_visualizer']
 
 
 def make_visualizer(settings: Optional[Dict[str, Any]], meta: Dict[str, Any], scope: str) -> Any:
@@ -42,12 +43,12 @@ def draw_prediction(visualizer: Any, image: NDArray[Any], sample: Any, scope: st
     """Draw a prediction into an image.
 
     Args:
-        visualizer: Of :func:`make_visualizer`.
+        visualizer: What :func:`make_visualizer` returned.
         image: ``(H, W, 3)`` uint8, BGR.
         sample: The prediction, at the size of the image.
         scope: The framework.
         score_thr: Lowest score of a box that is drawn.
-        opacity: Of the colours of a segmentation, in [0, 1].
+        opacity: Opacity of the colours of a segmentation, in [0, 1].
 
     Returns:
         The picture, BGR.
@@ -64,3 +65,15 @@ def draw_prediction(visualizer: Any, image: NDArray[Any], sample: Any, scope: st
         visualizer.visualize_cls(rgb, sample, draw_gt=False,
                                  classes=visualizer.dataset_meta['classes'])
     return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+
+
+def make_drawer(meta: Dict[str, Any], scope: str, score_thr: float = 0.3, opacity: float = 0.6
+                ) -> Callable[[NDArray[Any], Any], NDArray[Any]]:
+    """Build a function from an image and a prediction to a picture.
+
+    Args:
+        meta: Of the model: ``visualizer`` of its config, classes and palette.
+        scope, score_thr, opacity: See :func:`draw_prediction`.
+    """
+    return partial(draw_prediction, make_visualizer(meta.get('visualizer'), meta, scope),
+                   scope=scope, score_thr=score_thr, opacity=opacity)

@@ -1,4 +1,5 @@
 """What the command line does to a config."""
+import logging
 import sys
 import textwrap
 
@@ -74,6 +75,9 @@ def test_learning_rate_scales_with_the_batch(scenes, tmp_path, caplog):
     for scale, expected in ((False, 1e-3), (True, 1e-3 * 2 / 8)):
         cfg = load_config(DEMO, str(tmp_path), {'train_dataloader.batch_size': 2}, str(scenes))
         runner = build_train_runner(cfg, auto_scale_lr=scale)
+        lines = [logging.makeLogRecord(dict(msg=f'{text} -- x')) for text in (
+            'paramwise_options', 'iter')]
+        assert [bool(runner.logger.filter(line)) for line in lines] == [False, True]
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
         assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(expected)
@@ -166,7 +170,8 @@ def test_a_stock_config_changes_as_the_log_says_or_not_at_all(path, tmp_path, mo
     places = [line.partition(':')[0] for line in lines]
     assert {'default_hooks.checkpoint.type', 'default_hooks.logger.type', 'train_cfg.type',
             'train_dataloader.persistent_workers', 'train_dataloader.dataset',
-            'val_dataloader.dataset', 'default_hooks.plain_checkpoint'} == set(places)
+            'val_dataloader.dataset', 'default_hooks.plain_checkpoint',
+            'default_hooks.resumed_schedule'} == set(places)
     assert all(any(key == p or key.startswith(f'{p}.') for p in places) for key in keys)
     assert all(any(key == p or key.startswith(f'{p}.') for key in keys) for p in places)
     assert all('--stock-runtime' in line for line in lines)

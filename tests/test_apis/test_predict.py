@@ -38,6 +38,11 @@ def write_video(path, frames, size=(80, 64)):
     writer.release()
 
 
+def drawn(image, found):
+    """What is found is the picture."""
+    return found
+
+
 def test_images_folders_and_videos(segmenter, scenes, tmp_path, capsys):
     write_video(tmp_path / 'clip.mp4', 5)
     (tmp_path / 'in' / 'sub').mkdir(parents=True)
@@ -84,8 +89,8 @@ def test_other_tasks(task, scenes, tmp_path):
 def test_steps_of_the_pipeline_by_class_or_module(segmenter, scenes, kind):
     cfg = load_config(segmenter[0])
     cfg.test_dataloader.dataset.pipeline[0].type = kind
-    picture = load_predictor(cfg, segmenter[1], 'cpu', 0.3, 1.)(np.zeros((50, 60, 3), np.uint8))
-    assert picture[-1, -1].tolist() == list(PALETTE[5])[::-1]
+    sample = load_predictor(cfg, segmenter[1], 'cpu').find(np.zeros((50, 60, 3), np.uint8))
+    assert sample.pred_sem_seg.data.unique().tolist() == [5]
     assert cfg.test_dataloader.dataset.pipeline[0].type == kind
 
 
@@ -132,10 +137,11 @@ def test_frames_and_images_that_fail_are_named(error, tmp_path, capsys):
         return image
 
     jobs = find_jobs([str(tmp_path)], str(tmp_path / 'out'))
-    assert predict(picture, jobs) == [f'{tmp_path}/{n}: too dark' for n in ('a.mp4', 'b.png')]
+    assert predict(picture, jobs, drawn) == [f'{tmp_path}/{n}: too dark'
+                                             for n in ('a.mp4', 'b.png')]
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['c.png']
     assert 'Traceback' not in capsys.readouterr().err
-    predict(picture, jobs, debug=True)
+    predict(picture, jobs, drawn, debug=True)
     assert capsys.readouterr().err.count('Traceback') == 2
 
 
@@ -146,7 +152,7 @@ def test_the_bar_ends_its_line_before_an_error(tmp_path, capsys):
         raise OSError('disk full')
 
     with pytest.raises(OSError):
-        predict(picture, find_jobs([str(tmp_path)], str(tmp_path / 'out')))
+        predict(picture, find_jobs([str(tmp_path)], str(tmp_path / 'out')), drawn)
     assert capsys.readouterr().out.endswith('\n')
 
 

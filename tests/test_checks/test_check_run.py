@@ -120,7 +120,7 @@ def test_many_faults_of_a_kind_are_counted():
         findings.error(f'bad {i}', 'bad file')
         findings.error(f'bad {i}', 'bad file')
     assert findings.error_lines() == ['bad 0', 'bad 1', '3 more: bad file '
-                                      '(tools/misc/check_config.py CONFIG --all lists them)']
+                                      '(`python -m mmscheme check_config CONFIG --all` lists them)']
 
 
 def test_disk_space(box, monkeypatch):

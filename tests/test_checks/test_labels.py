@@ -119,9 +119,9 @@ def voc(box):
     root = box.folder / 'voc'
     for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
         (root / name).mkdir(parents=True)
-    (root / 'ImageSets/Main/train.txt').write_text('a\nb\n')
 
-    def write(objects):
+    def write(objects, names='a\nb\n'):
+        (root / 'ImageSets/Main/train.txt').write_text(names)
         for name in 'ab':
             cv2.imwrite(str(root / f'JPEGImages/{name}.jpg'), np.full((40, 60, 3), 90, np.uint8))
             top = ElementTree.Element('annotation')
@@ -149,7 +149,7 @@ def test_a_misspelt_class_of_voc(voc):
     good = [('cat', (2, 3, 20, 30)), ('dog', (5, 5, 30, 30))]
     assert voc(good).errors == []
     line = only_error(voc([('cat', (2, 3, 20, 30)), ('dgo', (5, 5, 30, 30))]))
-    assert "'dog'" in line and "'dgo'" in line
+    assert "'dog'" in line and "'dgo'" in line and 'which 2 of them are' in line
     findings = voc([*good, ('cow', (5, 5, 30, 30))])
     assert findings.errors == [] and told(findings.warnings, 'cow')
     assert findings.labels[0].counts == {0: 2, 1: 2}
@@ -158,6 +158,22 @@ def test_a_misspelt_class_of_voc(voc):
 def test_boxes_without_area(voc):
     assert 'bbox_min_size' in only_error(
         voc([('cat', (2, 3, 20, 30)), ('dog', (5, 5, 5, 30))]))
+
+
+def test_a_blank_line_in_a_list(voc):
+    good = [('cat', (2, 3, 20, 30)), ('dog', (5, 5, 30, 30))]
+    assert voc(good).errors == []
+    for text, line in (('a\n\nb\n', 2), ('a\nb\n \n', 3)):
+        assert f'train.txt: line {line} is blank' in only_error(voc(good, text))
+
+
+def test_images_that_are_not_read_are_told(box):
+    image = next((box.scenes / 'objects' / 'train').rglob('*.jpg'))
+    assert not told(check(box, 'cls').warnings, 'not read')
+    cv2.imwrite(str(image.with_suffix('.webp')), cv2.imread(str(image)))
+    assert told(check(box, 'cls').warnings, '1 images *.webp are not read')
+    cv2.imwrite(str(box.image().with_name('more.bmp')), cv2.imread(str(image)))
+    assert told(check(box, 'seg').warnings, '1 images *.bmp are not read')
 
 
 # --- what must not be refused -----------------------------------------------------------------

@@ -1,13 +1,18 @@
 """A rehearsal finds what a run would find at its first validation, and changes nothing."""
 import json
+import multiprocessing
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine import Config
+from mmengine.registry import TRANSFORMS
+from mmseg.models import EncoderDecoder
 
 from mmscheme.apis.config import load_config
+from mmscheme.apis.test import test as run_test
 from mmscheme.apis.train import train
 from mmscheme.checks import rehearsal as module
 from mmscheme.checks import run as run_module
@@ -16,8 +21,9 @@ from tests.test_checks.checking import check, only_error, own_data
 
 @pytest.fixture
 def no_rules(monkeypatch):
-    """The rehearsal alone: no check of data, labels or evaluators beside it."""
-    monkeypatch.setattr(run_module, 'check_data', lambda *args, **kwargs: None)
+    """The rehearsal alone: no other check beside it."""
+    for name in [n for n in vars(run_module) if n.startswith('check_') and n != 'check_run']:
+        monkeypatch.setattr(run_module, name, lambda *args, **kwargs: None)
 
 
 @pytest.mark.parametrize('task, expected', [
@@ -75,11 +81,15 @@ def test_no_iscrowd(no_rules, crowd, box):
             entry.update({} if crowd == 'missing' else {'iscrowd': None})
 
     box.coco(change, 'val')
-    found = check(box, 'det')
-    if crowd == 'missing':
-        assert 'iscrowd' in only_error(found)
-    else:
-        assert len(found.errors) <= 1
+    assert 'write "iscrowd": 0' in only_error(check(box, 'det'))
+
+
+def test_the_best_metric_of_another_evaluator(no_rules, box):
+    """Pascal's in the place of COCO's, with the checkpoints that are chosen by COCO's."""
+    line = only_error(check(box, 'det', (
+        "val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP')\n"
+        'test_evaluator = val_evaluator')))
+    assert 'save_best' in line and "'coco/bbox_mAP'" in line and 'pascal_voc/mAP' in line
 
 
 def test_a_best_metric_that_is_not_there(no_rules, box):
@@ -97,9 +107,21 @@ def test_batch_norm_with_one_image(no_rules, box):
         check(box, 'seg', **{'train_dataloader.batch_size': 1}))
 
 
-def test_the_pipeline_of_tta(no_rules, box):
-    pipeline = "tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='NoSuchStep')]"
-    found = check(box, 'seg', pipeline)
+def without_reduction(names):
+    """Masks whose ids are those of the classes; --tta keeps the base's pipeline."""
+    steps = ('_base_.train_pipeline[1]["reduce_zero_label"] = False\n'
+             '_base_.test_pipeline[2]["reduce_zero_label"] = False\n')
+    return steps + own_data(f'metainfo=dict(classes={names}), ').replace(
+        'reduce_zero_label=True', 'reduce_zero_label=False')
+
+
+@pytest.mark.parametrize('pipeline', [
+    "tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='NoSuchStep')]",
+    without_reduction(tuple('abcdefghij'))])
+def test_the_pipeline_of_tta(no_rules, pipeline, box):
+    found = check(box, 'seg', pipeline, **{
+        f'model.{head}.num_classes': 10 for head in ('decode_head', 'auxiliary_head')
+        if 'NoSuchStep' not in pipeline})
     assert found.errors == [] and any('--tta' in w for w in found.warnings)
 
 
@@ -137,6 +159,86 @@ def test_a_void_id(no_rules, box):
     for key in ('model.decode_head.ignore_index', 'val_evaluator.ignore_index'):
         assert 'rehearsal' in only_error(check(
             box, 'seg', extra, **{k: v for k, v in told.items() if k != key})), key
+
+
+@pytest.mark.slow
+def test_the_metric_of_a_void_id(box):
+    """The mIoU of a test against one counted from the masks that it writes."""
+    void = 9
+    for path in (box.scenes / 'annotations').glob('*/*.png'):
+        labels = cv2.imread(str(path), -1)
+        labels[:, :20] = void + 1
+        cv2.imwrite(str(path), labels - (labels > 0))
+    extra = without_reduction(tuple('abcdefghi')).replace(
+        'reduce_zero_label=False,', f'reduce_zero_label=False, ignore_index={void},')
+    told = {'model.decode_head.ignore_index': void, 'model.auxiliary_head.ignore_index': void,
+            'test_evaluator.ignore_index': void}
+    cfg = load_config(box.config('seg', extra), str(box.folder / 'w'), told, str(box.scenes))
+    found = run_test(cfg, str(box.checkpoint()), out=str(box.folder / 'masks'),
+                     preflight=False).metrics['mIoU']
+    counts = np.zeros((void, void))
+    for path in (box.folder / 'masks').iterdir():
+        predicted, truth = (cv2.imread(str(p), -1).astype(int) for p in (
+            path, box.scenes / 'annotations' / 'validation' / path.name))
+        for pair in zip(truth[truth != void], predicted[truth != void]):
+            counts[pair] += 1
+    unions = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    expected = 100 * np.nanmean(np.where(unions, counts.diagonal(), np.nan) / unions)
+    assert found == pytest.approx(expected, abs=0.006)  # it is rounded
+
+
+# --- what the machine has to do with it -------------------------------------------------------
+@TRANSFORMS.register_module()
+class FailsInAWorker(BaseTransform):
+    """A step with something that a worker process does not have."""
+
+    def transform(self, results):
+        if torch.utils.data.get_worker_info() is not None:
+            raise ValueError('no licence in this process')
+        return results
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_workers(split, box):
+    workers = {f'{s}_dataloader.{key}': value for s in ('train', 'val')
+               for key, value in (('num_workers', 2), ('persistent_workers', True),
+                                  ('prefetch_factor', 2))}
+    assert check(box, 'seg', **workers).errors == []
+    assert not multiprocessing.active_children()
+    step = f"_base_.{split}_pipeline.insert(3, dict(type='FailsInAWorker'))\n"
+    loader = 'train' if split == 'train' else 'val'
+    extra = f'{step}{loader}_dataloader = dict(dataset=dict(pipeline=_base_.{split}_pipeline))'
+    assert check(box, 'seg', extra).errors == []
+    line = only_error(check(box, 'seg', extra, **workers))
+    assert f'data of {loader}_dataloader in a worker process' in line and 'no licence' in line
+    for worker in multiprocessing.active_children():  # it ends by itself
+        worker.join(20)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize('error', [
+    torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB'),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize('method, size', [('loss', 'train_dataloader.batch_size=2'),
+                                          ('predict', 'val_dataloader.batch_size=1')])
+def test_out_of_memory(error, method, size, box, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(EncoderDecoder, method, fail)
+    findings = check(box, 'seg')
+    line = only_error(findings)
+    assert size in line and 'crop_size' in line and findings.tracebacks == []
+
+
+@pytest.mark.parametrize('limit, passes', [(1e9, 1), (-1, 0)])
+def test_a_long_backward_pass_is_left_out(limit, passes, box, monkeypatch):
+    done = []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, 'backward', lambda *args, **kwargs: (
+        done.append(1), backward(*args, **kwargs)))
+    monkeypatch.setattr(module, '_FORWARD', limit)
+    assert check(box, 'seg').errors == [] and len(done) == passes
 
 
 def test_nothing_is_written(box):

@@ -288,7 +288,7 @@ def test_to_timm_folds_alpha_into_grouped_convolutions():
 @pytest.mark.parametrize('change, message', [
     (lambda w: {'stem.conv.weight': torch.ones(1)}, 'patch_embed.proj.weight, found'),
     (lambda w: {**w, 'network.0.0.mlp.aux.weight': torch.ones(1)},
-     r'network.0.0.mlp.aux.weight: no such weight in a SCHEMEformer'),
+     r'network.0.0.mlp.aux.weight: not a weight of a SCHEMEformer'),
     (lambda w: {**w, 'network.0.0.token_mixer.fc.weight': torch.ones(1)}, 'token_mixer.fc.weight'),
     (lambda w: {k: v for k, v in w.items() if not k.startswith('network.7.')},
      'blocks of 4 stages under network, found 3'),
@@ -296,7 +296,7 @@ def test_to_timm_folds_alpha_into_grouped_convolutions():
      r'weights do not fit .* missing stages.2.0.norm1.bias'),
     (lambda w: {**w, 'network.5.0.norm1.bias': torch.ones(7)},
      r'stages.2.0.norm1.bias is \(7,\), expected \(96,\)'),
-    (lambda w: {**w, 'extra': torch.ones(1)}, 'extra: no such weight'),
+    (lambda w: {**w, 'extra': torch.ones(1)}, 'extra: not a weight'),
 ])
 def test_other_weights_are_named(change, message):
     with pytest.raises(ValueError, match=message):

@@ -1,7 +1,9 @@
 """alpha in the logs, the line at the end, the plot, and both ways of testing a checkpoint."""
 import json
+import logging
 import re
 import sys
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from mmscheme.analysis.cca_plot import read_mixing_log
+from mmscheme.engine.hooks import mixing_weights_hook
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
@@ -120,7 +123,7 @@ def test_errors_of_the_plot(tmp_path, capsys):
     (tmp_path / 'text.json').write_text('Iter(train)\n')
     (tmp_path / 'folder').mkdir()
     for name, message in (('no', 'log not found'), ('empty.json', 'empty.json: no CCA weights'),
-                          ('text.json', 'line 1: expected a JSON object'),
+                          ('text.json', 'line 1: expected one JSON object'),
                           ('folder', 'no vis_data/scalars.json')):
         with pytest.raises(SystemExit) as status:
             main([str(tmp_path / name), '--out', str(tmp_path / 'x.png')])
@@ -178,6 +181,21 @@ def test_mixers_are_found_in_any_model():
     assert 'is below 0.01 in all 2 blocks' in describe_cca_weights(find_mixers(model))
     assert shorten(['m.stages.0.x', 'm.stages.12.x']) == ['0', '12']
     assert shorten(['m']) == ['m'] and shorten(['a.x', 'b']) == ['a.x', 'b']
+
+
+def test_a_test_that_drops_what_counts_warns(monkeypatch):
+    told = []
+    monkeypatch.setattr(mixing_weights_hook, 'print_log', lambda line, **kwargs: told.append(
+        (line, kwargs['level'])))
+    hook, mixer = HOOKS.build(dict(type='mmscheme.MixingWeightsHook')), SCHEMEMixer(8)
+    for change, lines in ((lambda: None, 1), (lambda: setattr(mixer, 'keep_cca', True), 0),
+                          (lambda: setattr(mixer, 'keep_cca', False), 1),
+                          (lambda: mixer.lower_cca_factor(0.), 0)):
+        change()
+        told.clear()
+        hook.before_test(SimpleNamespace(model=nn.Sequential(mixer)))
+        assert len(told) == lines
+        assert all('NOT decayed' in line and level == logging.WARNING for line, level in told)
 
 
 def test_wrong_interval_is_named():

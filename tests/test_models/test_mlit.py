@@ -291,7 +291,8 @@ def test_losses_of_a_stock_backbone_that_saves_memory():
     for with_cp in (False, True):
         cfg = dict(BACKBONES['mmseg Swin'][0], with_cp=with_cp, drop_path_rate=0.)
         torch.manual_seed(0)
-        model = SCHEMEWrapper(cfg, mixer='shared_expert').train()
+        model = SCHEMEWrapper(cfg, mixer='shared_expert')
+        model.train()
         torch.manual_seed(1)
         images = torch.randn(2, 3, 64, 64)
         with auxiliary_losses(model) as losses:

@@ -50,7 +50,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('work', metavar='WORK',
                         help='"mixer", "backbone", "exported" or the path of a config')
     parser.add_argument('files', nargs='*', metavar='FILE.onnx',
-                        help='with "exported": files written by tools/deploy/export.py')
+                        help='with "exported": files written by export')
     parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES),
                         help='runtimes for the files (default: all)')
     parser.add_argument('--operators', action='store_true',

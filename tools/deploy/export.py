@@ -25,7 +25,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='FILE', help='file to write (default: the path of the '
                         'checkpoint with the suffix .onnx, .pt2 for torch_export or .pt for '
                         'torchscript)')
-    add_shape_argument(parser, '; images that do not fit are shrunk')
+    add_shape_argument(parser, '; images that do not fit are shrunk',
+                       'what the config tests with; for a segmenter, the most common size of its '
+                       'test images')
     parser.add_argument('--dynamic', action='store_true',
                         help='take any batch size, and any height and width that are multiples '
                              'of 32')
@@ -68,14 +70,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         print('tracing the model and comparing it with PyTorch ...', flush=True)
         with TemporaryDirectory() as folder:
             written = Path(folder) / 'float.onnx' if args.int8 else target
-            checks, left_out = export(cfg, args.checkpoint, written, shape, args.dynamic,
-                                      args.batch, args.fp16)
+            checks, notes = export(cfg, args.checkpoint, written, shape, args.dynamic,
+                                   args.batch, args.fp16)
             if args.int8:
                 print('quantising, and computing the metric on the test set ...', flush=True)
                 check_not_read(target, checkpoint=args.checkpoint)
                 metric = quantize(cfg, written, target, args.int8, args.calibration, args.max_loss)
-    if left_out:
-        print(f'note: {left_out}')
+    for note in notes:
+        print(f'note: {note}')
     for i, check in enumerate(checks):
         print(f'check {i + 1}: {check.text}')
     if args.int8:

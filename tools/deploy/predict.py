@@ -1,4 +1,4 @@
-"""Draw the predictions of an exported model into images."""
+"""Draw the predictions of an exported model into images, or write them as data."""
 import argparse
 import warnings
 from typing import List, Optional
@@ -6,18 +6,20 @@ from typing import List, Optional
 import mmcv
 from mmengine.utils import ProgressBar
 
+from mmscheme.apis.raw_predictions import RawPredictions
 from mmscheme.deploy.predictor import ExportedPredictor
-from mmscheme.utils.cli import add_drawing_arguments
+from mmscheme.utils.cli import add_drawing_arguments, pictures_folder
 from mmscheme.utils.image_jobs import Job, find_jobs, read_image, report, run_jobs
 from mmscheme.utils.user_errors import user_errors
-from mmscheme.visualization.predictions import draw_prediction, make_visualizer
+from mmscheme.visualization.predictions import make_drawer
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw the predictions of an exported model into images.')
-    parser.add_argument('model', help='file written by tools/deploy/export.py')
+        description='Draw the predictions of an exported model into images, or write them as '
+        'data.')
+    parser.add_argument('model', help='file written by export')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='image or folder of images')
     add_drawing_arguments(parser)
     parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
@@ -25,24 +27,35 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Write a picture for each image."""
+    """Write a picture for each image, or data."""
     args = parse_args(argv)
     warnings.filterwarnings('ignore', category=UserWarning)
+    out = pictures_folder(args)
     with user_errors(args.debug):
-        jobs = find_jobs(args.inputs, args.out)
+        jobs = find_jobs(args.inputs, out, args.masks)
         for job in jobs:
             if job.video:
-                raise ValueError(f'{job.source}: expected an image; tools/predict.py takes videos')
+                raise ValueError(f'{job.source}: expected an image; `predict` takes videos')
         predictor = ExportedPredictor(args.model)
-        visualizer = make_visualizer(predictor.meta['visualizer'], predictor.meta, predictor.scope)
+        meta, scope = predictor.meta, predictor.scope
+        draw = make_drawer(meta, scope, args.score_thr, args.opacity) if out else None
+        raw = None
+        if args.json or args.masks:
+            raw = RawPredictions(scope, meta, jobs, args.json, args.ann_file)
 
         def label(job: Job, _: ProgressBar) -> None:
-            picture = draw_prediction(visualizer, read_image(job.source), predictor(job.source),
-                                      predictor.scope, args.score_thr, args.opacity)
-            mmcv.imwrite(picture, str(job.target))
+            image, sample = read_image(job.source), predictor(job.source)
+            if draw:
+                mmcv.imwrite(draw(image, sample), str(job.target))
+            if raw:
+                raw.add(job, sample)
 
         problems = run_jobs(label, jobs, args.debug)
-    report(jobs, problems, args.out)
+        if raw:
+            raw.finish()
+    if raw and raw.numbers:
+        print(f'note: {raw.numbers.source}')
+    report(jobs, problems, out, args.masks, args.json)
 
 
 if __name__ == '__main__':

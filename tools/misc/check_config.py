@@ -9,9 +9,10 @@ from mmengine.registry import init_default_scope
 
 from mmscheme.analysis.browse_dataset import browse
 from mmscheme.apis.config import load_config
+from mmscheme.apis.run_length import apply_length
 from mmscheme.checks import check_run
 from mmscheme.checks.labels import overlaps
-from mmscheme.utils.cli import add_config_arguments
+from mmscheme.utils.cli import add_config_arguments, add_length_arguments
 from mmscheme.utils.config_query import SPLITS, scope_of
 from mmscheme.utils.user_errors import user_errors
 
@@ -22,6 +23,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         description='Check the data, model, checkpoints and disk space of a run without starting '
         'it, in seconds.')
     add_config_arguments(parser)
+    add_length_arguments(parser)
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='check a test of this checkpoint instead of a training')
     parser.add_argument('--splits', nargs='+', choices=SPLITS, metavar='SPLIT',
@@ -44,11 +46,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning)
     start = time.perf_counter()
     with user_errors(args.debug):
-        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root)
+        cfg = load_config(args.config, args.work_dir, args.cfg_options, args.data_root,
+                          args.epochs, args.iters)
         if args.checkpoint:
             cfg.load_from, cfg.resume = args.checkpoint, False
         init_default_scope(scope_of(cfg))
         splits = args.splits or (('test', ) if args.checkpoint else ('train', 'val'))
+        if 'train' in splits:
+            apply_length(cfg)
         findings = check_run(cfg, splits, args.all)
         if args.labels:
             for line in overlaps(findings.labels, contents=True):

@@ -16,7 +16,7 @@ from mmscheme.converters import PERMUTATIONS, LayerFit, convert_classifier
 from mmscheme.models.loading import build_model
 from mmscheme.utils.checkpoint_io import make_plain, read_weights, save_checkpoint
 from mmscheme.utils.cli import add_config_arguments
-from mmscheme.utils.config_query import scope_of
+from mmscheme.utils.config_query import loader_config, scope_of
 from mmscheme.utils.output_files import check_not_read
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
@@ -51,7 +51,7 @@ def _load_images(cfg: Config, count: int, seed: int) -> List[Tensor]:
     """Return batches of ``count`` training images or all, as the backbone gets them."""
     model = build_model(cfg)
     batches: List[Tensor] = []
-    for data in Runner.build_dataloader(cfg.train_dataloader, seed=seed):
+    for data in Runner.build_dataloader(loader_config(cfg, 'train'), seed=seed):
         batches.append(model.data_preprocessor(data, False)['inputs'])
         if sum(map(len, batches)) >= count:
             break

@@ -1,9 +1,11 @@
 """The schedule that removes CCA during training."""
+import logging
 import math
 from numbers import Real
 from typing import Any, Dict, Optional, Sequence, Set, Tuple
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 
 from mmscheme.layers import SCHEMEMixer
 from mmscheme.registry import HOOKS
@@ -30,7 +32,7 @@ class MixingScheduleHook(Hook):
     stages, which are in evaluation mode, keep their factor; the averages of ``EMAHook``
     follow.
 
-    The weight of dense guides falls alike, along half a cosine and over ``dense_decay``.
+    The weight of dense guides falls along half a cosine, over ``dense_decay``.
 
     Args:
         decay: Start and end of the fall as fractions of training,
@@ -73,6 +75,12 @@ class MixingScheduleHook(Hook):
         self._averages = find_averaged_mixers(runner)
         # Because a resumed run has made its last check already.
         self._below = set(runner.message_hub.runtime_info.get(_BELOW, ()))
+        limit = self.factor((runner.iter + 1) / runner.max_iters)
+        lowest = min((float(m.cca_factor) for m in self._mixers.values()), default=1.)
+        if runner.iter and lowest < limit:
+            print_log(f'resumed with CCA at {lowest:.3g} of its weight, which stays there: the '
+                      f'schedule of this length would have {limit:.3g}, and never raises it',
+                      logger='current', level=logging.WARNING)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:

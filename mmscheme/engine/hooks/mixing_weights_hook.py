@@ -67,7 +67,7 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
         return f'{guide} has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
     kept = sum(weight >= _DECAYED for weight in weights)
     end = ('evaluation keeps it' if all(m.keep_cca for m in mixers.values()) else
-           'evaluation drops it; tools/test.py --keep-cca measures the difference')
+           'evaluation drops it; `python -m mmscheme test ... --keep-cca` measures the difference')
     return (f'{guide} has NOT decayed in {kept} of {len(weights)} blocks ({end}); '
             f'1 - alpha: {listed}')
 
@@ -77,8 +77,8 @@ class MixingWeightsHook(Hook):
     """Log alpha of every SCHEME mixer, and the mean CCA weight.
 
     Every visualization backend gets ``alpha/<module>`` for each block; the log line gets
-    ``cca_weight``, the mean over the blocks. After training, a line says if CCA has
-    decayed. Models without CCA are left alone.
+    ``cca_weight``, the mean over the blocks. After training, a line says if CCA has decayed; a
+    test that drops CCA starts with a warning if it has not. Models without CCA are left alone.
 
     Args:
         interval: Iterations between two entries; None stands for the interval of the log.
@@ -111,6 +111,14 @@ class MixingWeightsHook(Hook):
         runner.message_hub.update_scalar('train/cca_weight', sum(weights.values()) / len(weights))
         runner.visualizer.add_scalars({f'alpha/{name}': 1 - w for name, w in weights.items()},
                                       step=runner.iter + 1)
+
+    def before_test(self, runner: Any) -> None:
+        """Warn if the test drops a branch that still counts."""
+        mixers = find_mixers(runner.model)
+        if mixers and not all(m.keep_cca for m in mixers.values()):
+            line = describe_cca_weights(mixers)
+            if 'NOT' in line:
+                print_log(line, logger='current', level=logging.WARNING)
 
     def after_train(self, runner: Any) -> None:
         """Log if CCA has decayed."""

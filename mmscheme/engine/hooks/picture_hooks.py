@@ -2,12 +2,13 @@
 import os.path as osp
 from typing import Any, Dict, Optional, Sequence
 
+import cv2
 import mmcv
-from mmengine.fileio import get
 from mmengine.hooks import Hook
 
 from mmscheme.registry import HOOKS
 from mmscheme.utils.output_files import tell_apart
+from mmscheme.visualization.images import ImageReader, dataset_steps, viewable
 from mmscheme.visualization.pictures import compose_label_maps
 
 __all__ = ['MaskNamesHook', 'PictureHook', 'SegPictureHook']
@@ -32,7 +33,7 @@ class _NamedFilesHook(Hook):
 
     def _own_name(self, image_path: str) -> str:
         stem, suffix = osp.splitext(osp.basename(image_path))
-        return stem + (self.suffix or suffix)
+        return stem + (self.suffix or (suffix if cv2.haveImageWriter(image_path) else '.png'))
 
     def name_of(self, sample: Any) -> str:
         """Return the name of the file; images in memory are numbered."""
@@ -60,7 +61,7 @@ class _Renaming:
 
 @HOOKS.register_module()
 class MaskNamesHook(_NamedFilesHook):
-    """Give the masks that mmsegmentation's metrics write names of their own.
+    """Give the masks of images of the same name different file names.
 
     They are called ``x.png`` and ``x_2.png`` where mmsegmentation keeps only the last of all
     images ``x``.
@@ -84,6 +85,11 @@ class _PictureHook(_NamedFilesHook):
         self.out_dir = out_dir
         self.options = options
 
+    def before_test(self, runner: Any) -> None:
+        """Name the files, and read images as the data set does."""
+        super().before_test(runner)
+        self.read = ImageReader(dataset_steps(runner.test_dataloader.dataset))
+
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None,
                         outputs: Optional[Sequence[Any]] = None) -> None:
         """Draw the samples of a batch."""
@@ -97,7 +103,7 @@ class _PictureHook(_NamedFilesHook):
 
 @HOOKS.register_module()
 class PictureHook(_PictureHook):
-    """Write what mmdetection's or mmpretrain's visualizer draws of each tested image.
+    """Write pictures of tested images, drawn by mmdetection's or mmpretrain's visualizer.
 
     As their own hooks do, but no picture replaces that of another image of the same name.
 
@@ -112,11 +118,11 @@ class PictureHook(_PictureHook):
         """Draw an image as detectors read it, or as the classifier sees it."""
         if hasattr(runner.visualizer, 'visualize_cls'):
             # The pipeline has BGR, of which mmpretrain's hook makes pictures in wrong colours.
-            image = data_batch['inputs'][number].flip(0).permute(1, 2, 0).cpu().numpy()
-            runner.visualizer.visualize_cls(image.astype('uint8'), sample, out_file=target,
+            image = viewable(data_batch['inputs'][number].permute(1, 2, 0).cpu().numpy())
+            runner.visualizer.visualize_cls(image[..., ::-1], sample, out_file=target,
                                             **self.options)
         else:
-            image = mmcv.imfrombytes(get(sample.img_path), channel_order='rgb')
+            image = self.read(sample.img_path)[..., ::-1]
             runner.visualizer.add_datasample(osp.basename(target), image, sample, out_file=target,
                                              **self.options)
 
@@ -144,7 +150,8 @@ class SegPictureHook(_PictureHook):
         if classes is None or palette is None:
             raise ValueError('pictures need the classes and the palette of the data set')
         labels = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
-        maps = [m.data.squeeze().cpu().numpy() for m in [*labels, sample.pred_sem_seg]]
+        # Labels of segmenters with one channel are floats.
+        maps = [m.data[0].long().cpu().numpy() for m in [*labels, sample.pred_sem_seg]]
         titles = ['ground truth'] * len(labels) + ['prediction']
-        mmcv.imwrite(compose_label_maps(mmcv.imread(sample.img_path), list(zip(titles, maps)),
+        mmcv.imwrite(compose_label_maps(self.read(sample.img_path), list(zip(titles, maps)),
                                         classes, palette), target)

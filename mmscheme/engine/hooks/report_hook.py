@@ -22,7 +22,7 @@ class ImageResult(NamedTuple):
     """An image with prediction and truth.
 
     Attributes:
-        path: Of the image file.
+        path: Path of the image file.
         score: In [0, 100]; None where there is nothing to find and nothing was found.
         sample: Prediction and truth as the framework has them, on the CPU.
     """
@@ -100,7 +100,7 @@ class ReportHook(Hook):
     Attributes:
         confusion: Counts, the truth in rows.
         worst, best: Images, the extreme ones first.
-        metrics: Of the whole test.
+        metrics: Metrics of the whole test.
     """
 
     def __init__(self, scope: str, number: int = 6) -> None:

@@ -29,7 +29,7 @@ class RuntimeInfoHook(_RuntimeInfoHook):
         """Keep the losses; pass them on if the log is written.
 
         Raises:
-            ValueError: One of them is no single value.
+            ValueError: One of them is not a single value.
         """
         for name, value in (outputs or {}).items():
             if isinstance(value, Tensor) and value.numel() != 1:

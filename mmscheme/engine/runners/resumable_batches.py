@@ -95,7 +95,7 @@ class ResumableBatches(BatchSampler):
                 self.sampler.set_epoch(epoch)
 
     def state(self, epoch: int, batches: int) -> Dict[str, Any]:
-        """Return the position of training after so many batches, in plain values."""
+        """Return the position of training after a number of batches, in plain values."""
         return dict(epoch=epoch, samples=batches * self.per_iteration,
                     batch_size=self.batch_size, world_size=self.world_size,
                     dataset_size=_size(self.sampler),

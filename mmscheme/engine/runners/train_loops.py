@@ -72,7 +72,7 @@ class _Position:
         return self._epoch if self._by_epoch else self._iter
 
     def _note_position(self, epoch: int, batches: int, iteration: int) -> None:
-        """Note the position after so many batches of the epoch and iterations in all."""
+        """Note the position: batches of the epoch and iterations in all."""
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ResumableBatches):
             state = dict(sampler.state(epoch, batches), iter=iteration, validated=self._validated)

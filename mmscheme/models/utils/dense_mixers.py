@@ -103,7 +103,7 @@ class DenseMixer(NamedTuple):
     """A channel mixer of a stock backbone.
 
     Attributes:
-        name: Of the module in the backbone.
+        name: Name of the module in the backbone.
         module: The module.
         adapter: How it is made.
         parts: Its submodules in the order of their use, by their names in it: first a layer

@@ -134,7 +134,7 @@ def try_backbone(backbone: nn.Module, names: Sequence[str]) -> Trial:
 
     Args:
         backbone: Not changed.
-        names: Of the mixers.
+        names: Names of the mixers.
 
     Returns:
         What was found, or why the backbone did not run.
