@@ -15,18 +15,19 @@ from torch import nn
 from mmscheme.analysis.random_batch import image_dtype, input_channels, input_shape, random_batch
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.models.loading import label_ids, load_model
-from mmscheme.utils.config_query import inference_pipeline, inner_model
+from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import check_not_read, replacing
 from mmscheme.utils.quiet import quiet
 from mmscheme.version import __version__
 
+from .detectors import has_masks, last_settings
 from .fold import fold
 from .graphs import Graph, build_graph, replace_adaptive_pooling
 from .input_size import describe_padding, tested_shape
 from .matching import match_boxes
 from .runtime import FORMATS, KEY, load_exported, to_inputs
 
-__all__ = ['Check', 'check_exported', 'describe', 'export']
+__all__ = ['Check', 'check_exported', 'describe', 'export', 'write_graph']
 
 # Largest difference from PyTorch (root mean square), in units of how much the outputs vary over
 # images and positions. Rounding is below 2e-5 of that in all shipped models, while 1 % more in
@@ -69,13 +70,15 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
     Returns:
         ``task``, ``inputs`` and ``outputs`` by name, ``shape``, ``dynamic``, ``batch``,
         ``classes``, ``palette``, ``pipeline`` (what is done to an image file before),
-        ``visualizer``, ``scope``, ``score_threshold`` of detectors, ``threshold`` of segmenters
-        with one channel, ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
+        ``visualizer``, ``scope``, ``score_threshold`` and ``mask_threshold`` of detectors,
+        ``threshold`` of segmenters with one channel, ``stride`` of those that slide a window,
+        ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
+    settings = last_settings(graph.model) if graph.task == 'detection' else {}
     described = dict(
         task=graph.task, inputs=graph.inputs, outputs=graph.outputs, shape=shape, dynamic=dynamic,
         batch=batch, classes=meta.get('classes'), palette=palette,
@@ -84,7 +87,8 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
-        score_threshold=(inner_model(cfg.model).get('test_cfg') or {}).get('score_thr', 0.05),
+        score_threshold=settings.get('score_thr', 0.05),
+        mask_threshold=settings.get('mask_thr_binary', 0.5), stride=graph.stride,
         threshold=getattr(graph, 'threshold', None), label_ids=label_ids(cfg, meta),
         align_corners=bool(getattr(graph.model, 'align_corners', False)),
         mmscheme_version=__version__)
@@ -148,7 +152,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
     with replacing(target) as part:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            _write(graph, shape, part, description, dynamic)
+            write_graph(graph, shape, part, description, dynamic)
             if fp16:
                 _halve(part)
         tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE
@@ -161,7 +165,8 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                 raise ValueError('the outputs of the exported model are not those of the '
                                  f'checkpoint, nothing is written: {check.text}')
         if graph.task == 'segmentation' and batch == 1:
-            notes.append(describe_padding(cfg, model, part, shape))
+            smaller = 3 * shape[0] // 4, 3 * shape[1] // 4
+            notes.append(describe_padding(cfg, model, part, _test_images(smaller, graph)[1]))
     return checks, notes
 
 
@@ -170,6 +175,8 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
     if fixed:
         raise ValueError(f'--dynamic: {fixed[0]} pools to bins that depend on the size of the '
                          'input; export one size (--shape)')
+    if graph.stride:
+        raise ValueError('--dynamic: the windows of model.test_cfg.crop_size have one size')
     if getattr(backbone, 'pos_embed', None) is not None:
         raise ValueError('--dynamic: the position embedding of the backbone has a fixed size; '
                          'export one size (--shape)')
@@ -177,8 +184,17 @@ def _refuse_dynamic(graph: Graph, fixed: List[str]) -> None:
         raise ValueError(f'--dynamic: a graph for {graph.task} has a fixed size (--shape)')
 
 
-def _write(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
-           dynamic: bool) -> None:
+def write_graph(graph: Graph, shape: Tuple[int, int], path: Path, description: Dict[str, Any],
+                dynamic: bool) -> None:
+    """Write a file without a check of what it computes.
+
+    Args:
+        graph: Of :func:`mmscheme.deploy.graphs.build_graph`.
+        shape: Height and width of the input.
+        path: File, whose suffix says the format.
+        description: Of :func:`describe`.
+        dynamic: Leaves batch, height and width free.
+    """
     example, text = graph.example(shape), json.dumps(description)
     example = (torch.cat([example[0]] * description['batch']), *example[1:])
     if FORMATS[path.suffix] == 'torchscript':
@@ -340,7 +356,7 @@ def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
 def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray[Any],
                     size: Tuple[int, int], shape: Tuple[int, int]) -> Check:
     model = deepcopy(model)
-    settings = model.bbox_head.test_cfg
+    settings = last_settings(model)
     picture = image[:size[0], :size[1]]
     reference = predict_letterboxed(cfg, model, picture, shape)
     if len(reference.scores) < _FEW:
@@ -351,7 +367,7 @@ def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray
     ours = exported.run(to_inputs(_rgb(image), exported.meta, list(size),
                                   float(settings.score_thr)))
     match = match_boxes(ours, reference)
-    difference = max(match.difference, match.scores)
+    difference = max(match.difference, match.scores, match.masks)
     return Check(difference, match.text(), difference <= TOLERANCE and not match.alone)
 
 
@@ -375,12 +391,24 @@ def predict_letterboxed(cfg: Config, model: nn.Module, image: NDArray[Any],
         shape: Height and width after padding.
 
     Returns:
-        The instances, boxes in pixels of the image.
+        The instances, boxes in pixels of the image; of a detector with masks also
+        ``probabilities``, these on the grid of its head.
     """
     # Batches are padded to their largest image.
     batch = random_batch(cfg, shape, 2)
     batch['inputs'][0] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     batch['data_samples'][0].set_metainfo(dict(img_shape=image.shape[:2],
                                                ori_shape=image.shape[:2]))
+    if not has_masks(model):
+        with torch.no_grad():
+            return model.test_step(batch)[0].pred_instances
+    head, logits = model.roi_head.mask_head, []
+    handle = head.register_forward_hook(lambda _, inputs, output: logits.append(output))
     with torch.no_grad():
-        return model.test_step(batch)[0].pred_instances
+        found = model.test_step(batch)[0].pred_instances
+    handle.remove()
+    number = len(found)
+    if number:  # those of both images, one after the other
+        channel = 0 if head.class_agnostic else found.labels
+        found.probabilities = logits[0][:number][range(number), channel].sigmoid()
+    return found

@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import nms
+
+from .detectors import detect, find_unsupported, has_masks, make_anchors
 
 __all__ = ['Graph', 'MatrixPool', 'build_graph', 'replace_adaptive_pooling', 'to_labels']
 
@@ -24,8 +25,10 @@ class Graph(nn.Module):
     Attributes:
         task: ``'classification'``, ``'segmentation'``, ``'detection'`` or ``'features'``.
         inputs, outputs: Names, and what they hold.
+        stride: Of the windows of a segmenter that slides one; None for whole images.
     """
     task = ''
+    stride: Optional[Tuple[int, int]] = None
     inputs: Dict[str, str] = dict(image='uint8 (B, 3, H, W), RGB')
     outputs: Dict[str, str] = {}
 
@@ -68,6 +71,28 @@ class ClassifierGraph(Graph):
         return torch.softmax(self.model.head(features), 1)
 
 
+def _sliding_window(settings: Optional[Dict[str, Any]]
+                   ) -> Tuple[Optional[Tuple[int, int]], Optional[Tuple[int, int]]]:
+    """Return size and stride of the windows that a segmenter slides, (None, None) without any.
+
+    Args:
+        settings: Its ``test_cfg``.
+
+    Raises:
+        ValueError: It does not say them.
+    """
+    if not settings or settings.get('mode') != 'slide':
+        return None, None
+    pairs = []
+    for key in ('crop_size', 'stride'):
+        pair = settings.get(key)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f'model.test_cfg.{key}: mode=slide needs (height, width), found '
+                             f'{pair!r}')
+        pairs.append((int(pair[0]), int(pair[1])))
+    return pairs[0], pairs[1]
+
+
 def to_labels(logits: Tensor, threshold: Optional[float]) -> Tensor:
     """Return the labels ``(B, H, W)`` of a segmenter's logits ``(B, C, H, W)``.
 
@@ -81,16 +106,17 @@ def to_labels(logits: Tensor, threshold: Optional[float]) -> Tensor:
 
 
 class SegmenterGraph(Graph):
-    """Image to logits and labels at the size of the input."""
+    """Image, or a window of it, to logits and labels at the size of the input."""
     task = 'segmentation'
     outputs = dict(logits='float32 (B, classes, H, W); resize these for another size',
                    labels='int64 (B, H, W)')
 
-    def __init__(self, model: nn.Module, *images: Any) -> None:
+    def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
         super().__init__(model, *images)
-        if model.test_cfg.get('mode', 'whole') != 'whole':
-            raise ValueError(f'test_cfg.mode={model.test_cfg.mode!r}: one graph sees the whole '
-                             'image; set model.test_cfg.mode=whole')
+        window, self.stride = _sliding_window(model.test_cfg)
+        if window and window != shape:
+            raise ValueError(f'--shape: expected model.test_cfg.crop_size={window}, the windows '
+                             f'of mode=slide, found {shape}')
         head = model.decode_head
         self.threshold = head.threshold if head.out_channels == 1 else None
 
@@ -102,11 +128,7 @@ class SegmenterGraph(Graph):
 
 
 class DetectorGraph(Graph):
-    """Image to the boxes of an anchor head, decoded and after NMS.
-
-    The result has the rows that ``max_per_img`` of the config says; those without an
-    object have score 0 and label -1.
-    """
+    """Image to boxes after NMS, and their masks where the detector has some."""
     task = 'detection'
     inputs = dict(Graph.inputs, image='uint8 (1, 3, H, W), RGB; the picture in the upper left '
                   'corner, the rest is ignored',
@@ -118,63 +140,26 @@ class DetectorGraph(Graph):
 
     def __init__(self, model: nn.Module, shape: Tuple[int, int], *images: Any) -> None:
         super().__init__(model, *images)
-        head, cfg = model.bbox_head, model.test_cfg
-        self.cfg = dict(nms_pre=cfg.get('nms_pre', -1), min_size=cfg.get('min_bbox_size', -1),
-                        iou=cfg.nms.get('iou_threshold', 0.5), keep=cfg.max_per_img,
-                        agnostic=cfg.nms.get('class_agnostic', False))
-        if cfg.nms.get('type', 'nms') != 'nms':
-            raise ValueError(f'test_cfg.nms.type={cfg.nms.type!r}: only nms can be exported')
+        if has_masks(model):
+            self.outputs = dict(self.outputs, masks='float32 (M, h, w): probability of the object '
+                                'on a grid over its box, for the M rows that have an object')
         with torch.no_grad():
-            scores, _ = head(model.extract_feat(torch.zeros(1, self.channels, *shape)))
-        anchors = head.prior_generator.grid_priors([s.shape[2:] for s in scores], device='cpu')
+            maps = model.extract_feat(torch.zeros(1, self.channels, *shape))
+        anchors = make_anchors(model, maps)
+        self.levels = len(anchors)
         for i, boxes in enumerate(anchors):
             self.register_buffer(f'anchors{i}', boxes)
 
     def example(self, shape: Tuple[int, int]) -> Tuple[Tensor, ...]:
         return (*super().example(shape), torch.tensor(shape), torch.tensor(0.05))
 
-    def forward(self, image: Tensor, size: Tensor, score_threshold: Tensor
-                ) -> Tuple[Tensor, Tensor, Tensor]:
-        height, width = size[0], size[1]
-        rows = torch.arange(image.shape[2], device=image.device) < height
-        columns = torch.arange(image.shape[3], device=image.device) < width
+    def forward(self, image: Tensor, size: Tensor, score_threshold: Tensor) -> Tuple[Tensor, ...]:
+        rows = torch.arange(image.shape[2], device=image.device) < size[0]
+        columns = torch.arange(image.shape[3], device=image.device) < size[1]
         # mmdet pads after normalising, with zeros.
         x = self.preprocess(image) * (rows[:, None] & columns[None]).float()
-        head = self.model.bbox_head
-        found: List[List[Tensor]] = [[], [], []]
-        for i, (logits, deltas) in enumerate(zip(*head(self.model.extract_feat(x)))):
-            classes = head.cls_out_channels
-            scores = logits.permute(0, 2, 3, 1).flatten().sigmoid()
-            keep = self.cfg['nms_pre'] if self.cfg['nms_pre'] > 0 else scores.shape[0]
-            scores, index = scores.topk(min(keep, scores.shape[0]))
-            anchor = torch.div(index, classes, rounding_mode='floor')
-            deltas = deltas.permute(0, 2, 3, 1).reshape(-1, 4)[anchor]
-            boxes = head.bbox_coder.decode(getattr(self, f'anchors{i}')[anchor], deltas)
-            for part, value in zip(found, (boxes, scores, index - anchor * classes)):
-                part.append(value)
-        boxes, scores, labels = (torch.cat(part) for part in found)
-        limit = torch.stack([width, height, width, height]).to(boxes)
-        boxes = torch.minimum(boxes.clamp(min=0), limit)
-        return self._select(boxes, scores, labels, score_threshold)
-
-    def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor, threshold: Tensor
-                ) -> Tuple[Tensor, Tensor, Tensor]:
-        valid = scores > threshold
-        if self.cfg['min_size'] >= 0:
-            sides = boxes[:, 2:] - boxes[:, :2]
-            valid = valid & (sides > self.cfg['min_size']).all(1)
-        # With the lowest score they suppress nothing, and come last.
-        scores = torch.where(valid, scores, torch.zeros_like(scores))
-        labels = torch.where(valid, labels, torch.full_like(labels, -1))
-        apart = boxes
-        if not self.cfg['agnostic']:
-            apart = boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]
-        kept = nms(apart, scores, self.cfg['iou'])
-        # One row more, without an object, fills up to the fixed number.
-        nothing = torch.full((self.cfg['keep'], ), scores.shape[0], dtype=kept.dtype)
-        kept = torch.cat([kept, nothing]).narrow(0, 0, self.cfg['keep'])
-        return (F.pad(boxes, (0, 0, 0, 1))[kept], F.pad(scores, (0, 1))[kept],
-                F.pad(labels, (0, 1), value=-1)[kept])
+        anchors = [getattr(self, f'anchors{i}') for i in range(self.levels)]
+        return detect(self.model, self.model.extract_feat(x), anchors, size, score_threshold)
 
 
 class FeatureGraph(Graph):
@@ -301,15 +286,13 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int], channels: 
         return ClassifierGraph(model, channels, dtype).eval(), None
     if scope == 'mmseg':
         _replace_upsampling(model)
-        return SegmenterGraph(model, channels, dtype).eval(), None
+        return SegmenterGraph(model, shape, channels, dtype).eval(), None
     if scope != 'mmdet':
         raise ValueError(f"default_scope: expected 'mmdet', 'mmpretrain' or 'mmseg', "
                          f'found {scope!r}')
-    from mmdet.models import RetinaHead
-    from mmdet.models.task_modules import DeltaXYWHBBoxCoder
-    head: Any = getattr(model, 'bbox_head', None)
-    if isinstance(head, RetinaHead) and isinstance(head.bbox_coder, DeltaXYWHBBoxCoder):
+    unsupported = find_unsupported(model)
+    if unsupported is None:
         return DetectorGraph(model, shape, channels, dtype).eval(), None
     return FeatureGraph(model, shape, channels, dtype).eval(), (
-        f'{type(model).__name__} is exported without its heads: backbone and neck alone. Whole '
-        'detectors are RetinaNets')
+        f'{type(model).__name__} is exported as backbone and neck alone: there is no form for '
+        f'{unsupported}. Whole detectors are RetinaNet, Faster R-CNN and Mask R-CNN')

@@ -22,26 +22,32 @@ class Match(NamedTuple):
         scores: Root mean square of the differences of their scores as logits, in units of the
             logits' deviation.
         alone: Boxes without a partner, but for those at the end of a list.
+        masks: Root mean square of the differences of their masks' probabilities as logits, in
+            units of the logits' deviation; 0 where there are none.
     """
     number: int
     pixels: float
     difference: float
     scores: float
     alone: int
+    masks: float = 0.
 
     def text(self) -> str:
         """Return the comparison as a sentence."""
+        masks = f', those of their masks by {self.masks:.2g}' if self.masks else ''
         return (f'{self.number} boxes differ by {self.difference:.2g} of their sides (at most '
                 f'{self.pixels:.2g} pixels), the logits of their scores by {self.scores:.2g} of '
-                'their deviation' + (f'; {self.alone} have no partner' if self.alone else ''))
+                f'their deviation{masks}'
+                + (f'; {self.alone} have no partner' if self.alone else ''))
 
 
 def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 1.) -> Match:
     """Pair the boxes of an exported detector with mmdet's.
 
     Args:
-        found: ``boxes``, ``scores``, ``labels`` with label -1 for no object.
-        reference: Instances with ``bboxes``, ``scores`` and ``labels``.
+        found: ``boxes``, ``scores``, ``labels`` with label -1 for no object, and ``masks``.
+        reference: Instances with ``bboxes``, ``scores`` and ``labels``, and ``probabilities``
+            of masks.
         within: Largest distance of the boxes of a pair, in pixels.
 
     Returns:
@@ -69,11 +75,18 @@ def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 
     if not pairs:
         return Match(0, 0., 0., 0., alone)
     ours, theirs = (list(side) for side in zip(*pairs))
-    gaps, (left, right) = boxes[ours] - expected[0][theirs], (
-        _logit(scores[ours]), _logit(expected[1][theirs]))
+    gaps = boxes[ours] - expected[0][theirs]
     sides = np.tile(expected[0][theirs, 2:] - expected[0][theirs, :2], 2)
+    masks = _gap(found['masks'][ours], np.asarray(reference['probabilities'])[theirs]
+                 ) if 'masks' in found else 0.
     return Match(len(pairs), float(np.abs(gaps).max()), _rms(gaps / np.maximum(sides, 1)),
-                 _rms(left - right) / max(float(np.std(right)), _FLAT), alone)
+                 _gap(scores[ours], expected[1][theirs]), alone, masks)
+
+
+def _gap(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return how far probabilities are apart as logits, in units of these logits' deviation."""
+    right = _logit(expected)
+    return _rms(_logit(found) - right) / max(float(np.std(right)), _FLAT)
 
 
 def _logit(scores: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,5 @@
 """Predictions of an exported model: its file holds all that is needed."""
+import itertools
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mmscheme.registry import MODELS
 
+from .detectors import paste_masks
 from .graphs import to_labels
 from .runtime import load_exported, to_inputs
 
@@ -68,6 +70,8 @@ class ExportedPredictor:
                 ) -> Tuple[Dict[str, NDArray[Any]], Tuple[int, int]]:
         """Return the inputs of the graph for an image of the pipeline, and the picture's size.
 
+        A graph for the windows of a segmenter gets the upper left one.
+
         Args:
             inputs: ``(C, H, W)``; BGR where there are three channels.
             score_threshold: Lowest score of a detection; the config's by default.
@@ -75,6 +79,8 @@ class ExportedPredictor:
         Raises:
             ValueError: The graph takes no such image.
         """
+        if self.meta.get('stride'):
+            inputs = inputs[:, :self.meta['shape'][0], :self.meta['shape'][1]]
         dtype = self.meta.get('dtype', 'uint8')
         if dtype == 'uint8' and inputs.dtype != torch.uint8:
             raise ValueError(f'the pipeline gives {inputs.dtype}, the exported model takes uint8')
@@ -92,8 +98,11 @@ class ExportedPredictor:
 
     def predict(self, inputs: Tensor, sample: Any, score_threshold: Optional[float] = None) -> Any:
         """Fill the data sample of an image of the pipeline with what is found in it."""
-        feeds, size = self.prepare(inputs, score_threshold)
-        found = self.exported.run(feeds)
+        if self.meta.get('stride'):
+            found, size = self._slide(inputs)
+        else:
+            feeds, size = self.prepare(inputs, score_threshold)
+            found = self.exported.run(feeds)
         if self.scope == 'mmpretrain':
             scores = torch.from_numpy(found['scores'][0])
             return sample.set_pred_score(scores).set_pred_label(scores.argmax())
@@ -117,6 +126,20 @@ class ExportedPredictor:
         padded[:height, :width] = image
         return padded, (height, width)
 
+    def _slide(self, inputs: Tensor) -> Tuple[Dict[str, NDArray[Any]], Tuple[int, int]]:
+        """Run the graph on mmseg's sliding windows; return the mean logits and the image's size."""
+        size, window = tuple(inputs.shape[1:]), self.meta['shape']
+        starts = [_window_starts(*sides) for sides in zip(size, window, self.meta['stride'])]
+        sums, counts = np.zeros(0), np.zeros((1, 1, *size), np.float32)
+        for top, left in itertools.product(*starts):
+            feeds, (height, width) = self.prepare(inputs[:, top:, left:])
+            logits = self.exported.run(feeds)['logits'][:, :, :height, :width]
+            sums = sums if sums.size else np.zeros((*logits.shape[:2], *size), np.float32)
+            part = (..., slice(top, top + height), slice(left, left + width))
+            sums[part] += logits
+            counts[part] += 1
+        return dict(logits=sums / counts), (size[0], size[1])
+
     def _segment(self, sample: Any, found: Dict[str, NDArray[Any]], size: Tuple[int, int]) -> Any:
         logits = torch.from_numpy(found['logits'][:, :, :size[0], :size[1]])
         logits = F.interpolate(logits, tuple(sample.ori_shape[:2]), mode='bilinear',
@@ -128,10 +151,13 @@ class ExportedPredictor:
         kept = found['labels'] >= 0
         scale = np.asarray([sample.ori_shape[1] / size[1], sample.ori_shape[0] / size[0]] * 2,
                            np.float32)
-        sample.pred_instances = InstanceData(
+        sample.pred_instances = instances = InstanceData(
             bboxes=torch.from_numpy(found['boxes'][kept] * scale),
             scores=torch.from_numpy(found['scores'][kept]),
             labels=torch.from_numpy(found['labels'][kept]))
+        if 'masks' in found:
+            instances.masks = paste_masks(torch.from_numpy(found['masks']), instances.bboxes,
+                                          sample.ori_shape[:2], self.meta['mask_threshold'])
         return sample
 
 
@@ -168,6 +194,12 @@ class ExportedModel(BaseModel):
     def __deepcopy__(self, memo: Any) -> 'ExportedModel':
         """Return the model itself, which has no weights: a runtime cannot be copied."""
         return self
+
+
+def _window_starts(length: int, window: int, stride: int) -> List[int]:
+    """Return where the windows along a side begin; the last ends with the side."""
+    last = max(length - window, 0)
+    return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
 
 def _with_tuples(value: Any) -> Any:

@@ -1,4 +1,5 @@
 """Exported files do what the checkpoint does, or are not written."""
+import itertools
 import json
 import shutil
 import sys
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from mmengine.utils import digit_version
+from mmseg.structures import SegDataSample
 from torch import nn
 
+from mmscheme.analysis.random_batch import random_batch
 from mmscheme.deploy import export as export_module
 from mmscheme.deploy.export import export
 from mmscheme.deploy.graphs import MatrixPool
 from mmscheme.deploy.matching import match_boxes
 from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.deploy.runtime import load_exported
+from mmscheme.models.loading import build_model, load_model
 from tests.commands import load_tool
 from tests.models import tiny_checkpoint
 
@@ -119,7 +123,7 @@ def test_detector_with_decoding_and_nms(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
+def test_classifier(scenes, tmp_path, capsys):
     _, checkpoint, cfg = tiny_checkpoint('cls', tmp_path)
     checks, _ = export(cfg, checkpoint, tmp_path / 'cls.onnx')
     assert all(c.passed for c in checks)
@@ -137,16 +141,79 @@ def test_classifier_and_the_parts_of_mask_rcnn(scenes, tmp_path, capsys):
     assert status.value.code == 2 and '\n1 of 2 files: ' in shown.out
     assert shown.err == f'error: not a readable image: {tmp_path}/text.jpg (not an image)\n'
     assert [p.name for p in (tmp_path / 'q').iterdir()] == [image.name]
-    config, checkpoint, _ = tiny_checkpoint('mask_rcnn', tmp_path)
-    capsys.readouterr()
-    main([str(config), checkpoint, '--shape', '64', '96', '--out', str(tmp_path / 'm.onnx')])
-    assert 'note: MaskRCNN is exported without its heads' in capsys.readouterr().out
-    outputs = load_exported(tmp_path / 'm.onnx').run(
+
+
+@pytest.mark.slow
+def test_mask_rcnn_whole(scenes, tmp_path, capsys):
+    config, checkpoint, cfg = tiny_checkpoint('mask_rcnn', tmp_path)
+    target = tmp_path / 'm.onnx'
+    main([str(config), checkpoint, '--shape', '128', '160', '--out', str(target)])
+    shown = capsys.readouterr().out
+    assert 'those of their masks by' in shown and 'note: ' not in shown
+    exported = load_exported(target)
+    image = np.random.default_rng(1).integers(0, 256, (1, 3, 128, 160), np.uint8)
+    for threshold, least, most in ((0.05, 6, 100), (1., 0, 0)):
+        found = exported.run(dict(image=image, size=np.array([100, 150]),
+                                  score_threshold=np.array(threshold, np.float32)))
+        number = int((found['labels'] >= 0).sum())
+        assert least <= number <= most and found['boxes'].shape == (100, 4)
+        assert found['masks'].shape == (number, 28, 28)
+        assert (found['boxes'] <= [150, 100, 150, 100]).all()
+    # At the size of the image file, as the framework's own data sample, and drawn.
+    path = scenes / 'val2017' / 'scene_00000.jpg'
+    predictor = ExportedPredictor(target)
+    found = predictor(path).pred_instances
+    assert len(found) and found.masks.shape == (len(found), 64, 80) and found.masks.any()
+    predict_main([str(target), str(path), '--out', str(tmp_path / 'p'), '--score-thr', '0.05'])
+    predict_tool.main([str(config), checkpoint, str(path), '--out', str(tmp_path / 'q'),
+                       '--score-thr', '0.05'])
+    ours, expected, plain = (cv2.imread(str(d / path.name)).astype(int) for d in (
+        tmp_path / 'p', tmp_path / 'q', path.parent))
+    assert (np.abs(ours - plain).max(-1) > 0).mean() > 0.1
+    assert (np.abs(ours - expected).max(-1) > 0).mean() < 1e-3
+    # What has no form is left out, and said.
+    cfg.model.rpn_head.loss_cls.use_sigmoid = False
+    torch.save(dict(state_dict=build_model(cfg).state_dict(), meta={}), tmp_path / 'other.pth')
+    _, left_out = export(cfg, str(tmp_path / 'other.pth'), tmp_path / 'other.pt', (64, 96))
+    assert left_out.startswith('MaskRCNN is exported as backbone and neck alone')
+    outputs = load_exported(tmp_path / 'other.pt').run(
         dict(image=np.zeros((1, 3, 64, 96), np.uint8)))
     assert [v.shape[2:] for v in outputs.values()] == [(16, 24), (8, 12), (4, 6), (2, 3)]
     with pytest.raises(SystemExit):
-        predict_main([str(tmp_path / 'm.onnx'), str(image)])
+        predict_main([str(tmp_path / 'other.pt'), str(path)])
     assert 'only a backbone and neck' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def sliding(tmp_path_factory):
+    """A segmenter in PyTorch that slides windows, and the predictor of its file."""
+    folder = tmp_path_factory.mktemp('sliding')
+    _, checkpoint, cfg = tiny_checkpoint('upernet', folder)
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(64, 64), stride=(48, 40))
+    checks, _ = export(cfg, checkpoint, folder / 'model.pt')
+    assert all(check.passed for check in checks)
+    predictor = ExportedPredictor(folder / 'model.pt')
+    assert predictor.meta['shape'] == [64, 64] and predictor.meta['stride'] == [48, 40]
+    predictor.cfg = cfg
+    with pytest.raises(ValueError, match=r'--shape: expected model.test_cfg.crop_size=\(64, 64\)'):
+        export(cfg, checkpoint, folder / 'other.pt', (96, 96))
+    return load_model(cfg, checkpoint)[0], predictor
+
+
+@pytest.mark.parametrize('size', [(64, 64), (100, 130), (96, 64), (112, 64)])
+def test_windows_are_put_together_as_by_mmseg(sliding, size):
+    model, predictor = sliding
+    image = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (3, *size), np.uint8))
+    batch = random_batch(predictor.cfg, size, 1)
+    batch['inputs'] = [image]
+    with torch.no_grad():
+        expected = model.test_step(batch)[0]
+    sample = predictor.predict(image, SegDataSample(metainfo=dict(ori_shape=size)))
+    logits, found_size = predictor._slide(image)
+    assert found_size == size
+    assert np.abs(logits['logits'][0] - expected.seg_logits.data.numpy()).max() < 1e-4
+    same = sample.pred_sem_seg.data == expected.pred_sem_seg.data
+    assert same.shape == (1, *size) and same.float().mean() > 0.9999
 
 
 def _scale_a_weight(model):
@@ -158,12 +225,18 @@ def _exchange_channels(model):
     weight[[0, 1]] = weight[[1, 0]]
 
 
+def _scale_a_weight_of_the_masks(model):
+    model.roi_head.mask_head.convs[1].conv.weight.data *= 1.01
+
+
 def _drop_layer_scale(model):
     model.backbone.stages[1][0].layer_scale2.data.fill_(1)
 
 
-@pytest.mark.parametrize('damage', [_scale_a_weight, _exchange_channels, _drop_layer_scale])
-@pytest.mark.parametrize('task', ['cls', 'upernet', 'retinanet', 'mask_rcnn'])
+@pytest.mark.parametrize('task, damage', [
+    *itertools.product(('cls', 'upernet', 'retinanet', 'mask_rcnn'),
+                       (_scale_a_weight, _exchange_channels, _drop_layer_scale)),
+    ('mask_rcnn', _scale_a_weight_of_the_masks)])
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, task, damage):
     _, checkpoint, cfg = tiny_checkpoint(task, tmp_path)
     correct = export_module.fold
@@ -249,7 +322,7 @@ def test_errors(scenes, tmp_path, capsys):
             (main, (config, tmp_path / 'weights.pt', '--format', 'torchscript'),
              'weights.pt: would replace the checkpoint that is read'),
             (main, (config, checkpoint, '--cfg-options', 'model.test_cfg.mode=slide'),
-             'one graph sees the whole image'),
+             'model.test_cfg.crop_size: mode=slide needs'),
             (main, (config, checkpoint, '--format', 'torchscript', '--dynamic', '--out',
                     tmp_path / 'x.pt'), '--dynamic: '),
             (predict_main, (tmp_path / 'no.onnx', image), 'exported model not found'),

@@ -1,15 +1,22 @@
 """Parts of the exported graphs beside the frameworks' own."""
-from types import SimpleNamespace
+from copy import deepcopy
 
 import pytest
 import torch
-from mmdet.models import DetDataPreprocessor
+import torch.nn.functional as F
+from mmdet.models import DetDataPreprocessor, FCNMaskHead
+from mmdet.models.task_modules import DeltaXYWHBBoxCoder
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from mmpretrain.models import ClsDataPreprocessor
 from mmseg.models import SegDataPreProcessor
 from torch import nn
 from torchvision.ops import batched_nms
 
-from mmscheme.deploy.graphs import DetectorGraph, Graph
+from mmscheme.deploy.detectors import decode, find_unsupported, paste_masks, suppress
+from mmscheme.deploy.graphs import Graph
+from mmscheme.models.loading import build_model
+from tests.models import tiny_config
 
 NORMAL = dict(mean=[10., 100., 200.], std=[1., 2., 4.])
 
@@ -47,9 +54,57 @@ def test_boxes_suppress_those_of_their_class(agnostic):
     boxes, scores = torch.cat([corner, corner + 10], 1), torch.rand(60) + 0.1
     labels = torch.randint(0, 3, (60, ))
     kept = batched_nms(boxes, scores, torch.zeros_like(labels) if agnostic else labels, 0.5)
-    settings = dict(min_size=-1, agnostic=agnostic, iou=0.5, keep=60)
-    found = DetectorGraph._select(SimpleNamespace(cfg=settings), boxes, scores, labels, 0.)
-    number = len(kept)
-    for values, all_of_them in zip(found, (boxes, scores, labels)):
-        assert values[:number].equal(all_of_them[kept])
-    assert (found[2][number:] == -1).all() and not found[1][number:].any()
+    for most in (60, 5):
+        settings = ConfigDict(nms=dict(iou_threshold=0.5, class_agnostic=agnostic),
+                              max_per_img=most)
+        assert suppress(boxes, scores, labels, settings).equal(kept[:most])
+    assert not len(suppress(boxes[:0], scores[:0], labels[:0], settings))
+
+
+@pytest.mark.parametrize('clip', [True, False])
+def test_boxes_are_those_of_the_coder(clip):
+    torch.manual_seed(0)
+    coder = DeltaXYWHBBoxCoder((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 3., 4.), clip_border=clip)
+    corner = torch.rand(60, 2) * 20
+    boxes, deltas = torch.cat([corner, corner + 10], 1), torch.randn(60, 4)
+    expected = coder.decode(boxes, deltas, max_shape=(18, 25))
+    assert torch.allclose(decode(coder, boxes, deltas, torch.tensor([18, 25])), expected,
+                          rtol=1e-6, atol=1e-6)
+    assert (expected.max() > 25) != clip
+
+
+def test_masks_are_pasted_as_by_the_head():
+    torch.manual_seed(0)
+    head = FCNMaskHead(0, in_channels=4, conv_out_channels=4, num_classes=1)
+    corner = torch.rand(30, 2) * 50 - 10
+    boxes = torch.cat([corner, corner + torch.rand(30, 2) * 40], 1)
+    boxes[0, 2:] = boxes[0, :2]  # no area
+    boxes[1] = boxes[1] + 1000   # outside
+    logits = F.interpolate(torch.randn(30, 1, 7, 7), (28, 28), mode='bilinear') * 5
+    found = InstanceData(bboxes=boxes.clone(), labels=torch.zeros(30, dtype=torch.long))
+    expected = head.predict_by_feat(
+        [logits[2:]], [found[2:]], [dict(ori_shape=(45, 55), scale_factor=(1., 1.))],
+        ConfigDict(mask_thr_binary=0.4))[0].masks
+    pasted = paste_masks(logits[:, 0].sigmoid(), boxes, (45, 55), 0.4)
+    assert pasted[2:].equal(expected) and not pasted[:2].any()
+    assert expected.any((1, 2)).sum() > 20
+
+
+def test_a_detector_without_a_form_is_named():
+    model = build_model(tiny_config('mask_rcnn'))
+    assert find_unsupported(model) is None
+    for part, wrong in (('rpn_head', nn.Module()), ('rpn_head.use_sigmoid_cls', False),
+                        ('roi_head.bbox_head.bbox_coder', nn.Module()),
+                        ('roi_head.bbox_head.with_avg_pool', True),
+                        ('roi_head.mask_roi_extractor.roi_layers', nn.ModuleList([nn.Module()])),
+                        ('roi_head.mask_head', nn.Module())):
+        changed = deepcopy(model)
+        *parents, name = part.split('.')
+        owner = changed
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, wrong)
+        assert find_unsupported(changed), part
+    model.roi_head.test_cfg.nms.type = 'soft_nms'
+    with pytest.raises(ValueError, match='nms.type'):
+        find_unsupported(model)

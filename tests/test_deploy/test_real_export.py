@@ -3,13 +3,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine import Config
 
 from mmscheme.deploy.export import export, predict_letterboxed
 from mmscheme.deploy.matching import match_boxes
 from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.deploy.runtime import to_inputs
-from mmscheme.models.loading import build_model
+from mmscheme.models.loading import build_model, load_model
 from tests.models import randomise
 from tests.utils import REPOSITORY
 
@@ -26,6 +27,10 @@ def prepare(name, folder, spread=1., sides=SIDES):
     for key, parameter in model.named_parameters():
         if 'retina_cls.weight' in key:
             parameter.data.normal_(std=spread)
+        elif 'fc_cls.weight' in key or 'rpn_cls.weight' in key:
+            parameter.data.normal_(std=0.1)
+        elif 'conv_logits.weight' in key:
+            parameter.data.normal_(std=0.1)
         elif 'retina_reg.weight' in key:    # boxes near their anchors, as trained ones are
             parameter.data.normal_(std=spread / 5)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(
@@ -83,6 +88,39 @@ def test_retinanet_boxes_match_on_coco(real_data, tmp_path):
         assert match.scores <= 1e-3
         number += match.number
     assert number >= 400
+
+
+@pytest.mark.slow
+def test_mask_rcnn_boxes_and_masks_match_on_coco(real_data, tmp_path):
+    shape = (192, 256)
+    cfg, _, _ = prepare('mask_rcnn_scheme_s_coco.py', tmp_path, sides=shape)
+    cfg.model.test_cfg.rpn.update(nms_pre=100, max_per_img=100)
+    cfg.model.test_cfg.rcnn.max_per_img = 15
+    model, _ = load_model(cfg, str(tmp_path / 'model.pth'))
+    export(cfg, str(tmp_path / 'model.pth'), tmp_path / 'model.onnx', shape)
+    predictor = ExportedPredictor(tmp_path / 'model.onnx')
+    number = 0
+    for path in images(real_data / 'coco_tiny' / 'val2017', 20):
+        data = predictor.pipeline(dict(img_path=str(path), img_id=0))
+        rgb, size = predictor._fit(data['inputs'].numpy()[::-1].transpose(1, 2, 0))
+        picture = np.ascontiguousarray(rgb[:size[0], :size[1], ::-1])
+        expected = predict_letterboxed(cfg, model, picture, shape)
+        sample = DetDataSample(metainfo=dict(ori_shape=size))
+        found = predictor.predict(torch.from_numpy(picture).permute(2, 0, 1),
+                                  sample).pred_instances
+        assert found.masks.shape[1:] == expected.masks.shape[1:] == size
+        order = [int((expected.bboxes - box).abs().sum(1).add(
+            1e4 * (expected.labels != label)).argmin())
+            for box, label in zip(found.bboxes, found.labels)]
+        assert sorted(order) == list(range(len(expected)))
+        expected = expected[order]
+        assert (found.bboxes - expected.bboxes).abs().max() <= 1e-3, path.name
+        assert (found.scores - expected.scores).abs().max() <= 1e-3
+        both, either = ((found.masks & expected.masks).sum((1, 2)),
+                        (found.masks | expected.masks).sum((1, 2)))
+        assert (both[either > 0] / either[either > 0]).min() >= 0.999, path.name
+        number += int((either > 0).sum())
+    assert number >= 200
 
 
 @pytest.mark.slow
