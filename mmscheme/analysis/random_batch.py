@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmscheme.utils.config_query import (
     find_class,
     inference_pipeline,
+    inner_model,
     iter_datasets,
     scope_of,
     step_name,
@@ -66,7 +67,7 @@ def _pair(size: Any) -> Tuple[int, int]:
 
 def find_preprocessor(cfg: Config) -> Dict[str, Any]:
     """Return the config's ``data_preprocessor``, which may stand beside its model."""
-    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    return inner_model(cfg.model).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def input_channels(cfg: Config) -> int:

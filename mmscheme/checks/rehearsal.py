@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
-from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, loader_config, scope_of
+from mmscheme.utils.config_query import as_list, iter_datasets, loader_config, scope_of
 
 from .findings import Findings
 
@@ -210,7 +210,7 @@ class _Rehearsal:
 
     def run(self, splits: Sequence[str]) -> None:
         training = 'train' in splits
-        if inner_model(self.cfg.model) is not self.cfg.model:
+        if self.cfg.model.get('module'):
             self.tta(True)
             return
         if training:

@@ -13,6 +13,9 @@ __all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'image_suffixes',
 
 SPLITS = ('train', 'val', 'test')
 
+# Functions that return a model, which is this argument.
+_WRAPPERS = dict(Distill='student', SCHEMEWrapper='backbone')
+
 _FRAMEWORKS = ('mmseg', 'mmdet', 'mmpretrain')
 
 
@@ -130,8 +133,9 @@ def scope_of(cfg: Config) -> str:
 
 
 def inner_model(model: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the dict of the network, which test-time augmentation wraps."""
-    return model.get('module') or model
+    """Return the dict of the network inside test-time augmentation, Distill and SCHEMEWrapper."""
+    inner = model.get(_WRAPPERS.get(step_name(model), 'module'))
+    return inner_model(inner) if inner else model
 
 
 def iter_heads(model: Dict[str, Any]) -> Iterator[Tuple[str, Dict[str, Any]]]:
