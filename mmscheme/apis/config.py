@@ -215,11 +215,15 @@ def _use_own_parts(cfg: Config) -> None:
             CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
             LoggerHook: 'which writes the metrics of a test in one process'})
     if scope_of(cfg) == 'mmseg':
-        from mmseg.models.losses import CrossEntropyLoss
+        from mmseg.models import CrossEntropyLoss, SegTTAModel
         for place, head in iter_heads(cfg.model):
-            for loss in as_list(head.get('loss_decode')) if head.get('out_channels') == 1 else ():
+            if head.get('out_channels') != 1:
+                continue
+            for loss in as_list(head.get('loss_decode')):
                 _replace(MODELS, loss, f'model.{place}.loss_decode.type', {
                     CrossEntropyLoss: 'which takes batches in which all is ignored'})
+            _replace(MODELS, cfg.model, 'model.type', {
+                SegTTAModel: 'which applies the sigmoid of one channel once'})
 
 
 def _replace(registry: Registry, node: Any, place: str, stock: Dict[type, str]) -> None:

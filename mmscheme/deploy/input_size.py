@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from mmengine import Config
 from mmengine.registry import DATASETS, init_default_scope
+from numpy.typing import NDArray
 from torch import nn
 
 from mmscheme.analysis.random_batch import find_preprocessor, input_shape, random_batch
-from mmscheme.datasets.scenes import draw_scene
 from mmscheme.utils.config_query import inference_pipeline, iter_datasets, scope_of, step_name
 
 from .predictor import ExportedPredictor
@@ -80,7 +80,7 @@ def _resized(cfg: Config) -> Tuple[int, int]:
                      'images here to take it from; give one (--shape)')
 
 
-def describe_padding(cfg: Config, model: nn.Module, path: Path, shape: Tuple[int, int]) -> str:
+def describe_padding(cfg: Config, model: nn.Module, path: Path, picture: NDArray[Any]) -> str:
     """Compare an exported segmenter with PyTorch on a picture that does not fill the graph.
 
     The graph sees the padding too: it takes part in norms over the map, pooling and attention.
@@ -89,13 +89,12 @@ def describe_padding(cfg: Config, model: nn.Module, path: Path, shape: Tuple[int
         cfg: The config of the model.
         model: As it was trained.
         path: The file, for one image.
-        shape: Height and width of its input.
+        picture: ``(H, W, C)`` as from the pipeline, smaller than the input of the graph.
 
     Returns:
         A sentence.
     """
-    height, width = (max(1, 3 * side // 4) for side in shape)
-    picture = draw_scene(np.random.default_rng(1), height, width).image
+    height, width = picture.shape[:2]
     batch = random_batch(cfg, (height, width), 1)
     batch['inputs'] = [torch.from_numpy(picture).permute(2, 0, 1)]
     with torch.no_grad():

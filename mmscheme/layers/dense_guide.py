@@ -16,10 +16,10 @@ def dense_form(weight: Tensor, groups: int) -> Tensor:
 class DenseGuide(nn.Module):
     """A dense weight ``W`` beside that of each layer: ``a * W x + (1 - a) * B x``.
 
-    Self-guided training (arXiv 2406.16450) in the two layers of a block-diagonal FFN, whose
-    weights are ``B``. ``W`` starts as the dense form of ``B``, so that the guide changes nothing
-    at first. The two are put together before the product, which costs one dense layer and not
-    a block-diagonal one beside it.
+    Self-guided training (arXiv 2406.16450) for the two layers of a block-diagonal FFN, whose
+    weights are ``B``. ``W`` starts as the dense form of ``B``, so that at first the guide changes
+    nothing. The two are added before the product, so a layer costs one dense layer, and not a
+    block-diagonal one as well.
 
     Args:
         ffn: The FFN.

@@ -41,27 +41,27 @@ class SCHEMEMixer(nn.Module):
     and the FFN keeps the weight it was trained with. The smaller ``1 - alpha``, the less
     this changes; at 0, it changes nothing.
 
-    With ``guide='dense'`` dense weights take the place of CCA, in each layer of the FFN: see
+    With ``guide='dense'``, dense weights in each layer of the FFN take the place of CCA; see
     :class:`~mmscheme.layers.dense_guide.DenseGuide`, whose ``a`` is ``cca_factor`` alone. The
-    schedule must bring it to 0; evaluation computes ``FFN(x)``.
+    schedule must lower it to 0; evaluation computes ``FFN(x)``.
 
     Args:
         embed_dims: Channels ``C``.
         hidden_dims: Hidden channels of the FFN; ``8 * C`` by default.
         groups: Groups of the two layers of the FFN.
-        cca: False is ``guide=None`` where the guide would be CCA.
+        cca: False stands for ``guide=None`` if the guide would be CCA.
         guide: ``'cca'``, ``'dense'``, or None for the block-diagonal FFN alone, without alpha.
-        sample_guide: Compute the guide in a training step only with the probability
+        sample_guide: Compute the guide in a training step only with probability
             ``cca_factor``, drawn from torch's generator; other steps compute what evaluation
-            does. A guide that falls along a cosine costs half.
+            does. With a factor that falls along a cosine, the guide costs half as much.
         keep_cca: Keep the guide in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
         alpha_init: Initial alpha, between 0 and 1.
-        interleave: Deals the channels out to the groups: with 4, the first group has the channels
-            0, 4, 8 and so on. Backbones do so in every other block of a width, beginning with
-            the first, so that channels share a group with others in the next. It costs two
-            copies of the map, also at inference, because the residual stream keeps its order.
+        interleave: Interleave the channels of the groups: with 4 groups, the first one has the
+            channels 0, 4, 8 and so on. Backbones do so in every other block of a width, from
+            the first on, so that channels change their companions. This costs two copies of
+            the map, also at inference, because the residual stream keeps its order.
         init_std, match_variance, implementation, act_layer, drop: See :class:`BlockDiagonalMLP`.
 
     Raises:
@@ -152,7 +152,7 @@ class SCHEMEMixer(nn.Module):
 
     def _is_one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
         """Return True if FFN and CCA are both C++ and nothing asks for their outputs."""
-        return (x.device.type == 'cpu' and x.dim() in (3, 4)
+        return (x.device.type == 'cpu' and x.dim() in (3, 4) and cca.padding is None
                 and cca.implementation in ('auto', 'native')
                 and is_fused_cca(x, cca.implementation, cca.num_extra_tokens)
                 and is_plain(cca, ChannelCovarianceAttention)

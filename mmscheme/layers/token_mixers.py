@@ -76,7 +76,7 @@ class GroupedQueryAttention(nn.Module):
     Args:
         embed_dims: Channels, a multiple of ``num_heads``.
         num_heads: Number of heads, a multiple of ``num_groups``.
-        num_groups: How many keys and values there are; head ``i`` uses those of group
+        num_groups: Number of keys and values; head ``i`` uses those of group
             ``i // (num_heads / num_groups)``.
 
     Raises:

@@ -98,18 +98,17 @@ def _checked(samples: List[Sample], root: Path, notes: List[str]) -> List[Sample
         sample.truth, sample.labels = kept, frozenset(b.name for b in kept)
     total = sum(len(s.truth) for s in samples)
     if flat:
-        notes.append(f'{len(flat)} boxes have no area and are left out: {few(flat, root)}')
+        notes.append(f'boxes without area, left out: {few(flat, root)}')
     if outside and len(outside) > 0.05 * total:
-        raise ValueError(f'{root}: {len(outside)} of {total} boxes are outside of their image, the '
-                         f'first in {outside[0]}: are they of pictures of another size, or pixels '
-                         'where fractions are expected?')
+        raise ValueError(f'{root}: expected boxes inside of their image, found {len(outside)} of '
+                         f'{total} outside, the first in {outside[0]}: are they of pictures of '
+                         'another size, or pixels where fractions are expected?')
     if outside:
-        notes.append(f'{len(outside)} boxes are mostly outside of their image: '
-                     f'{few(outside, root)}')
+        notes.append(f'boxes that are mostly outside of their image: {few(outside, root)}')
     empty = [s.image for s in samples if not s.truth]
     if empty:
-        notes.append(f'{len(empty)} images have no box: they are background in validation, and '
-                     f'training leaves them out: {few(empty, root)}')
+        notes.append(f'images without a box, which training leaves out and validation takes as '
+                     f'background: {few(empty, root)}')
     return samples
 
 
@@ -171,27 +170,31 @@ def _read_coco(contents: Dict[Path, Dict[str, Any]], images: Sequence[Path], roo
         except ValueError as e:
             raise ValueError(f'{path}: {e}') from e
     if missing and not samples:
-        raise ValueError(f'{root}: none of the {len(missing)} images in '
-                         f'{few(list(contents), root)} is there, the first: {missing[0]}')
+        raise ValueError(f'{root}: no image is there of {few(missing, Path())} that annotations '
+                         'name')
     if missing:
-        notes.append(f'{len(missing)} images are named by annotations, not there and left out: '
-                     f'{", ".join(missing[:3])}')
+        notes.append('images that annotations name and that are not there, left out: '
+                     f'{few(missing, Path())}')
     twice = [p for p, n in Counter(s.image for s in samples).items() if n > 1]
     if twice:
-        raise ValueError(f'{root}: {len(twice)} images are in the annotations more than once: '
+        raise ValueError(f'{root}: expected each image once in the annotations, found more often: '
                          f'{few(twice, root)}')
     samples = measure(samples, root, notes)
     for sample in samples:
         told, sample.truth = sample.truth
-        if None not in told and tuple(map(float, told)) != sample.size:
-            raise ValueError(f'{sample.image}: its annotations are for {told[0]}x{told[1]} pixels '
-                             f'(width x height), it has {sample.size[0]}x{sample.size[1]}'
-                             + (', turned by its EXIF orientation' * (sample.orientation > 1)))
+        _check_size(sample, *told)
     unnamed = [p for p in images if p not in {s.image for s in samples}]
     if unnamed:
-        notes.append(f'{len(unnamed)} images are not in the annotations and left out: '
-                     f'{few(unnamed, root)}')
+        notes.append(f'images that are not in the annotations, left out: {few(unnamed, root)}')
     return samples, list(names)
+
+
+def _check_size(sample: Sample, width: Any, height: Any) -> None:
+    """Compare the size that annotations give, if they do, with that of the image as shown."""
+    if width and height and (float(width), float(height)) != sample.size:
+        raise ValueError(f'{sample.image}: its annotations are for {width}x{height} pixels (width '
+                         f'x height), it has {sample.size[0]}x{sample.size[1]}'
+                         + (', turned by its EXIF orientation' * (sample.orientation > 1)))
 
 
 def _coco_box(entry: Dict[str, Any], name: str) -> Box:
@@ -237,18 +240,19 @@ def _read_voc(xml: Sequence[Path], images: Sequence[Path], root: Path, notes: Li
     samples = _with_labels(images, xml, root, notes)
     alone = [s.image for s in samples if s.truth is None]
     if alone:
-        notes.append(f'{len(alone)} images have no XML file and are left out: {few(alone, root)}')
+        notes.append(f'images without an XML file, left out: {few(alone, root)}')
     samples = measure([s for s in samples if s.truth is not None], root, notes)
     crowds = 0
     for sample, boxes in _supervised(samples, 'voc', {}):
         # Neither an object nor background, as COCO's crowds.
-        hard = [o.findtext('difficult', '0').strip() == '1' for o in
-                ElementTree.parse(sample.truth).getroot().findall('object')]
+        tree = ElementTree.parse(sample.truth).getroot()
+        _check_size(sample, *(int(tree.findtext(f'size/{k}') or 0) for k in ('width', 'height')))
+        hard = [(o.findtext('difficult') or '').strip() == '1' for o in tree.findall('object')]
         sample.truth = [b._replace(crowd=h) for b, h in zip(boxes, hard)]
         crowds += sum(hard)
     if crowds:
-        notes.append(f'{crowds} boxes are marked as difficult: they count neither as objects nor '
-                     'as background')
+        notes.append('boxes marked as difficult, which count neither as objects nor as '
+                     f'background: {crowds}')
     names = sorted({b.name for s in samples for b in s.truth})
     return samples, names
 
@@ -268,13 +272,15 @@ def _read_yolo(labels: Sequence[Path], files: Sequence[Path], images: Sequence[P
                classes: Optional[Sequence[str]], notes: List[str]
                ) -> Tuple[List[Sample], List[str]]:
     data = _yolo_names(files, classes, root)
-    # A file without lines is the label of an image without objects.
-    others = [p for p in files if p.suffix.lower() == '.txt' and not p.stat().st_size]
-    samples = _with_labels(images, [*labels, *others], root, notes)
+    # Also what is empty, for an image without objects, or broken, which is an error.
+    stems = {p.stem for p in images}
+    labels = [p for p in files if p in set(labels) or p.suffix.lower() == '.txt'
+              and p.stem in stems]
+    samples = _with_labels(images, labels, root, notes)
     alone = [s.image for s in samples if s.truth is None]
     if alone:
-        notes.append(f'{len(alone)} images have no label file, which means no objects in YOLO\'s '
-                     f'format: {few(alone, root)}')
+        notes.append("images without a label file, which YOLO's format has for those without "
+                     f'objects: {few(alone, root)}')
     samples = measure(samples, root, notes)
     for sample, boxes in _supervised(samples, 'yolo', data):
         sample.truth = boxes
@@ -314,13 +320,12 @@ def _with_labels(images: Sequence[Path], labels: Sequence[Path], root: Path, not
     """Return all images, with the paths of their labels."""
     pairs = pair(images, labels, root)
     if not pairs:
-        raise ValueError(f'{root}: {len(labels)} label files and {len(images)} images, no two of '
-                         f'one name, for example {few(labels, root)}')
+        raise ValueError(f'{root}: expected images and labels of the same names, found '
+                         f'{len(images)} images and other label files: {few(labels, root)}')
     used = set(pairs.values())
     alone = [p for p in labels if p not in used]
     if alone:
-        notes.append(f'{len(alone)} label files have no image and are left out: '
-                     f'{few(alone, root)}')
+        notes.append(f'label files without an image, left out: {few(alone, root)}')
     return [Sample(i, str(i.relative_to(root).with_suffix('')), pairs.get(i)) for i in images]
 
 
@@ -348,12 +353,12 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
                 read = supervision.DetectionDataset.from_pascal_voc(
                     images, labels) if kind == 'voc' else supervision.DetectionDataset.from_yolo(
                         images, labels, f'{folder}/data.yaml')
-            except Exception as e:  # of the labels, by many hands
-                text = str(e)
-                for i, sample in enumerate(some):
-                    text = text.replace(f'{labels}/{i:08}{suffix}', str(sample.truth)).replace(
-                        f'{images}/{i:08}.png', str(sample.image))
-                raise ValueError(' '.join(text.split())) from e
+            except Exception as e:  # whatever broken labels raise
+                if len(some) > 1:  # find the one
+                    for sample in some:
+                        yield from _supervised([sample], kind, data)
+                text = str(e).replace(f"Invalid YOLO annotation file '{labels}/{0:08}.txt': ", '')
+                raise ValueError(f'{some[0].truth}: {" ".join(text.split())}') from e
             for path, found in read.annotations.items():
                 boxes: List[Box] = []
                 kinds: Any = found.class_id

@@ -21,7 +21,7 @@ VOID = 255
 _VOC_BORDER = 0xe0e0c0
 
 # Other pictures beside masks: instances of VOC and Cityscapes, colours for people.
-_NEITHER = re.compile('segmentationobject|instanceids|labeltrainids|(^|_)color($|[.])', re.I)
+_NEITHER = re.compile('segmentationobject/|_(instanceids|labeltrainids|color)[.]', re.I)
 _IGNORED_NAMES = {'void', 'unlabeled', 'unlabelled', 'ignore', 'ignored', 'unknown', 'dontcare'}
 # More are not ids: a photograph, or a mask that was resized or saved as JPEG.
 _MOST_IDS = 1000
@@ -54,8 +54,8 @@ def find_pairs(files: Sequence[Path], root: Path, notes: List[str]) -> List[Samp
     Raises:
         ValueError: There are none, or it is not clear which belongs to which.
     """
-    pictures = [f for f in files if is_image(f) and not any(
-        _NEITHER.search(p) for p in (*f.relative_to(root).parts[:-1], f.stem))]
+    pictures = [f for f in files if is_image(f)
+                and not _NEITHER.search(f.relative_to(root).as_posix())]
     masks = [f for f in pictures if is_label(f, root)]
     if not masks or len(masks) == len(pictures):  # side by side: 1.jpg and 1.png
         jpegs = {f.with_suffix('') for f in pictures if f.suffix.lower() in ('.jpg', '.jpeg')}
@@ -66,14 +66,13 @@ def find_pairs(files: Sequence[Path], root: Path, notes: List[str]) -> List[Samp
         raise ValueError(
             f'{root}: expected images and masks of the same names in folders such as images/ and '
             'masks/ (with or without train/ and val/), JPEGImages/ and SegmentationClass/, or '
-            f'NAME.jpg beside NAME_mask.png; found {len(images)} images and {len(masks)} masks'
-            + (f' without partners: {few(pictures, root)}' if pictures else ''))
-    for some, used, kind, lacks in ((images, set(pairs), 'images', 'mask'),
-                                    (masks, set(pairs.values()), 'masks', 'image')):
+            f'NAME.jpg beside NAME_mask.png; found images without masks: {few(images, root)}, '
+            f'masks without images: {few(masks, root)}')
+    for some, used, kind in ((images, set(pairs), 'images without a mask'),
+                             (masks, set(pairs.values()), 'masks without an image')):
         alone = [p for p in some if p not in used]
         if alone:
-            notes.append(f'{len(alone)} {kind} have no {lacks} and are left out: '
-                         f'{few(alone, root)}')
+            notes.append(f'{kind}, left out: {few(alone, root)}')
     return [Sample(i, common_name(i, root, False), m) for i, m in pairs.items()]
 
 
@@ -137,12 +136,11 @@ def interpret(samples: List[Sample], files: Sequence[Path], root: Path,
     rgb = 'rgb' in kinds
     if rgb and 'ids' in kinds:
         odd = [s.truth for s, c in zip(samples, counts) if c[1] == 'rgb']
-        raise ValueError(f'{root}: some masks have ids, {len(odd)} have colours: '
+        raise ValueError(f'{root}: expected masks of ids or of colours, found both; colours: '
                          f'{few(odd, root)}')
     if 'grey' in kinds and not rgb:  # ids, written three times
         counts = [({v & 255: n for v, n in c.items()} if k == 'grey' else c, 'ids', p)
                   for c, k, p in counts]
-        rgb = False
     total: Counter = Counter()
     for sample, (numbers, _, _) in zip(samples, counts):
         total.update(numbers)
@@ -152,8 +150,8 @@ def interpret(samples: List[Sample], files: Sequence[Path], root: Path,
                              f'{len(total)} different values in the masks up to this one{jpeg}')
     lossy = [s.truth for s in samples if s.truth.suffix.lower() in ('.jpg', '.jpeg')]
     if lossy:
-        raise ValueError(f'{root}: {len(lossy)} masks are JPEG files, whose values are changed by '
-                         f'compression; write them as PNG: {few(lossy, root)}')
+        raise ValueError(f'{root}: expected masks as PNG, because JPEG changes values, found '
+                         f'{few(lossy, root)}')
     values = sorted(total)
     palette = _palette(samples, counts, rgb, notes)
     colours = {v: _colour(v, palette, rgb) for v in values}
@@ -230,8 +228,9 @@ def _void(values: Sequence[int], names: Dict[int, str], ignored: Optional[Sequen
           rgb: bool, root: Path) -> List[int]:
     """Return the values to ignore."""
     if ignored is None:
-        # 0 and 255 alone are a background and an object.
-        usual = [] if len(values) < 3 else [_VOC_BORDER] if rgb else [255]
+        # 0 and 255 alone are a background and an object; 0, 128 and 255 are levels of grey.
+        levels = values[-1] == 255 and min(np.diff(values), default=0) >= 32
+        usual = [_VOC_BORDER] if rgb else [] if levels else [255]
         return [v for v in values if v in usual or re.sub(
             '[^a-z]', '', names[v].lower()) in _IGNORED_NAMES]
     by_name = {**{str(v): v for v in values}, **{names[v]: v for v in values}}

@@ -112,9 +112,8 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
     counts = Counter(s.split for s in samples)
     turned = [s.image for s in samples if s.orientation > 1]
     if turned and task != 'cls':
-        notes.append(f'{len(turned)} images have an EXIF orientation and are read as they are '
-                     f'shown; look whether their labels fit (check_config --pictures): '
-                     f'{few(turned, data)}')
+        notes.append('images with an EXIF orientation, which are read as they are shown; look '
+                     f'whether their labels fit (check_config --pictures): {few(turned, data)}')
     width, height = (int(np.median([s.size[i] for s in samples])) for i in (0, 1))
     _tell_classes(samples, extra['labels'], notes)
     facts = Facts(command, task, str(folder), (counts['train'], counts['val'], counts['test']),
@@ -136,7 +135,7 @@ def _tell_classes(samples: Sequence[Sample], labels: Dict[Any, str], notes: List
         there = {x for s in samples if s.split == split for x in s.labels}
         lacking = [n for x, n in labels.items() if x not in there]
         if lacking:
-            notes.append(f'no image of {split} has {", ".join(lacking[:9])}')
+            notes.append(f'no image of {split} has {", ".join(map(repr, lacking[:9]))}')
     folded = Counter(n.strip().lower() for n in set(labels.values()))
     twins = sorted(n for n in set(labels.values()) if folded[n.strip().lower()] > 1)
     if twins:
@@ -183,7 +182,7 @@ def _plan_boxes(files: List[Path], root: Path, classes: Any, ignored: Any, seed:
     masks = all(b.segmentation for b in boxes)
     shaped = sum(bool(b.segmentation) for b in boxes)
     if shaped and not masks:
-        notes.append(f'{shaped} of {len(boxes)} boxes have a mask: boxes alone are trained')
+        notes.append(f'boxes with a mask: {shaped} of {len(boxes)}, so boxes alone are trained')
     samples = set_splits(samples, files, root, seed, notes, 'Main')
 
     def write(folder: Path) -> None:
@@ -221,11 +220,10 @@ def _plan_folders(files: List[Path], root: Path, classes: Any, ignored: Any, see
     if len(found) < 2:
         raise ValueError(
             f'{root}: expected a folder of images for each class, in train/ and val/ or without '
-            f'these, found {len(images)} images'
-            + (f' in {few(sorted({p.parent for p in images}), root)}' if images else ''))
+            f'these, found {len(images)} images in folders: '
+            f'{few(sorted({p.parent for p in images}), root)}')
     if bare:
-        notes.append(f'{len(bare)} images are in no folder of a class and left out: '
-                     f'{few(bare, root)}')
+        notes.append(f'images in no folder of a class, left out: {few(bare, root)}')
     names = choose_classes(found, classes, ignored or (), str(root))
     if len(names) < len(found):
         notes.append(f'left out: {", ".join(n for n in found if n not in names)}')

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Hashable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence, Set, Tuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -30,8 +30,7 @@ _IMAGE_WORDS = {'image', 'images', 'img', 'imgs', 'jpegimages', 'rgb', 'frames',
                 'leftimg'}
 _LABEL_WORDS = {'mask', 'masks', 'label', 'labels', 'annotation', 'annotations', 'annot', 'ann',
                 'gt', 'gtfine', 'groundtruth', 'segmentation', 'segmentationclass', 'xml',
-                'segmentationclassraw', 'segmentationobject', 'seg', 'truth',
-                'trainannot', 'valannot', 'testannot'}
+                'segmentationclassraw', 'segmentationobject', 'seg', 'truth'}
 _LABEL_STEM = re.compile(r'[-_. ](masks?|labels?|gt|seg|annotation|segmentation|labelids)$', re.I)
 _IMAGE_STEM = re.compile(r'[-_. ](leftimg8bit|image|img)$', re.I)
 
@@ -62,9 +61,9 @@ class Sample:
 
 
 def few(paths: Sequence[Any], root: Path) -> str:
-    """Return the first three paths below a root, for a message."""
+    """Return the number of paths, and the first three below a root, for a message."""
     shown = [os.path.relpath(p, root) for p in paths[:3]]
-    return ', '.join(shown) + (', ...' if len(paths) > 3 else '')
+    return f'{len(paths)} ({", ".join(shown)}{", ..." if len(paths) > 3 else ""})'
 
 
 def find_files(root: Path, notes: List[str]) -> List[Path]:
@@ -80,8 +79,8 @@ def find_files(root: Path, notes: List[str]) -> List[Path]:
         found += [Path(folder, n) for n in sorted(names) if not n.startswith('.')]
     for suffix, count in Counter(p.suffix.lower() for p in found).items():
         if suffix in _UNREAD:
-            notes.append(f'{count} files *{suffix} are not read: convert them to *.png or *.jpg if '
-                         'they are images of yours')
+            notes.append(f'files *{suffix}, which are not read: {count}; convert images to *.png '
+                         'or *.jpg')
     return found
 
 
@@ -117,9 +116,12 @@ def is_label(path: Path, root: Path) -> bool:
     if _LABEL_STEM.search(path.stem) or _IMAGE_STEM.search(path.stem):
         return bool(_LABEL_STEM.search(path.stem))
     for part in reversed(path.relative_to(root).parts[:-1]):
-        found = set(re.findall('[a-z]+', part.lower())) & (_IMAGE_WORDS | _LABEL_WORDS)
-        if found:
-            return bool(found & _LABEL_WORDS)
+        words = re.findall('[a-z]+', part.lower())
+        if any(w in _LABEL_WORDS or w.endswith(('mask', 'masks', 'labels', 'annot'))
+               for w in words):
+            return True
+        if any(w in _IMAGE_WORDS or w.endswith('images') for w in words):
+            return False
     return False
 
 
@@ -145,28 +147,30 @@ def common_name(path: Path, root: Path, splits: bool = True) -> str:
 def pair(images: Sequence[Path], labels: Sequence[Path], root: Path) -> Dict[Path, Path]:
     """Return the label of each image that has one.
 
-    They have the same path but for words such as ``images`` and ``labels``, or, where there is
-    no such one, the only two files of that name.
+    They have the same path but for words such as ``images`` and ``labels``. Only where no two
+    files have, the only two files of a name in a split are a pair, then the only two at all.
 
     Raises:
         ValueError: It is not clear which belong together.
     """
     pairs: Dict[Path, Path] = {}
-    for exact in (True, False):
+    keys: List[Callable[[Path], str]] = [
+        lambda p: common_name(p, root), lambda p: f'{split_of(p, root)}/{p.stem}', lambda p: p.stem]
+    for key in keys:
         sides: Tuple[Dict[str, List[Path]], ...] = (defaultdict(list), defaultdict(list))
-        for side, paths, done in zip(sides, (images, labels), (set(pairs), set(pairs.values()))):
+        for side, paths in zip(sides, (images, labels)):
             for path in paths:
-                if path not in done:
-                    name = common_name(path, root) if exact else path.stem
-                    side[name.lower()].append(path)
+                side[key(path).lower()].append(path)
         for name in [n for n in sides[0] if n in sides[1]]:
             candidates = [*sides[0][name], *sides[1][name]]
-            if len(candidates) > 2 and exact:
-                raise ValueError(f'{root}: it is not clear which label is of which image: '
-                                 f'{few(candidates, root)}')
             splits = {split_of(p, root) for p in candidates} - {''}
             if len(candidates) == 2 and len(splits) < 2:
                 pairs[candidates[0]] = candidates[1]
+            elif key is keys[0]:
+                raise ValueError(f'{root}: it is not clear which label is of which image: '
+                                 f'{few(candidates, root)}')
+        if pairs:
+            break
     return pairs
 
 
@@ -194,9 +198,9 @@ def measure(samples: List[Sample], root: Path, notes: List[str]) -> List[Sample]
             sample.size = sample.size[::-1]
         whole.append(sample)
     if broken and not whole:
-        raise ValueError(f'{root}: none of {len(broken)} images can be read: {few(broken, root)}')
+        raise ValueError(f'{root}: no image can be read of {few(broken, root)}')
     if broken:
-        notes.append(f'{len(broken)} images cannot be read and are left out: {few(broken, root)}')
+        notes.append(f'images that cannot be read, left out: {few(broken, root)}')
     return whole
 
 
@@ -229,8 +233,8 @@ def set_splits(samples: List[Sample], files: Sequence[Path], root: Path, seed: i
     have = Counter(s.split for s in samples)
     without = [s.image for s in samples if not s.split]
     if without and len(have) > 1:
-        raise ValueError(f'{root}: {len(without)} labelled images are in no split, the others in '
-                         f'{", ".join(sorted(filter(None, have)))}: {few(without, root)}')
+        raise ValueError(f'{root}: expected all labelled images in a split, as others are in '
+                         f'{", ".join(sorted(filter(None, have)))}; in none: {few(without, root)}')
     if have and not have['train'] and not without:
         raise ValueError(f'{root}: expected images for training, found only those of '
                          f'{", ".join(sorted(have))}')
@@ -238,8 +242,8 @@ def set_splits(samples: List[Sample], files: Sequence[Path], root: Path, seed: i
         drawn = [s for s in samples if s.split in ('', 'train')]
         _draw(drawn, seed, notes)
         count = sum(s.split == 'val' for s in drawn)
-        notes.append(f'{count} of {len(drawn)} images are drawn for validation, stratified by '
-                     f'label (--seed {seed})')
+        notes.append(f'no validation split: {count} of {len(drawn)} images are drawn, stratified '
+                     f'by label (--seed {seed})')
     return samples
 
 
@@ -275,8 +279,7 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
         return samples
     unlisted = [s.image for s in samples if not s.split]
     if unlisted:
-        notes.append(f'{len(unlisted)} images are in no list of {few(lists, root)} and left out: '
-                     f'{few(unlisted, root)}')
+        notes.append(f'images that no list of a split has, left out: {few(unlisted, root)}')
     return [s for s in samples if s.split]
 
 
@@ -294,8 +297,8 @@ def _draw(samples: List[Sample], seed: int, notes: List[str], share: float = 0.2
     if len(groups) < 2:
         raise ValueError(f'expected at least 2 different images with labels, found {len(groups)}')
     if copies:
-        notes.append(f'{len(copies)} images have the content of another one, for example '
-                     f'{next(iter(copies)).name}; copies stay in one split')
+        notes.append(f'images with the content of another one: {len(copies)}, for example '
+                     f'{next(iter(copies))}; copies stay in one split')
     keys = random.Random(seed).sample(sorted(groups), len(groups))
     labels = {k: {x for s in groups[k] for x in (s.labels or {None})} for k in keys}
     count = Counter(x for k in keys for x in labels[k])

@@ -112,6 +112,17 @@ def test_pictures_masks_and_exported_file(case, data, tmp_path):
         assert np.array_equal(own, ours) and (ours == exported).mean() > 0.999
 
 
+@pytest.mark.slow
+def test_one_view_of_tta_is_the_plain_test(case, tmp_path):
+    expected = measure(case, case[1])
+    cfg = load_config(case[0], cfg_options={'tta_model.type': 'SegTTAModel'})
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    cfg.tta_pipeline = [pipeline[0], dict(type='TestTimeAug', transforms=[
+        [step] for step in pipeline[1:]])]
+    cfg.experiment_name = new_name()
+    assert run_test(cfg, case[1], preflight=False, tta=True).metrics == pytest.approx(expected)
+
+
 def test_crops_without_labels_do_not_end_training(data, tmp_path):
     cfg = binary(tiny_run('upernet', data, tmp_path, train_cfg=dict(max_iters=2)), data)
     cfg.train_cfg.max_iters = 2

@@ -48,7 +48,7 @@ def prepare(task, scenes, folder):
 
 def write_truth(case):
     """Write annotations near what the model finds, with ids that count nothing."""
-    find, _, meta = load_predictor(load_config(case.config), case.checkpoint, 'cpu')
+    find, _, meta, _ = load_predictor(load_config(case.config), case.checkpoint, 'cpu')
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for i, path in enumerate(sorted(case.images.iterdir())[::-1]):
@@ -143,13 +143,15 @@ def test_detections_have_the_map_of_the_test(detector, tmp_path, capsys):
 @pytest.mark.slow
 def test_instance_masks_have_the_map_of_the_test(scenes, tmp_path):
     case = prepare('mask_rcnn', scenes, tmp_path)
-    metrics = measure(case, case.checkpoint)
-    assert metrics['coco/segm_mAP'] > 0.01
-    results = tmp_path / 'found.json'
-    predict_main([case.config, case.checkpoint, str(case.images), '--json', str(results)])
-    for kind in ('bbox', 'segm'):
-        assert coco_map(tmp_path / 'truth.json', results, kind) == pytest.approx(
-            metrics[f'coco/{kind}_mAP'], abs=6e-4)
+    target, metrics = check_exported(case, abs=5e-3)
+    assert 0.02 < metrics['coco/segm_mAP'] < 0.98
+    results, truth = tmp_path / 'found.json', tmp_path / 'truth.json'
+    for main, model, tolerance in ((predict_main, [case.config, case.checkpoint], 6e-4),
+                                   (exported_main, [str(target), '--ann-file', str(truth)], 5e-3)):
+        main([*model, str(case.images), '--json', str(results)])
+        for kind in ('bbox', 'segm'):
+            assert coco_map(truth, results, kind) == pytest.approx(
+                metrics[f'coco/{kind}_mAP'], abs=tolerance)
 
 
 def read_masks(folder):

@@ -9,6 +9,7 @@ from mmseg.structures import SegDataSample
 
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.deploy.export import export
+from mmscheme.deploy.input_size import describe_padding
 from mmscheme.deploy.input_size import tested_shape as shape_of
 from mmscheme.models.loading import load_model
 from tests.models import tiny_checkpoint, tiny_config
@@ -49,9 +50,10 @@ def test_the_note_tells_what_padding_changes(scenes, tmp_path):
     cfg = tiny_config('upernet', scenes)
     _, notes = export(cfg, checkpoint, tmp_path / 'model.pt')
     assert any('128x160' in note for note in notes)
-    note, = (n for n in notes if 'padding' in n)
+    assert any('96x120' in note and '% of its labels' in note for note in notes)
     model, _ = load_model(cfg, checkpoint)
     picture = draw_scene(np.random.default_rng(1), 96, 120).image
+    note = describe_padding(cfg, model, tmp_path / 'model.pt', picture)
     mean = model.data_preprocessor.mean.flatten().round().numpy()[::-1].astype(np.uint8)
     padded = np.tile(mean, (128, 160, 1))  # the colour that normalising makes 0
     padded[:96, :120] = picture

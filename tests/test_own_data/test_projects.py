@@ -9,6 +9,7 @@ from PIL import Image
 from mmscheme.apis.config import load_config
 from mmscheme.apis.test import test
 from mmscheme.apis.train import train
+from mmscheme.checks import Findings
 from mmscheme.own_data import make_project
 from tests.commands import load_tool
 from tests.utils import readme_commands
@@ -176,6 +177,13 @@ def test_names_of_values(file, text, ids, classes, data):
     assert all(np.array_equal(m, layouts.mask_ids(i)) for i, m in found.items())
 
 
+@pytest.mark.parametrize('ids', [(0, 128, 255), (0, 85, 170)])
+def test_levels_of_grey_are_classes(ids, data):
+    layouts.write_masks(data, layouts.save_grey, ids=ids, void=False)
+    found, _ = read_masks(make_project('seg', data, 'my_project'))
+    assert all(np.array_equal(m, layouts.mask_ids(i, void=False)) for i, m in found.items())
+
+
 def test_ignored_values_are_chosen(data):
     layouts.write_masks(data, layouts.save_grey)
     found, names = read_masks(make_project('seg', data, 'zero', ignored=['0', '255'],
@@ -205,12 +213,27 @@ def test_colours_of_a_cvat_export(data):
 
 @pytest.mark.parametrize('images, masks', [
     ('images/{}', 'annotations/{}'), ('{}/images', '{}/masks'), ('{}', '{}annot'),
-    ('{}_images', '{}_masks')])
+    ('{}_images', '{}_masks'), ('{}Images', '{}Masks'), ('{}/color', '{}/gt')])
 def test_folders_of_masks(images, masks, data):
     for word in ('train', 'val'):
         layouts.write_masks(data, layouts.save_grey, 4, images.format(word), masks.format(word))
     project = make_project('seg', data, 'my_project')
     assert project.facts.counts == (4, 4, 0)
+
+
+def test_masks_of_cityscapes(data):
+    for split in ('train', 'val'):
+        folder = data / 'gtFine' / split / 'aachen'
+        folder.mkdir(parents=True)
+        for i in range(3):
+            layouts.write_image(data / 'leftImg8bit' / split / 'aachen' / f'{i}_leftImg8bit.png')
+            layouts.save_grey(layouts.mask_ids(i), folder / f'{i}_gtFine_labelIds.png')
+            for other in ('instanceIds', 'labelTrainIds', 'color'):
+                layouts.save_colours(layouts.mask_ids(i), folder / f'{i}_gtFine_{other}.png')
+    project = make_project('seg', data, 'my_project')
+    assert project.facts.counts == (3, 3, 0)
+    found, _ = read_masks(project)
+    assert all(np.array_equal(m, layouts.mask_ids(i)) for i, m in found.items())
 
 
 def test_roboflow_masks_beside_images(data):
@@ -286,6 +309,14 @@ def test_the_same_name_in_several_folders(data):
             assert round(x) == 8 + int(name[0]) + 6 * (folder == 'b')
 
 
+def test_a_label_is_not_taken_from_another_folder(data):
+    layouts.write_yolo(data, (('a', 6), ('b', 6)))
+    (data / 'labels' / 'a' / '0.txt').unlink()
+    (data / 'labels' / 'b' / '0.txt').write_text(layouts.yolo_line(1))  # its image is gone
+    assert '0.jpg' in notes_of('det', data, 'without a label file')[0]
+    assert '0.txt' in notes_of('det', data, 'without an image')[0]
+
+
 def test_objects_of_several_parts_stay_objects(data):
     """YOLO's polygons become masks, each of its object alone, and Mask R-CNN learns them."""
     pytest.importorskip('supervision')
@@ -328,9 +359,9 @@ def test_images_without_objects_are_told(data):
     layouts.write_yolo(data)
     (data / 'labels' / 'train' / '0.txt').write_text('')
     (data / 'labels' / 'train' / '1.txt').unlink()
-    told = notes_of('det', data, 'no label file')
-    assert len(told) == 1 and '1.jpg' in told[0]
-    assert '2 images' in notes_of('det', data, 'no box')[0]
+    told = notes_of('det', data, 'without a label file')
+    assert len(told) == 1 and '1 (images/train/1.jpg)' in told[0]
+    assert ': 2 (' in notes_of('det', data, 'without a box')[0]
 
 
 def test_a_class_in_one_split_alone_is_told(data):
@@ -391,6 +422,22 @@ def _unknown_class(data):
     (data / 'labels' / 'train' / '0.txt').write_text('3 0.5 0.5 0.1 0.1\n')
 
 
+def _broken_label(data):
+    layouts.write_yolo(data)
+    (data / 'labels' / 'train' / '5.txt').write_text('0 0.5 0.5 nan 0.2\n')
+
+
+def _no_bndbox(data):
+    layouts.write_voc(data)
+    (data / 'Annotations' / '004.xml').write_text(
+        '<annotation><object><name>car</name></object></annotation>')
+
+
+def _voc_of_another_size(data):
+    layouts.write_voc(data)
+    layouts.write_image(data / 'JPEGImages' / '002.jpg', orientation=6)
+
+
 def _two_readings(data):
     layouts.write_masks(data, layouts.save_grey, ids=(0, 1, 3), void=False)
     (data / 'classes.txt').write_text('sky\nroad\ncar\n')
@@ -413,6 +460,8 @@ def _partly_split(data):
     ('seg', _photos, ['values']), ('seg', _one_value, ['--ignore']), ('seg', _jpeg, ['JPEG']),
     ('det', _pixels_not_fractions, ['outside']), ('det', _unknown_class, ['3']),
     ('seg', _two_readings, ['classes.txt', '--classes']), ('det', _other_size, ['160x128']),
+    ('det', _broken_label, ['5.txt', 'nan']), ('det', _no_bndbox, ['004.xml', 'bndbox']),
+    ('det', _voc_of_another_size, ['002.jpg', '64x80', 'EXIF']),
     ('det', _partly_split, ['other', 'train']), ('cls', layouts.write_coco, ['train/']),
     ('cls', lambda data: data.mkdir(parents=True), ['0 images']),
     ('det', lambda data: None, ['nothing at'])])
@@ -425,6 +474,25 @@ def test_what_cannot_be_understood_is_one_line(task, write, words, data, capsys)
     assert len(error.splitlines()) == 1 and all(w in error for w in words), error
     assert 'traceback' not in error
     assert not list(data.parent.parent.glob('my_project*'))
+
+
+def test_less_memory_means_smaller_batches(data, monkeypatch):
+    """The rehearsal says what does not fit."""
+    tried, tool = [], load_tool('new')
+
+    def check_run(cfg, splits):
+        tried.append(cfg.train_dataloader.batch_size)
+        findings = Findings()
+        if len(tried) < 3:
+            findings.error('rehearsal, training step: out of memory')
+        return findings
+
+    monkeypatch.setattr(tool, 'check_run', check_run)
+    layouts.write_folders(data, count=80)
+    tool.main(['cls', 'data/mine', '--name', 'my_project'])
+    assert tried == [32, 16, 8]
+    cfg = load_config('my_project.py')
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8
 
 
 def test_nothing_is_overwritten(data, tmp_path):

@@ -17,8 +17,8 @@ class AuxiliaryLossHook(Hook):
     """Add the losses of shared-expert FFNs to the loss dict of any model.
 
     They appear there, and in the log, as ``loss_importance`` and ``loss_load``. Heads and models
-    stay what they are: torch calls this after the model's forward, which DistributedDataParallel
-    and autocast have around them. Models without such layers are left alone.
+    do not change: torch calls the hook after the model's forward, inside DistributedDataParallel
+    and autocast. Models without such layers are left alone.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ class MixingScheduleHook(Hook):
     stages, which are in evaluation mode, keep their factor; the averages of ``EMAHook``
     follow.
 
-    The weight of dense guides falls alike, along half a cosine and over ``dense_decay``.
+    The weight of dense guides falls along half a cosine, over ``dense_decay``.
 
     Args:
         decay: Start and end of the fall as fractions of training,

@@ -17,8 +17,9 @@ class FanInOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Multiply the learning rate of block-diagonal weights by ``groups ** power``.
 
     An output of a block has ``groups`` times fewer inputs than that of the dense layer, so equal
-    steps of its weights move it less. With Adam, 1 makes up for it (arXiv 2203.03466, where rates
-    are one over the inputs), 0.5 for half of it. Dense layers and biases keep their rates.
+    steps of its weights change it less. With Adam, a power of 1 compensates for this (in arXiv
+    2203.03466, rates are inverse to the inputs), and 0.5 for half of it. Dense layers and biases
+    keep their rates.
 
     In a config: ``optim_wrapper=dict(constructor='mmscheme.FanInOptimWrapperConstructor')``.
 
@@ -27,7 +28,7 @@ class FanInOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: As there, and ``fan_in_power``: the power, 1 by default.
 
     Raises:
-        TypeError, ValueError: ``fan_in_power`` is no finite number, or there is no ``lr``.
+        TypeError, ValueError: ``fan_in_power`` is not a finite number, or there is no ``lr``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:

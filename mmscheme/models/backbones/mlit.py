@@ -85,11 +85,11 @@ class MLiTLayer(nn.Module):
 
 @MODELS.register_module()
 class MLiT(BaseModule):
-    """mLiT (arXiv 2407.17783), a plain vision transformer with maps at one stride.
+    """mLiT (arXiv 2407.17783), a plain vision transformer whose maps have one stride.
 
-    Its FFNs are :class:`mmscheme.layers.SharedExpertFFN`, whose hidden width falls linearly with
-    depth while the experts become more; queries share keys and values in groups. Train it with
-    ``mmscheme.AuxiliaryLossHook``, which our configs have.
+    Its FFNs are :class:`mmscheme.layers.SharedExpertFFN`. With depth, their hidden width falls
+    linearly and the number of experts grows; groups of queries share keys and values. Train it
+    with ``mmscheme.AuxiliaryLossHook``, as our configs do.
 
     Args:
         arch: ``'s'``, ``'xs'``, ``'xxs'`` or a dict with the keys ``embed_dims``, ``num_layers``,
@@ -102,15 +102,15 @@ class MLiT(BaseModule):
         drop_rate: Dropout in the FFNs.
         drop_path_rate: Stochastic depth of the last layer, linear from 0 in the first.
         out_type: ``'featmap'`` for maps, ``'cls_token'`` for the class token.
-        out_indices: Layers whose output is returned, counted from 0, or from -1 backwards. The
-            norm at the end is for the last layer's.
-        with_cp: Saves memory by computing each layer again in the backward pass.
-        init_cfg: Initialisation of mmengine.
-        experts: Options of the FFNs, but ``num_experts``:
-            :class:`mmscheme.layers.SharedExpertFFN` documents them.
+        out_indices: Layers to return, counted from 0, or backwards from -1. The final norm is
+            applied to the output of the last layer.
+        with_cp: Save memory by recomputing each layer in the backward pass.
+        init_cfg: Initialisation by mmengine.
+        experts: Options of the FFNs other than ``num_experts``; see
+            :class:`mmscheme.layers.SharedExpertFFN`.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be built, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     @takes_options_of(SharedExpertFFN, but=('num_experts', 'drop'))
@@ -222,14 +222,14 @@ class MLiT(BaseModule):
 
 @MODELS.register_module()
 class MAEMLiT(MLiT):
-    """mLiT that sees a part of the patches, for ``mmpretrain.MAE``.
+    """mLiT that sees only a part of the patches, for ``mmpretrain.MAE``.
 
     Args:
         mask_ratio: Share of the patches that are hidden.
         backbone: See :class:`MLiT`.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be built, named in the message.
+        TypeError, ValueError: An argument is not as above; the message names it.
     """
 
     @takes_options_of(MLiT, but=())

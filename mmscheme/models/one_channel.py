@@ -1,6 +1,6 @@
-"""A loss that takes batches in which nothing is labelled."""
+"""Segmenters with one channel, where mmsegmentation fails or is wrong."""
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmscheme.registry import MODELS
 
-__all__ = ['CrossEntropyLoss']
+__all__ = ['CrossEntropyLoss', 'SegTTAModel']
 
 
 def CrossEntropyLoss(**kwargs: Any) -> Any:
@@ -29,7 +29,25 @@ def CrossEntropyLoss(**kwargs: Any) -> Any:
     return loss
 
 
+def SegTTAModel(**kwargs: Any) -> Any:
+    """Build mmsegmentation's ``SegTTAModel`` so that it takes one channel.
+
+    mmsegmentation's applies the sigmoid twice and then finds class 1 everywhere where the
+    threshold is 0.5 or lower.
+
+    Args:
+        **kwargs: Arguments of mmsegmentation's.
+
+    Returns:
+        The model, of its own class.
+    """
+    model = MMENGINE_MODELS.build(dict(kwargs, type='mmseg.SegTTAModel'))
+    model.merge_preds = partial(_merging, model.merge_preds)
+    return model
+
+
 MODELS.register_module(module=CrossEntropyLoss)
+MODELS.register_module(module=SegTTAModel)
 
 
 def _ignoring(criterion: Callable[..., Tensor], pred: Tensor, label: Tensor,
@@ -38,3 +56,10 @@ def _ignoring(criterion: Callable[..., Tensor], pred: Tensor, label: Tensor,
         # Labels without weight: the loss is 0 in every reduction, and has a gradient.
         label, weight, ignore_index = torch.zeros_like(label), torch.zeros_like(pred[:, 0]), -100
     return criterion(pred, label, weight, ignore_index=ignore_index, **kwargs)
+
+
+def _merging(merge: Callable[..., List[Any]], samples: List[List[Any]]) -> List[Any]:
+    for views in samples:
+        for sample in views:  # back to what the sigmoid is applied to
+            sample.seg_logits.data = torch.logit(sample.seg_logits.data)
+    return merge(samples)
