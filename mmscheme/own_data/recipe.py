@@ -102,12 +102,14 @@ def write_recipe(facts: Facts, batch: int) -> str:
         lines += [
             "    dict(type='PolyLR', eta_min=0., power=1., by_epoch=False, "
             f'begin={warm}, end={max(steps, warm + 1)})]',
-            f'train_cfg = dict(max_iters={steps}, val_interval={interval})  # {epochs} epochs',
+            f'# {epochs} epochs; train --epochs N has another length, with all that follows it.',
+            f'train_cfg = dict(max_iters={steps}, val_interval={interval})',
             f'default_hooks = dict(checkpoint=dict(interval={interval}))']
     else:
         lines += [
             f"    dict(type='CosineAnnealingLR', eta_min={rate / 100:.2g}, by_epoch=True, end="
             f'{epochs}, convert_to_iter_based=True)]',
+            '# train --epochs N has another length, with all that follows it.',
             f'train_cfg = dict(max_epochs={epochs}, val_interval={max(1, epochs // 10)})']
         if facts.task == 'cls':  # the recipe is for 300 epochs of a million images
             lines.append('default_hooks = dict(mixing_schedule=dict(decay=(0.5, 0.9)))')

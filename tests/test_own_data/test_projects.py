@@ -9,6 +9,7 @@ from PIL import Image
 from mmscheme.apis.config import load_config
 from mmscheme.apis.test import test
 from mmscheme.apis.train import train
+from mmscheme.checks import Findings
 from mmscheme.own_data import make_project
 from tests.commands import load_tool
 from tests.utils import readme_commands
@@ -458,6 +459,25 @@ def test_what_cannot_be_understood_is_one_line(task, write, words, data, capsys)
     assert len(error.splitlines()) == 1 and all(w in error for w in words), error
     assert 'traceback' not in error
     assert not list(data.parent.parent.glob('my_project*'))
+
+
+def test_less_memory_means_smaller_batches(data, monkeypatch):
+    """The rehearsal says what does not fit."""
+    tried, tool = [], load_tool('new')
+
+    def check_run(cfg, splits):
+        tried.append(cfg.train_dataloader.batch_size)
+        findings = Findings()
+        if len(tried) < 3:
+            findings.error('rehearsal, training step: out of memory')
+        return findings
+
+    monkeypatch.setattr(tool, 'check_run', check_run)
+    layouts.write_folders(data, count=80)
+    tool.main(['cls', 'data/mine', '--name', 'my_project'])
+    assert tried == [32, 16, 8]
+    cfg = load_config('my_project.py')
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8
 
 
 def test_nothing_is_overwritten(data, tmp_path):
