@@ -27,6 +27,8 @@ model = dict(
         norm_pix=True,
         patch_size=3,
         loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+# The images of a batch in one tensor, as mmpretrain's MAE wants them.
+train_dataloader = dict(collate_fn=dict(type='default_collate'))
 optim_wrapper = dict(optimizer=dict(lr=6e-4, betas=(0.9, 0.95)))
 val_dataloader = None
 val_cfg = None

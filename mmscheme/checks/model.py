@@ -1,11 +1,12 @@
 """The model of a run, and the sizes of its images."""
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Set, Tuple
 
 from mmengine import Config
 from torch import nn
 
 from mmscheme.engine.hooks.mixing_weights_hook import find_mixers
 from mmscheme.engine.runners.randomness import keep_random_numbers
+from mmscheme.layers import SharedExpertFFN
 from mmscheme.models.loading import build_model
 from mmscheme.models.utils.ffn import SCHEMEFFN
 from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, step_name
@@ -29,27 +30,40 @@ def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
 
 
 def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings) -> None:
-    """Check that something takes CCA out of training, and that it sees one image at a time."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *as_list(cfg.get('custom_hooks'))]
-    mixers = find_mixers(model)
-    if training and mixers and not any(
-            isinstance(h, dict) and step_name(h) == 'MixingScheduleHook' for h in hooks):
-        dense = sum(m.cca is None for m in mixers.values())
-        if dense:
-            findings.error(
-                f'{dense} blocks have a dense guide and no hook takes it out: their block-diagonal '
-                'weights, which evaluation uses alone, would not be trained; set default_hooks.'
-                "mixing_schedule=dict(type='mmscheme.MixingScheduleHook')")
-            return
-        findings.warn(
-            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, without '
-            'CCA, would not compute what training does; set default_hooks.mixing_schedule='
-            "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
+    """Check that hooks take guides out of training, and that CCA sees one image at a time."""
+    hooks = {step_name(h) for h in (*(cfg.get('default_hooks') or {}).values(),
+                                    *as_list(cfg.get('custom_hooks'))) if isinstance(h, dict)}
+    if training:
+        _check_hooks(hooks, model, findings)
     for name, layer in model.named_modules():
         if getattr(layer, 'batch_first', True) is False and any(
                 isinstance(f, SCHEMEFFN) and f.batch_first for f in getattr(layer, 'ffns', ())):
             findings.error(f'{name}: its tokens are (N, B, C), so CCA would mix the images of a '
                            'batch: set batch_first=False in ffn_cfgs, beside SCHEMEFFN')
+
+
+def _check_hooks(hooks: Set[str], model: nn.Module, findings: Findings) -> None:
+    mixers = find_mixers(model)
+    dense = sum(m.cca is None for m in mixers.values())
+    experts = [m for m in model.modules() if isinstance(m, SharedExpertFFN)
+               and m.importance_weight + m.load_weight > 0]
+    if experts and 'AuxiliaryLossHook' not in hooks:
+        findings.warn(
+            f'{len(experts)} FFNs have experts, but no hook adds their auxiliary losses: a few '
+            "experts may get all tokens; set custom_hooks=[dict(type='mmscheme."
+            "AuxiliaryLossHook')]")
+    if not mixers or 'MixingScheduleHook' in hooks:
+        return
+    if dense:
+        findings.error(
+            f'{dense} blocks have a dense guide and no hook takes it out: their block-diagonal '
+            'weights, which evaluation uses alone, would not be trained; set default_hooks.'
+            "mixing_schedule=dict(type='mmscheme.MixingScheduleHook')")
+    else:
+        findings.warn(
+            f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, without '
+            'CCA, would not compute what training does; set default_hooks.mixing_schedule='
+            "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
 
 
 def check_sizes(cfg: Config, findings: Findings) -> None:

@@ -2,7 +2,8 @@
 import math
 import warnings
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional
+from functools import partial
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,8 @@ class SharedExpertFFN(nn.Module):
         self.drop1, self.drop2 = nn.Dropout(drop), nn.Dropout(drop)
         #: Losses of the calls since :func:`auxiliary_losses` began; None while nobody asks.
         self.losses: Optional[List[Dict[str, Tensor]]] = None
+        # By the name of a loss: the gradient that it has, where it was computed without.
+        self._owed: Dict[str, Tensor] = {}
         self._asked = importance_weight == load_weight == 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,9 +87,11 @@ class SharedExpertFFN(nn.Module):
         """
         self.v.check(x)
         tokens = x.flatten(2).mT if x.dim() == 4 else x
-        gates = self._route(tokens)
+        gates, losses = self._route(tokens)
         mix = self._gathered if self.gathered and not exporting() else self._dense
         y = self.drop2(self.w2(self.drop1(mix(tokens, gates) * self.v(tokens))))
+        if losses and self._owed and torch.is_grad_enabled():
+            y = _Carried.apply(y, self._owed, losses.keys(), *losses.values())
         return y.mT.unflatten(2, x.shape[2:]) if x.dim() == 4 else y
 
     def _dense(self, tokens: Tensor, gates: Tensor) -> Tensor:
@@ -103,8 +108,8 @@ class SharedExpertFFN(nn.Module):
             total = total.index_add(0, chosen, hidden.to(total.dtype))
         return total.unflatten(0, tokens.shape[:-1])
 
-    def _route(self, tokens: Tensor) -> Tensor:
-        """Return the weight of each expert ``(..., num_experts)``, zero for all but ``top_k``."""
+    def _route(self, tokens: Tensor) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Return the experts' weights ``(..., num_experts)``, ``top_k`` of them, and the losses."""
         with torch.autocast(tokens.device.type, enabled=False):
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             tokens = tokens.to(dtype)
@@ -116,13 +121,11 @@ class SharedExpertFFN(nn.Module):
             best, experts = logits.topk(self.top_k + 1)
             weights = torch.softmax(best[..., :-1], -1)
             gates = torch.zeros_like(logits).scatter(-1, experts[..., :-1], weights)
-            if self.training:
-                self._keep({'loss_importance': self.importance_weight * _variation(gates),
-                            'loss_load': self.load_weight * _variation(
-                                _probability(clean, logits, std, best))})
-        return gates
-
-    def _keep(self, losses: Dict[str, Tensor]) -> None:
+            if not self.training:
+                return gates, {}
+            losses = {'loss_importance': self.importance_weight * _variation(gates),
+                      'loss_load': self.load_weight * _variation(
+                          _probability(clean, logits, std, best))}
         if self.losses is not None:
             self.losses.append(losses)
             self._asked = True
@@ -131,9 +134,24 @@ class SharedExpertFFN(nn.Module):
             warnings.warn('SharedExpertFFN: nothing takes its auxiliary losses, so that a few '
                           'experts may get all tokens; set custom_hooks=[dict(type='
                           "'mmscheme.AuxiliaryLossHook')], or both weights to 0", stacklevel=2)
+        return gates, losses
 
     def extra_repr(self) -> str:
         return f'num_experts={self.num_experts}, top_k={self.top_k}, gathered={self.gathered}'
+
+
+class _Carried(torch.autograd.Function):
+    """A tensor that brings losses their gradients, which were known before it was computed."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, owed: Dict[str, Tensor], names: Any, *losses: Tensor
+                ) -> Tensor:
+        ctx.grads = [owed.get(name) for name in names]
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        return (grad, None, None, *ctx.grads)
 
 
 def _probability(clean: Tensor, noisy: Tensor, std: Tensor, best: Tensor) -> Tensor:
@@ -153,30 +171,30 @@ def _variation(values: Tensor) -> Tensor:
 def auxiliary_losses(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
     """Gather the losses of all :class:`SharedExpertFFN` of a model.
 
+    A layer in a reentrant checkpoint, such as stock backbones have with ``with_cp=True``, runs
+    without gradients, and again within the backward pass. Its losses then get their gradients by
+    way of its output.
+
     Args:
         model: Model to run inside the ``with`` block, once or several times.
 
     Yields:
         A dict that, after the block, has ``loss_importance`` and ``loss_load``, summed over layers
         and calls; it is empty if no layer was called in training mode.
-
-    Raises:
-        RuntimeError: A loss has no gradient, as with reentrant checkpointing.
     """
     layers = [m for m in model.modules() if isinstance(m, SharedExpertFFN)]
     found: Dict[str, Tensor] = {}
     for layer in layers:
-        layer.losses = []
+        layer.losses, layer._owed = [], {}
     try:
         yield found
         for layer in layers:
             for losses in layer.losses or ():
-                if torch.is_grad_enabled() and layer.gate.weight.requires_grad and not all(
-                        loss.requires_grad for loss in losses.values()):
-                    raise RuntimeError(
-                        'SharedExpertFFN: its losses have no gradient; it was called without, as '
-                        'by torch.utils.checkpoint with use_reentrant=True: set with_cp=False')
                 for name, loss in losses.items():
+                    if torch.is_grad_enabled() and not loss.requires_grad:
+                        loss = loss.detach().requires_grad_()
+                        # Called before any layer of the model has its gradient.
+                        loss.register_hook(partial(layer._owed.__setitem__, name))
                     found[name] = found[name] + loss if name in found else loss
     finally:
         for layer in layers:

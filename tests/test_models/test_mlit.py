@@ -8,9 +8,12 @@ import torch.distributed as dist
 from mmengine import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.registry import FUNCTIONS, HOOKS, MODELS, init_default_scope
+from mmpretrain.structures import DataSample
 
 from mmscheme.analysis.random_batch import random_batch
+from mmscheme.checks.findings import Findings
+from mmscheme.checks.model import check_cca
 from mmscheme.deploy import deploy_config, fold
 from mmscheme.engine.hooks import AuxiliaryLossHook
 from mmscheme.layers import GroupedQueryAttention, SharedExpertFFN, auxiliary_losses
@@ -18,6 +21,7 @@ from mmscheme.models import MAEMLiT, MLiT, SCHEMEWrapper
 from mmscheme.models.loading import build_model, load_weights
 from tests.commands import load_tool
 from tests.models import check_step_and_prediction
+from tests.test_models.stock_backbones import BACKBONES
 from tests.utils import REPOSITORY, free_port, readme_names
 
 CONFIGS = REPOSITORY / 'configs' / 'mlit'
@@ -122,17 +126,8 @@ def test_masked_autoencoder_sees_a_quarter():
     model, x = MAEMLiT(TINY), torch.randn(2, 3, 36, 36)
     latent, mask, restore = model(x)
     assert latent.shape == (2, 37, 12) and mask.sum(1).tolist() == [108., 108.]
-    changed = x.clone()
-    hidden = mask[0].view(12, 12).bool().repeat_interleave(3, 0).repeat_interleave(3, 1)
-    changed[0, :, hidden] = 9.
+    assert restore.sort(1).values.equal(torch.arange(144).expand(2, -1))
     model.eval()
-    outs = []
-    for images in (x, changed):
-        torch.manual_seed(1)
-        order = model(images)[2]
-        torch.manual_seed(1)
-        outs.append(model(images)[0])
-    assert order.sort(1).values.equal(torch.arange(144).expand(2, -1))
     torch.manual_seed(1)
     latent, mask, _ = model(x)
     changed = torch.where(mask.view(2, 1, 12, 12).repeat_interleave(3, 2).repeat_interleave(3, 3)
@@ -164,12 +159,26 @@ def test_config_trains_a_step(path):
     model = MODELS.build(cfg.model)
     model.init_weights()
     hook = attach(model)
-    losses = model(torch.randn(2, 3, 36, 36), None, mode='loss')
+    collate = FUNCTIONS.get(cfg.train_dataloader.collate_fn.type)
+    batch = collate([dict(inputs=torch.randint(256, (3, 36, 36), dtype=torch.uint8),
+                          data_samples=DataSample()) for _ in range(2)])
+    data = model.data_preprocessor(batch, True)
+    losses = model(**data, mode='loss')
     assert set(losses) == {'loss', 'loss_importance', 'loss_load'}
     model.parse_losses(losses)[0].backward()
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     hook.after_train(None)
-    assert set(model(torch.randn(2, 3, 36, 36), None, mode='loss')) == {'loss'}
+    assert set(model(**data, mode='loss')) == {'loss'}
+
+
+def test_experts_whose_losses_nobody_takes():
+    init_default_scope('mmpretrain')
+    model = MODELS.build(Config.fromfile(CONFIGS / 'cls_mlit_xxs_demo.py').model)
+    for hooks, number in (([], 1), ([dict(type='mmscheme.AuxiliaryLossHook')], 0)):
+        for training in (True, False):
+            findings = Findings()
+            check_cca(Config(dict(custom_hooks=hooks)), model, training, findings)
+            assert len(findings.warnings) == number * training
 
 
 def segmenter(**backbone):
@@ -275,6 +284,25 @@ def test_shared_experts_in_stock_backbones():
     with pytest.raises(ValueError, match='shared experts replace'):
         SCHEMEWrapper(dict(type='mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1] * 4,
                            num_heads=[1] * 4), mixer='shared_expert')
+
+
+def test_losses_of_a_stock_backbone_that_saves_memory():
+    results = []
+    for with_cp in (False, True):
+        cfg = dict(BACKBONES['mmseg Swin'][0], with_cp=with_cp, drop_path_rate=0.)
+        torch.manual_seed(0)
+        model = SCHEMEWrapper(cfg, mixer='shared_expert')
+        model.train()
+        torch.manual_seed(1)
+        images = torch.randn(2, 3, 64, 64)
+        with auxiliary_losses(model) as losses:
+            outs = model(images)
+        (sum(out.square().mean() for out in outs) + 100 * sum(losses.values())).backward()
+        results.append({n: p.grad for n, p in model.named_parameters()})
+    gates = [n for n in results[0] if n.endswith('gate.weight')]
+    assert len(gates) == 5 and all(results[0][n].any() for n in gates)
+    assert all(g is None or torch.allclose(g, results[1][n], atol=1e-4, rtol=1e-3)
+               for n, g in results[0].items())
 
 
 def test_what_the_page_says():
