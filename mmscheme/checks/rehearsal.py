@@ -105,6 +105,7 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 class _Few(List[Any]):
     """Batches in the place of a data set, as copies, because preprocessors write into samples."""
     metainfo: Dict[str, Any]
+    dataset: Any
 
     def __getitem__(self, index: Any) -> Any:
         return deepcopy(super().__getitem__(index))
@@ -113,6 +114,7 @@ class _Few(List[Any]):
 def _loader(batches: List[Any], dataset: Any) -> DataLoader:
     few = _Few(batches)
     few.metainfo = getattr(dataset, 'metainfo', None) or {}
+    few.dataset = dataset  # for its pipeline
     return DataLoader(few, collate_fn=lambda batch: batch[0])
 
 

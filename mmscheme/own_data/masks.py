@@ -21,7 +21,7 @@ VOID = 255
 _VOC_BORDER = 0xe0e0c0
 
 # Other pictures beside masks: instances of VOC and Cityscapes, colours for people.
-_NEITHER = re.compile('segmentationobject|instanceids|labeltrainids|(^|_)color($|[.])', re.I)
+_NEITHER = re.compile('segmentationobject/|_(instanceids|labeltrainids|color)[.]', re.I)
 _IGNORED_NAMES = {'void', 'unlabeled', 'unlabelled', 'ignore', 'ignored', 'unknown', 'dontcare'}
 # More are not ids: a photograph, or a mask that was resized or saved as JPEG.
 _MOST_IDS = 1000
@@ -54,8 +54,8 @@ def find_pairs(files: Sequence[Path], root: Path, notes: List[str]) -> List[Samp
     Raises:
         ValueError: There are none, or it is not clear which belongs to which.
     """
-    pictures = [f for f in files if is_image(f) and not any(
-        _NEITHER.search(p) for p in (*f.relative_to(root).parts[:-1], f.stem))]
+    pictures = [f for f in files if is_image(f)
+                and not _NEITHER.search(f.relative_to(root).as_posix())]
     masks = [f for f in pictures if is_label(f, root)]
     if not masks or len(masks) == len(pictures):  # side by side: 1.jpg and 1.png
         jpegs = {f.with_suffix('') for f in pictures if f.suffix.lower() in ('.jpg', '.jpeg')}

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Hashable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence, Set, Tuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -30,8 +30,7 @@ _IMAGE_WORDS = {'image', 'images', 'img', 'imgs', 'jpegimages', 'rgb', 'frames',
                 'leftimg'}
 _LABEL_WORDS = {'mask', 'masks', 'label', 'labels', 'annotation', 'annotations', 'annot', 'ann',
                 'gt', 'gtfine', 'groundtruth', 'segmentation', 'segmentationclass', 'xml',
-                'segmentationclassraw', 'segmentationobject', 'seg', 'truth',
-                'trainannot', 'valannot', 'testannot'}
+                'segmentationclassraw', 'segmentationobject', 'seg', 'truth'}
 _LABEL_STEM = re.compile(r'[-_. ](masks?|labels?|gt|seg|annotation|segmentation|labelids)$', re.I)
 _IMAGE_STEM = re.compile(r'[-_. ](leftimg8bit|image|img)$', re.I)
 
@@ -117,9 +116,12 @@ def is_label(path: Path, root: Path) -> bool:
     if _LABEL_STEM.search(path.stem) or _IMAGE_STEM.search(path.stem):
         return bool(_LABEL_STEM.search(path.stem))
     for part in reversed(path.relative_to(root).parts[:-1]):
-        found = set(re.findall('[a-z]+', part.lower())) & (_IMAGE_WORDS | _LABEL_WORDS)
-        if found:
-            return bool(found & _LABEL_WORDS)
+        words = re.findall('[a-z]+', part.lower())
+        if any(w in _LABEL_WORDS or w.endswith(('mask', 'masks', 'labels', 'annot'))
+               for w in words):
+            return True
+        if any(w in _IMAGE_WORDS or w.endswith('images') for w in words):
+            return False
     return False
 
 
@@ -146,23 +148,25 @@ def pair(images: Sequence[Path], labels: Sequence[Path], root: Path) -> Dict[Pat
     """Return the label of each image that has one.
 
     They have the same path but for words such as ``images`` and ``labels``. Only where no two
-    files have, the only two files of a name are a pair.
+    files have, the only two files of a name in a split are a pair, then the only two at all.
 
     Raises:
         ValueError: It is not clear which belong together.
     """
     pairs: Dict[Path, Path] = {}
-    for exact in (True, False):
+    keys: List[Callable[[Path], str]] = [
+        lambda p: common_name(p, root), lambda p: f'{split_of(p, root)}/{p.stem}', lambda p: p.stem]
+    for key in keys:
         sides: Tuple[Dict[str, List[Path]], ...] = (defaultdict(list), defaultdict(list))
         for side, paths in zip(sides, (images, labels)):
             for path in paths:
-                side[(common_name(path, root) if exact else path.stem).lower()].append(path)
+                side[key(path).lower()].append(path)
         for name in [n for n in sides[0] if n in sides[1]]:
             candidates = [*sides[0][name], *sides[1][name]]
             splits = {split_of(p, root) for p in candidates} - {''}
             if len(candidates) == 2 and len(splits) < 2:
                 pairs[candidates[0]] = candidates[1]
-            elif exact:
+            elif key is keys[0]:
                 raise ValueError(f'{root}: it is not clear which label is of which image: '
                                  f'{few(candidates, root)}')
         if pairs:

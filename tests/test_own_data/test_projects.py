@@ -213,12 +213,27 @@ def test_colours_of_a_cvat_export(data):
 
 @pytest.mark.parametrize('images, masks', [
     ('images/{}', 'annotations/{}'), ('{}/images', '{}/masks'), ('{}', '{}annot'),
-    ('{}_images', '{}_masks')])
+    ('{}_images', '{}_masks'), ('{}Images', '{}Masks'), ('{}/color', '{}/gt')])
 def test_folders_of_masks(images, masks, data):
     for word in ('train', 'val'):
         layouts.write_masks(data, layouts.save_grey, 4, images.format(word), masks.format(word))
     project = make_project('seg', data, 'my_project')
     assert project.facts.counts == (4, 4, 0)
+
+
+def test_masks_of_cityscapes(data):
+    for split in ('train', 'val'):
+        folder = data / 'gtFine' / split / 'aachen'
+        folder.mkdir(parents=True)
+        for i in range(3):
+            layouts.write_image(data / 'leftImg8bit' / split / 'aachen' / f'{i}_leftImg8bit.png')
+            layouts.save_grey(layouts.mask_ids(i), folder / f'{i}_gtFine_labelIds.png')
+            for other in ('instanceIds', 'labelTrainIds', 'color'):
+                layouts.save_colours(layouts.mask_ids(i), folder / f'{i}_gtFine_{other}.png')
+    project = make_project('seg', data, 'my_project')
+    assert project.facts.counts == (3, 3, 0)
+    found, _ = read_masks(project)
+    assert all(np.array_equal(m, layouts.mask_ids(i)) for i, m in found.items())
 
 
 def test_roboflow_masks_beside_images(data):
