@@ -45,6 +45,7 @@ _TASKS = (
         ('PoolFormer-S12, 40k', '15.7', ('37.2', )),
         ('PoolFormer-S24, 40k', '25.1', ('40.3', )),
         ('PoolFormer-S36, 40k', '34.6', ('42.0', )))),
+    Task('segformer', 'SegFormer', 'Semantic Segmentation', 'ADE20K', ('mIoU', ), ()),
     Task('upernet', 'UPerNet', 'Semantic Segmentation', 'ADE20K', ('mIoU', ), (
         ('Swin-T, 160k', '', ('44.4', )), )),
 )

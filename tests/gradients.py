@@ -5,6 +5,7 @@ With ``python tools/launch.py --nproc_per_node=2`` before it:
 """
 import os
 import sys
+from tempfile import mkdtemp
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.engine.runners.randomness import ITERATION, seed_all
 from mmscheme.engine.runners.resumable_batches import make_resumable
 from mmscheme.utils.processes import end_launched, leave_process_group
-from tests.models import tiny_run
+from tests.models import distilled, tiny_run
 from tests.utils import REPOSITORY
 
 IMAGES = 4
@@ -26,6 +27,8 @@ SEED = 7
 
 def config(task, scenes, size):
     """A demo without what differs between processes by its nature: batch norm and drop path."""
+    if task == 'distill':
+        return distilled(config('cls', scenes, size), mkdtemp())
     if size == 'small':
         cfg = tiny_run(task, scenes, 'none')
     else:

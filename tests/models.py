@@ -13,6 +13,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.train import build_train_runner
 from mmscheme.models.backbones.schemeformer import ARCHS
 from mmscheme.models.loading import build_model
+from mmscheme.utils.config_query import inner_model
 from mmscheme.utils.find_checkpoint import find_checkpoint
 from tests.utils import REPOSITORY
 
@@ -75,6 +76,19 @@ def tiny_run(task, data_root, work_dir, workers=0, **options):
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
     cfg.randomness = dict(seed=1)
     cfg.merge_from_dict(options)
+    return cfg
+
+
+def distilled(cfg, folder, **arguments):
+    """Return a config whose model learns from its dense form, with random weights in a file."""
+    cfg = Config(cfg._cfg_dict.to_dict())
+    teacher = Config(cfg._cfg_dict.to_dict())
+    teacher.model.backbone.update(groups=(1, 1), expansion=4, cca=False)
+    torch.manual_seed(1)
+    checkpoint = str(Path(folder, 'teacher.pth'))
+    torch.save(dict(state_dict=randomise(build_model(teacher)).state_dict()), checkpoint)
+    cfg.model = dict(type='mmscheme.Distill', student=cfg.model, teacher=teacher.model,
+                     teacher_checkpoint=checkpoint, **arguments)
     return cfg
 
 
@@ -167,6 +181,12 @@ def shrink(cfg):
         for proposals in (part.get('rpn_proposal'), part.get('rpn')):
             if proposals and 'max_per_img' in proposals:
                 proposals.max_per_img = 20
+    model = inner_model(cfg.model)
+    if 'num_queries' in model:
+        model.num_queries = 20
+    points = (model.get('decode_head') or {}).get('train_cfg')
+    if points:
+        points.num_points = 20
     return cfg
 
 
@@ -174,8 +194,9 @@ def build(cfg):
     """Build the model of a config for images of 64 x 64, the same at every call."""
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    if 'size' in cfg.model.data_preprocessor:
-        cfg.model.data_preprocessor.size = SIZE
+    model = inner_model(cfg.model)
+    if 'size' in model.data_preprocessor:
+        model.data_preprocessor.size = SIZE
     return MODELS.build(cfg.model)
 
 

@@ -53,7 +53,7 @@ def test_no_weight_decay_on_norms_alpha_layer_scale_and_position_embedding():
 
 @pytest.mark.parametrize('task, dataset', [
     ('mask_rcnn', 'coco'), ('retinanet', 'coco'), ('semantic_fpn', 'ade20k'),
-    ('upernet', 'ade20k'), ('cls', 'in1k')])
+    ('segformer', 'ade20k'), ('upernet', 'ade20k'), ('cls', 'in1k')])
 def test_sizes_share_the_recipe_and_the_baseline_is_three_values(task, dataset):
 
     def differences(name, other):
@@ -63,7 +63,7 @@ def test_sizes_share_the_recipe_and_the_baseline_is_three_values(task, dataset):
         return dict(_differences(a, b))
 
     flagship = f'{task}_scheme_s_{dataset}.py'
-    for size in ('s24', 's36', 'm36')[:2 if task == 'retinanet' else 3]:
+    for size in ('s24', 's36', 'm36')[:dict(retinanet=2, segformer=1).get(task, 3)]:
         changed = differences(flagship, f'{task}_scheme_{size}_{dataset}.py')
         assert changed.pop('model.backbone.arch') == size
         if task == 'cls':  # more stochastic depth in the larger ones, as published
@@ -101,6 +101,9 @@ def test_recipes():
     cfg, numbers = recipe('upernet_scheme_s_ade20k.py')
     assert numbers == (6e-5, 0.01, 16, 0.3)
     assert cfg.train_cfg.max_iters == 160000 == cfg.param_scheduler[1].end
+    cfg, numbers = recipe('segformer_scheme_s_ade20k.py')
+    assert numbers == (6e-5, 0.01, 16, 0.1) and cfg.model.auxiliary_head is None
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.decode_head == dict(lr_mult=10)
     cfg, numbers = recipe('semantic_fpn_scheme_s_ade20k.py')
     assert numbers == (2e-4, 1e-4, 32, 0)
     assert cfg.train_cfg.max_iters == 40000 == cfg.param_scheduler.end

@@ -7,6 +7,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.apis.inference import load_predictor, predict
 from mmscheme.apis.raw_predictions import RawPredictions
 from mmscheme.utils.cli import add_config_arguments, add_drawing_arguments, pictures_folder
+from mmscheme.utils.config_query import image_suffixes
 from mmscheme.utils.image_jobs import find_jobs, report
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.visualization.predictions import make_drawer
@@ -32,14 +33,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning)
     out = pictures_folder(args)
     with user_errors(args.debug):
-        jobs = find_jobs(args.inputs, out, args.masks)
         cfg = load_config(args.config, cfg_options=args.cfg_options, data_root=args.data_root)
-        find, scope, meta = load_predictor(cfg, args.checkpoint, args.device)
+        jobs = find_jobs(args.inputs, out, args.masks, image_suffixes(cfg))
+        find, scope, meta, read = load_predictor(cfg, args.checkpoint, args.device)
         draw = make_drawer(meta, scope, args.score_thr, args.opacity) if out else None
         raw = None
         if args.json or args.masks:
             raw = RawPredictions(scope, meta, jobs, args.json, args.ann_file, cfg)
-        problems = predict(find, jobs, draw, raw, args.debug)
+        problems = predict(find, jobs, draw, raw, args.debug, read)
     if raw and raw.numbers:
         print(f'note: {raw.numbers.source}')
     report(jobs, problems, out, args.masks, args.json)

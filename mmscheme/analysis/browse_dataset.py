@@ -73,7 +73,7 @@ def _load_annotations_first(dataset: Dict[str, Any]) -> None:
     pipeline = dataset.get('pipeline') or []
     names = [step_name(step) for step in pipeline]
     annotations = [i for i, n in enumerate(names) if re.search(r'Load\w*Annotations$', n)]
-    images = [i for i, n in enumerate(names) if 'LoadImage' in n]
+    images = [i for i, n in enumerate(names) if n.startswith('Load') and i not in annotations]
     if annotations and images:
         pipeline.insert(images[0] + 1, pipeline.pop(annotations[0]))
 

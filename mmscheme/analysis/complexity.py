@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmscheme.layers import DenseGuide
 from mmscheme.models.loading import build_model
-from mmscheme.utils.config_query import as_list, is_pretrained, scope_of, walk
+from mmscheme.utils.config_query import as_list, inner_model, is_pretrained, scope_of, walk
 from mmscheme.utils.quiet import quiet
 
 from .random_batch import find_preprocessor, input_shape, random_batch
@@ -126,7 +126,7 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None,
 def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
     """Return the config, changed such that its input has that shape and NMS keeps all."""
     cfg = deepcopy(cfg)
-    model, preprocessor = cfg.model, find_preprocessor(cfg)
+    model, preprocessor = inner_model(cfg.model), find_preprocessor(cfg)
     if preprocessor.get('size'):
         preprocessor['size'] = shape  # mmseg pads to it
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images

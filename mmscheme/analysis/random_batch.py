@@ -7,10 +7,12 @@ import torch
 from mmengine import Config
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
+from numpy.typing import NDArray
 
 from mmscheme.utils.config_query import (
     find_class,
     inference_pipeline,
+    inner_model,
     iter_datasets,
     scope_of,
     step_name,
@@ -18,7 +20,7 @@ from mmscheme.utils.config_query import (
 )
 
 __all__ = ['find_preprocessor', 'image_dtype', 'input_channels', 'input_shape', 'num_classes',
-           'random_batch']
+           'random_batch', 'to_input']
 
 _OBJECTS = 3
 
@@ -65,7 +67,7 @@ def _pair(size: Any) -> Tuple[int, int]:
 
 def find_preprocessor(cfg: Config) -> Dict[str, Any]:
     """Return the config's ``data_preprocessor``, which may stand beside its model."""
-    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    return inner_model(cfg.model).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def input_channels(cfg: Config) -> int:
@@ -90,6 +92,21 @@ def image_dtype(cfg: Config) -> torch.dtype:
     pixels = loaders and not loaders[0].get('to_float32') and (
         'unchanged' not in loaders[0].get('color_type', 'color'))
     return torch.uint8 if pixels else torch.float32
+
+
+def to_input(cfg: Config, picture: NDArray[Any]) -> torch.Tensor:
+    """Return a picture as a config's pipeline would give it.
+
+    Args:
+        cfg: The config.
+        picture: ``(H, W, 3)`` uint8, BGR; its channels are repeated or left out.
+
+    Returns:
+        ``(C, H, W)``.
+    """
+    channels = input_channels(cfg)
+    image = np.tile(picture, -(-channels // 3))[..., :channels]
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(image_dtype(cfg))
 
 
 def _pipeline(cfg: Config, split: str) -> List[Dict[str, Any]]:

@@ -1,4 +1,5 @@
 """Predict for images and videos, and write pictures or data."""
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import cv2
@@ -14,6 +15,7 @@ from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline, scope_of, step_name
 from mmscheme.utils.image_jobs import Job, read_image, run_jobs
 from mmscheme.utils.output_files import replacing
+from mmscheme.visualization.images import ImageReader
 
 from .raw_predictions import RawPredictions
 
@@ -26,14 +28,17 @@ class Predictor(NamedTuple):
     """A model that predicts for images in memory.
 
     Attributes:
-        find: From an image, BGR, to the framework's data sample at the size of the image.
+        find: From an image as the pipeline reads it, or from a frame of a video, BGR, to the
+            framework's data sample at the size of the image.
         scope: The framework.
         meta: Classes and palette where they are known, ``visualizer`` of the config, and of
             segmenters the ``label_ids`` of :func:`mmscheme.models.loading.label_ids`.
+        read: From a file to its image, by the steps of the pipeline.
     """
     find: Callable[[_Image], Any]
     scope: str
     meta: Dict[str, Any]
+    read: Callable[[Path], _Image]
 
 
 def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None) -> Predictor:
@@ -55,20 +60,30 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None) -
     model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     meta = dict(meta, visualizer=cfg.get('visualizer'), label_ids=label_ids(cfg, meta))
     steps = inference_pipeline(cfg)
-    loaders = [step for step in steps if step_name(step) == 'LoadImageFromFile']
-    if not loaders:
-        raise ValueError('test_pipeline: expected a LoadImageFromFile to replace, found none')
-    dtype = np.float32 if loaders[0].get('to_float32') else np.uint8
-    pipeline = Compose([step for step in steps if step not in loaders])
+    if not steps:
+        raise ValueError('test_pipeline: expected a step that reads images, found none')
+    # Up to the step that reads the image, whose name begins so in all frameworks.
+    last = next((i for i, s in enumerate(steps) if step_name(s).startswith('Load')), 0)
+    reader, pipeline = ImageReader(steps[:last + 1]), Compose(steps[last + 1:])
+    grey = str(steps[last].get('color_type')).startswith('gray')
+
+    def read(path: Path) -> _Image:
+        if reader.stock:
+            read_image(path)  # names what is not an image, or not whole
+        return reader.read(dict(img_path=str(path)))
 
     def find(image: _Image) -> Any:
         size = image.shape[:2]
-        data = pipeline(dict(img=image.astype(dtype), img_shape=size, ori_shape=size, img_id=0))
+        if grey and image.ndim == 3:  # a frame of a video
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        if steps[last].get('to_float32'):
+            image = image.astype(np.float32)
+        data = pipeline(dict(img=image, img_shape=size, ori_shape=size, img_id=0))
         with torch.no_grad():
             sample, = model.test_step({k: [v] for k, v in data.items()})
         return sample.cpu()
 
-    return Predictor(find, scope, meta)
+    return Predictor(find, scope, meta, read)
 
 
 def _frames(video: mmcv.VideoReader) -> Iterator[_Image]:
@@ -80,7 +95,8 @@ def _frames(video: mmcv.VideoReader) -> Iterator[_Image]:
 
 def predict(find: Callable[[_Image], Any], jobs: Sequence[Job],
             draw: Optional[Callable[[_Image, Any], _Image]] = None,
-            raw: Optional[RawPredictions] = None, debug: bool = False) -> List[str]:
+            raw: Optional[RawPredictions] = None, debug: bool = False,
+            read: Callable[[Path], _Image] = read_image) -> List[str]:
     """Write what a model finds for each job, with progress.
 
     Args:
@@ -90,6 +106,7 @@ def predict(find: Callable[[_Image], Any], jobs: Sequence[Job],
             pictures.
         raw: Writes data too.
         debug: See :func:`mmscheme.utils.image_jobs.run_jobs`.
+        read: See :class:`Predictor`.
 
     Returns:
         What could not be done, a line each; the others are done.
@@ -99,7 +116,7 @@ def predict(find: Callable[[_Image], Any], jobs: Sequence[Job],
         if draw and job.video:
             _label_video(lambda image: draw(image, find(image)), job, bar)
             return
-        image = read_image(job.source)
+        image = read(job.source)
         sample = find(image)
         if draw:
             mmcv.imwrite(draw(image, sample), str(job.target))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
-from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, loader_config, scope_of
+from mmscheme.utils.config_query import as_list, iter_datasets, loader_config, scope_of
 
 from .findings import Findings
 
@@ -105,6 +105,7 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 class _Few(List[Any]):
     """Batches in the place of a data set, as copies, because preprocessors write into samples."""
     metainfo: Dict[str, Any]
+    dataset: Any
 
     def __getitem__(self, index: Any) -> Any:
         return deepcopy(super().__getitem__(index))
@@ -113,6 +114,7 @@ class _Few(List[Any]):
 def _loader(batches: List[Any], dataset: Any) -> DataLoader:
     few = _Few(batches)
     few.metainfo = getattr(dataset, 'metainfo', None) or {}
+    few.dataset = dataset  # for its pipeline
     return DataLoader(few, collate_fn=lambda batch: batch[0])
 
 
@@ -208,7 +210,7 @@ class _Rehearsal:
 
     def run(self, splits: Sequence[str]) -> None:
         training = 'train' in splits
-        if inner_model(self.cfg.model) is not self.cfg.model:
+        if self.cfg.model.get('module'):
             self.tta(True)
             return
         if training:

@@ -12,7 +12,13 @@ from mmengine.utils import digit_version
 from numpy.typing import NDArray
 from torch import nn
 
-from mmscheme.analysis.random_batch import image_dtype, input_channels, input_shape, random_batch
+from mmscheme.analysis.random_batch import (
+    image_dtype,
+    input_channels,
+    input_shape,
+    random_batch,
+    to_input,
+)
 from mmscheme.datasets.scenes import draw_scene
 from mmscheme.models.loading import label_ids, load_model
 from mmscheme.utils.config_query import inference_pipeline
@@ -166,7 +172,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
                                  f'checkpoint, nothing is written: {check.text}')
         if graph.task == 'segmentation' and batch == 1:
             smaller = 3 * shape[0] // 4, 3 * shape[1] // 4
-            notes.append(describe_padding(cfg, model, part, _test_images(smaller, graph)[1]))
+            notes.append(describe_padding(cfg, model, part, _test_images(cfg, smaller)[1]))
     return checks, notes
 
 
@@ -251,13 +257,11 @@ def _halve(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
-def _test_images(shape: Tuple[int, int], graph: Graph) -> List[NDArray[Any]]:
-    """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline, BGR."""
+def _test_images(cfg: Config, shape: Tuple[int, int]) -> List[NDArray[Any]]:
+    """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
-    repeats = -(-graph.channels // 3)
-    dtype = str(graph.dtype).removeprefix('torch.')
-    return [np.tile(i, repeats)[..., :graph.channels].astype(dtype) for i in images]
+    return [to_input(cfg, image).permute(1, 2, 0).numpy() for image in images]
 
 
 def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
@@ -275,7 +279,7 @@ def check_exported(cfg: Config, model: nn.Module, graph: Graph, path: Path,
     Returns:
         A check for each of two images; for detectors the first is smaller than the input.
     """
-    exported, images = load_exported(path), _test_images(shape, graph)
+    exported, images = load_exported(path), _test_images(cfg, shape)
     if graph.task == 'detection':
         sizes = [(shape[0] - 7, shape[1] - 13), shape]
         return [_check_detector(cfg, model, exported, image, size, shape)

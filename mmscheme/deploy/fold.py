@@ -24,7 +24,7 @@ from mmscheme.models.backbones.schemeformer import MetaFormerBlock
 from mmscheme.models.loading import build_model, load_model, load_weights
 from mmscheme.models.utils.ffn import SCHEMEFFN, BlockDiagonalFFN
 from mmscheme.utils.checkpoint_io import check_checkpoint_name, make_plain, save_checkpoint
-from mmscheme.utils.config_query import find_class, scope_of, step_name, walk
+from mmscheme.utils.config_query import find_class, inner_model, scope_of, step_name, walk
 from mmscheme.utils.output_files import check_not_read, write_bytes
 from mmscheme.version import __version__
 
@@ -65,7 +65,7 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
             if isinstance(child, DropPath):
                 setattr(parent, name, nn.Identity())
     if getattr(model, 'auxiliary_head', None) is not None:
-        model.auxiliary_head = None
+        model['auxiliary_head'] = None
     if fuse_norms:
         # By child, as mmcv wants a convolution and its norm side by side.
         model = fuse_conv_bn(model)
@@ -148,10 +148,10 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     cfg = deepcopy(cfg)
     init_default_scope(scope_of(cfg))
     cfg.load_from, cfg.resume = None, False
-    model = cfg.model
+    model = inner_model(cfg.model)
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
-        model.auxiliary_head = None
+        model['auxiliary_head'] = None
     for _, node in walk(model):
         cls = find_class(MODELS, node.get('type')) if 'type' in node else None
         arguments = inspect.signature(cls).parameters if callable(cls) else {}

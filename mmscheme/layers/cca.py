@@ -1,6 +1,6 @@
 """Channel covariance attention: attention between channels without parameters."""
 import math
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
-                                 num_extra_tokens: int = 0, implementation: str = 'auto'
-                                 ) -> Tensor:
+                                 num_extra_tokens: int = 0, implementation: str = 'auto',
+                                 padding: Optional[Tensor] = None) -> Tensor:
     """Compute ``softmax(tau * X X^T) X`` with the channels as the rows of ``X``.
 
     The Gram matrix and its softmax are computed in float32 at least, also under
@@ -31,11 +31,13 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
             they are left out of the Gram matrix, but mixed like the others.
         implementation: ``'plain'``, which can be differentiated twice, or ``'auto'``, one
             operator that keeps its input and the C x C attention for the backward pass.
+        padding: ``(B, N - num_extra_tokens)``, True for positions outside of the image, which
+            are left out of the Gram matrix.
 
     Returns:
         ``(B, C, N)``.
     """
-    if is_fused_cca(x, implementation, num_extra_tokens):
+    if padding is None and is_fused_cca(x, implementation, num_extra_tokens):
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return channel_covariance(x.transpose(1, 2), tau / x.shape[2] if mean else tau,
@@ -43,9 +45,12 @@ def channel_covariance_attention(x: Tensor, tau: float, mean: bool = False,
     with torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False):  # meta has none
         rows = x[..., num_extra_tokens:]
         rows = rows.float() if x.dtype in _HALF else rows
+        positions: Union[int, Tensor] = max(1, rows.shape[2])
+        if padding is not None:
+            rows = rows.masked_fill(padding[:, None], 0)
+            positions = (~padding).sum(1).clamp_min(1)[:, None, None]
         gram = torch.matmul(rows, rows.transpose(1, 2))
-        positions = rows.shape[2]
-        attention = torch.softmax(gram * (tau / positions if mean and positions else tau), dim=-1)
+        attention = torch.softmax(gram * (tau / positions if mean else tau), dim=-1)
     return torch.matmul(attention.to(x.dtype), x)
 
 
@@ -63,6 +68,9 @@ class ChannelCovarianceAttention(nn.Module):
         num_extra_tokens: Number of leading tokens that are not positions; see
             :func:`channel_covariance_attention`.
         implementation: See :func:`channel_covariance_attention`.
+
+    Attributes:
+        padding: Of the next tokens, see :func:`channel_covariance_attention`; None: there is none.
 
     Raises:
         TypeError, ValueError: An argument is not as above; the message names it.
@@ -85,6 +93,7 @@ class ChannelCovarianceAttention(nn.Module):
         check_number('tau', self.tau, 'a finite number or None',
                      lambda n: abs(n) <= torch.finfo(torch.float32).max)
         self.num_extra_tokens = num_extra_tokens
+        self.padding: Optional[Tensor] = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend between channels, over all positions.
@@ -105,8 +114,8 @@ class ChannelCovarianceAttention(nn.Module):
             raise ValueError('expected a map (B, C, H, W) or tokens (B, N, C), found an input '
                              f'of shape {tuple(x.shape)}')
         return channel_covariance_attention(x.transpose(1, 2), self.tau, mean,
-                                            self.num_extra_tokens, self.implementation
-                                            ).transpose(1, 2)
+                                            self.num_extra_tokens, self.implementation,
+                                            self.padding).transpose(1, 2)
 
     def factor(self, positions: int) -> float:
         """Return the number that multiplies the Gram matrix."""

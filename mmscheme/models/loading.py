@@ -5,13 +5,15 @@ from typing import Any, Dict, List, Optional, Tuple
 from mmengine import Config
 from mmengine.dataset import BaseDataset
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
+from mmscheme.registry import MODELS
 from mmscheme.utils.checkpoint_io import compare_state_dicts, read_weights
 from mmscheme.utils.config_query import dataset_class, iter_datasets, scope_of
 
-__all__ = ['build_model', 'dataset_meta', 'label_ids', 'load_model', 'load_weights']
+__all__ = ['build_argument', 'build_model', 'dataset_meta', 'label_ids', 'load_model',
+           'load_weights']
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -28,6 +30,33 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.get('data_preprocessor') and not model.get('data_preprocessor'):
         model['data_preprocessor'] = deepcopy(cfg.data_preprocessor)
     return revert_sync_batchnorm(MODELS.build(model)).eval()
+
+
+def build_argument(name: str, model: Any, data_preprocessor: Optional[dict] = None) -> nn.Module:
+    """Build what an argument gives as a config or as a module.
+
+    Args:
+        name: Name of the argument.
+        model: A config with a type, not changed, or the module.
+        data_preprocessor: That of a model whose config has none.
+
+    Raises:
+        TypeError, ValueError: It is neither, or of no registered type.
+    """
+    if data_preprocessor is not None and not isinstance(data_preprocessor, dict):
+        raise TypeError(f'data_preprocessor: expected a dict or None, found {data_preprocessor!r}')
+    if isinstance(model, dict) and 'type' in model:
+        model = deepcopy(model)
+        if data_preprocessor is not None:
+            model.setdefault('data_preprocessor', deepcopy(data_preprocessor))
+        try:
+            model = MODELS.build(model)
+        except KeyError as e:  # no such type
+            raise ValueError(f'{name}: {e.args[0]}') from e
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'{name}: expected a config with a type or a module, found '
+                        f'{type(model).__name__}')
+    return model
 
 
 def load_weights(model: nn.Module, weights: Dict[str, Tensor], source: str) -> None:

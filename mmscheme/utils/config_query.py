@@ -7,11 +7,14 @@ from mmengine import Config
 from mmengine.model import PretrainedInit
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
-__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'inference_pipeline',
-           'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads', 'loader_config',
-           'scope_of', 'step_name', 'walk']
+__all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'image_suffixes',
+           'inference_pipeline', 'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads',
+           'loader_config', 'scope_of', 'step_name', 'walk']
 
 SPLITS = ('train', 'val', 'test')
+
+# Functions that return a model, which is this argument.
+_WRAPPERS = dict(Distill='student', SCHEMEWrapper='backbone')
 
 _FRAMEWORKS = ('mmseg', 'mmdet', 'mmpretrain')
 
@@ -62,6 +65,14 @@ def inference_pipeline(cfg: Config) -> List[Dict[str, Any]]:
         return [step for step in dataset.get('pipeline') or []
                 if not step_name(step).endswith('Annotations')]
     return []
+
+
+def image_suffixes(cfg: Config) -> Tuple[str, ...]:
+    """Return the suffixes of images that are not usual but those of a config."""
+    names = [step_name(step) for step in inference_pipeline(cfg)]
+    loaders = [name for name in names if name.startswith('Load')]
+    own = [d['img_suffix'] for d in iter_datasets(cfg) if isinstance(d.get('img_suffix'), str)]
+    return (*own, *(() if loaders[:1] == ['LoadImageFromFile'] else ('.npy', )))
 
 
 def as_list(value: Any) -> List[Any]:
@@ -122,8 +133,9 @@ def scope_of(cfg: Config) -> str:
 
 
 def inner_model(model: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the dict of the network, which test-time augmentation wraps."""
-    return model.get('module') or model
+    """Return the dict of the network inside test-time augmentation, Distill and SCHEMEWrapper."""
+    inner = model.get(_WRAPPERS.get(step_name(model), 'module'))
+    return inner_model(inner) if inner else model
 
 
 def iter_heads(model: Dict[str, Any]) -> Iterator[Tuple[str, Dict[str, Any]]]:

@@ -2,7 +2,7 @@
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import mmcv
@@ -32,14 +32,15 @@ class Job(NamedTuple):
     mask: Optional[Path] = None
 
 
-def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[str] = None
-              ) -> List[Job]:
+def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[str] = None,
+              suffixes: Sequence[str] = ()) -> List[Job]:
     """Find images and videos, and give each a target of its own.
 
     Args:
         inputs: Files and folders; folders are searched with all below them but what is written.
         out_dir: Folder of the pictures, or None; files keep their place below an input folder.
         mask_dir: Folder of the label maps, or None; the same.
+        suffixes: Suffixes of images beside the usual ones, which readers of one's own know.
 
     Returns:
         One entry a file.
@@ -51,10 +52,11 @@ def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[
     files: List[Path] = []
     names: List[Path] = []
     written = dict(picture=out_dir, mask=mask_dir)
+    images = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *suffixes)))
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            found = _walk(path, [Path(d) for d in written.values() if d])
+            found = _walk(path, [Path(d) for d in written.values() if d], images + _VIDEOS)
             if not found:
                 raise FileNotFoundError(f'no images or videos in {path}')
         elif path.is_file():
@@ -62,12 +64,14 @@ def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[
         else:
             raise FileNotFoundError(f'input not found: {path}')
         for file in found:
-            if file.suffix.lower() not in IMAGE_SUFFIXES + _VIDEOS:
-                raise ValueError(f'{file}: expected an image ({" ".join(IMAGE_SUFFIXES)}) or a '
+            if not file.name.lower().endswith(images + _VIDEOS):
+                raise ValueError(f'{file}: expected an image ({" ".join(images)}) or a '
                                  f'video ({" ".join(_VIDEOS)})')
             files.append(file)
             names.append(file.relative_to(path) if path.is_dir() else Path(file.name))
-    pictures = _targets(out_dir, [n.with_suffix('.mp4') if _is_video(n) else n for n in names])
+    pictures = _targets(out_dir, [
+        n.with_suffix('.mp4') if _is_video(n) else
+        n if cv2.haveImageWriter(n.name) else n.with_suffix('.png') for n in names])
     masks = _targets(mask_dir, [n.with_suffix('.png') for n in names])
     jobs = [Job(file, picture, _is_video(file), mask)
             for file, picture, mask in zip(files, pictures, masks)]
@@ -93,10 +97,10 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in _VIDEOS
 
 
-def _walk(folder: Path, written: Sequence[Path]) -> List[Path]:
+def _walk(folder: Path, written: Sequence[Path], suffixes: Tuple[str, ...]) -> List[Path]:
     """Return the images and videos below a folder, without what an earlier run has written."""
     files = sorted(p for p in folder.rglob('*')
-                   if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES + _VIDEOS)
+                   if p.is_file() and p.name.lower().endswith(suffixes))
     for out in (w.resolve() for w in written):
         if folder.resolve() in out.parents:
             files = [p for p in files if out not in (p.parent.resolve() / p.name).parents]
@@ -139,9 +143,10 @@ def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
         for job in jobs:
             try:
                 label(job, bar)
-            # What models and OpenCV say of an image that they cannot take. Not OSError: on a
-            # full disk the rest would fail as well.
-            except (ValueError, RuntimeError, cv2.error) as e:
+            except OSError:  # on a full disk the rest would fail as well
+                raise
+            # What transforms, models and OpenCV say of an image that they cannot take.
+            except Exception as e:
                 text = ' '.join(str(e).split()) or repr(e)
                 named = str(job.source) in text
                 problems.append(text if named else f'{job.source}: {text}')

@@ -6,6 +6,8 @@ import numpy as np
 from mmengine.registry import VISUALIZERS
 from numpy.typing import NDArray
 
+from .images import viewable
+
 __all__ = ['draw_prediction', 'make_drawer', 'make_visualizer']
 
 
@@ -53,7 +55,7 @@ def draw_prediction(visualizer: Any, image: NDArray[Any], sample: Any, scope: st
     Returns:
         The picture, BGR.
     """
-    rgb = np.ascontiguousarray(image[..., ::-1])
+    rgb = np.ascontiguousarray(viewable(image)[..., ::-1])
     sample = sample.cpu()
     if scope == 'mmseg':
         visualizer.alpha = opacity

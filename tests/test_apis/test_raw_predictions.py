@@ -48,7 +48,7 @@ def prepare(task, scenes, folder):
 
 def write_truth(case):
     """Write annotations near what the model finds, with ids that count nothing."""
-    find, _, meta = load_predictor(load_config(case.config), case.checkpoint, 'cpu')
+    find, _, meta, _ = load_predictor(load_config(case.config), case.checkpoint, 'cpu')
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for i, path in enumerate(sorted(case.images.iterdir())[::-1]):

@@ -164,15 +164,6 @@ def test_the_nearest_family_has_the_same_parts():
     assert any(family in text for family in ('mscan.Mlp', 'van.MixFFN', 'MlpWithDepthwiseConv'))
 
 
-def test_whole_models_are_refused():
-    from mmseg.models import EncoderDecoder
-    model = EncoderDecoder(dict(BACKBONES['mmseg MiT'][0]), dict(
-        type='FCNHead', in_channels=128, channels=128, num_classes=2, num_convs=0,
-        concat_input=False))
-    with pytest.raises(ValueError, match=r'^backbone: .* the whole model EncoderDecoder'):
-        SCHEMEWrapper(model)
-
-
 @pytest.mark.parametrize('name, arguments, number', [
     ('crossvit_9_240', {}, None), ('pit_ti_224', {}, None), ('coat_lite_tiny', {}, None),
     ('efficientformer_l1', {}, 15), ('maxvit_rmlp_pico_rw_256', {}, None)])

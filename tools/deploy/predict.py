@@ -11,6 +11,7 @@ from mmscheme.deploy.predictor import ExportedPredictor
 from mmscheme.utils.cli import add_drawing_arguments, pictures_folder
 from mmscheme.utils.image_jobs import Job, find_jobs, read_image, report, run_jobs
 from mmscheme.utils.user_errors import user_errors
+from mmscheme.visualization.images import ImageReader
 from mmscheme.visualization.predictions import make_drawer
 
 
@@ -32,19 +33,24 @@ def main(argv: Optional[List[str]] = None) -> None:
     warnings.filterwarnings('ignore', category=UserWarning)
     out = pictures_folder(args)
     with user_errors(args.debug):
-        jobs = find_jobs(args.inputs, out, args.masks)
+        jobs = find_jobs(args.inputs, out, args.masks, ('.npy', ))
         for job in jobs:
             if job.video:
                 raise ValueError(f'{job.source}: expected an image; `predict` takes videos')
         predictor = ExportedPredictor(args.model)
         meta, scope = predictor.meta, predictor.scope
+        read = ImageReader(predictor.pipeline.transforms)
+        if read.stock:
+            jobs = [job for job in jobs if job.source.suffix.lower() != '.npy']
         draw = make_drawer(meta, scope, args.score_thr, args.opacity) if out else None
         raw = None
         if args.json or args.masks:
             raw = RawPredictions(scope, meta, jobs, args.json, args.ann_file)
 
         def label(job: Job, _: ProgressBar) -> None:
-            image, sample = read_image(job.source), predictor(job.source)
+            if read.stock:
+                read_image(job.source)  # names what is not an image, or not whole
+            image, sample = read(job.source), predictor(job.source)
             if draw:
                 mmcv.imwrite(draw(image, sample), str(job.target))
             if raw:

@@ -1,10 +1,12 @@
-"""SCHEME in a stock backbone."""
+"""SCHEME in a stock backbone, or in parts of a whole model."""
 import inspect
 import logging
 import math
 from collections import Counter
+from functools import partial
 from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -12,10 +14,19 @@ from torch import Tensor, nn
 from mmscheme.layers import SCHEMEMixer, SharedExpertFFN
 from mmscheme.layers.block_diagonal import parse_groups
 from mmscheme.layers.scheme_mixer import read_guide
+from mmscheme.models.loading import build_argument
 from mmscheme.models.utils import DenseMixer, PlugInExperts, PlugInMixer, find_channel_mixers
-from mmscheme.models.utils.dense_mixers import describe_unknown, find_dense_pairs
+from mmscheme.models.utils.dense_mixers import (
+    Names,
+    describe_unknown,
+    find_dense_pairs,
+    image_encoder_layers,
+    name_of_stack,
+    select_mixers,
+    select_names,
+)
 from mmscheme.models.utils.mixer_options import interleave_evens, takes_options_of
-from mmscheme.models.utils.trial import Stream, try_backbone
+from mmscheme.models.utils.trial import Stream, Trial, try_backbone
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import (
     check_choice,
@@ -77,28 +88,87 @@ class _StockWeights:
                   level=logging.INFO if self.seed else logging.WARNING)
 
 
-def _find(backbone: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int]
-          ) -> Tuple[List[DenseMixer], Dict[str, str]]:
+class _TellPadding:
+    """Tell a CCA which tokens are padding, as the attention before it is told; a pre-hook.
+
+    It belongs to the attention because checkpointing calls that again before the mixer.
+    """
+
+    def __init__(self, cca: nn.Module) -> None:
+        self.cca = cca
+
+    def __call__(self, attention: nn.Module, args: Any, kwargs: Dict[str, Any]) -> None:
+        self.cca.padding = kwargs.get('key_padding_mask')
+
+
+class _DrawAsDense(torch.overrides.TorchFunctionMode):
+    """Give weights that stock code draws anew the variance that keeps that of the dense FFN.
+
+    Transformers of mmdet draw every matrix by Xavier's rule, which takes the stacked blocks for
+    a layer with ``groups`` times less inputs than it has and all outputs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.factors: Dict[int, float] = {}
+        for mixer in model.modules():
+            if isinstance(mixer, PlugInMixer):
+                fc1, fc2 = mixer.ffn.fc1, mixer.ffn.fc2
+                for layer, share in ((fc1, 1.), (fc2, mixer.stock_hidden / fc2.in_features)):
+                    drawn = 2 / (layer.in_features / layer.groups + layer.out_features)
+                    dense = 2 / (fc1.in_features + mixer.stock_hidden)
+                    self.factors[id(layer.weight)] = math.sqrt(layer.groups * share * dense / drawn)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Optional[dict] = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (Tensor.uniform_, Tensor.normal_) and id(args[0]) in self.factors:
+            args[0].mul_(self.factors[id(args[0])])
+        return out
+
+
+def _init_weights(model: nn.Module) -> None:
+    """Stand in for ``init_weights()`` of a model."""
+    with _DrawAsDense(model):
+        type(model).init_weights(model)
+
+
+def _find(model: nn.Module, kind: str, cca: bool, extra_tokens: Optional[int], within: Names,
+          exclude: Names) -> Tuple[List[DenseMixer], Dict[str, str]]:
     """Return the mixers to replace, with what is known of their tokens, and those left dense.
 
     The latter as :func:`~mmscheme.models.utils.dense_mixers.find_dense_pairs` has them.
     """
-    if isinstance(backbone, BaseModel):
-        raise ValueError(f'backbone: expected a backbone, found the whole model {kind}; wrap only '
-                         'its own backbone=')
-    if any(isinstance(module, (SCHEMEMixer, SharedExpertFFN)) for module in backbone.modules()):
+    # Only a backbone takes images alone, for a trial.
+    whole = isinstance(model, BaseModel)
+    prefix, backbone = ('backbone.', getattr(model, 'backbone', None)) if whole else ('', model)
+    if not whole and any(isinstance(module, (SCHEMEMixer, SharedExpertFFN))
+                         for module in model.modules()):
         raise ValueError(f'backbone: {kind} already has SCHEME mixers or experts')
-    found, pairs = find_channel_mixers(backbone), find_dense_pairs(backbone)
+    found, pairs = find_channel_mixers(model), find_dense_pairs(model)
     if not found:
         raise ValueError(f'backbone: {kind} has no channel mixer that SCHEME can replace; '
-                         + describe_unknown(backbone, pairs))
+                         + describe_unknown(model, pairs))
+    found = select_mixers(found, within, exclude)
+    pairs = {first: pairs[first] for first in select_names(pairs, within, exclude)
+             if first.startswith(prefix)}
+    entries = [name.removeprefix(prefix) for name in (*(dense.entry for dense in found), *pairs)
+               if name.startswith(prefix)]
+    trial = try_backbone(backbone, entries) if backbone and entries else Trial({})
     covered = tuple(f'{dense.name}.' for dense in found)
-    trial = try_backbone(backbone, [*(dense.entry for dense in found), *pairs])
     left = {first: holder for first, holder in pairs.items() if not first.startswith(covered)
-            and (trial.problem or trial.follows_image(first))}
+            and (trial.problem or trial.follows_image(first.removeprefix(prefix)))}
+    encoders = tuple(f'{layer}.' for layer in image_encoder_layers(model))
     kept = []
     for dense in found:
-        stream = trial.streams.get(dense.entry, Stream(True, None, trial.problem))
+        if dense.name.startswith(encoders):
+            kept.append(dense._replace(extra_tokens=0))
+            continue
+        if not dense.name.startswith(prefix):  # queries, or tokens of which nothing is known
+            kept.append(dense._replace(extra_tokens=None))
+            continue
+        stream = trial.streams.get(dense.entry.removeprefix(prefix),
+                                   Stream(True, None, trial.problem))
         if not stream.follows_image:
             continue  # a table of positions goes through it, for example
         extra, problem = dense.adapter.extra_tokens, ''
@@ -139,10 +209,11 @@ def _divisors(number: int) -> List[int]:
 def SCHEMEWrapper(backbone: Union[dict, nn.Module],
                   groups: Union[int, Sequence[int], str] = (4, 4), *,
                   mixer: str = 'scheme', expansion: Union[float, str, None] = 'auto',
-                  stages: Union[int, Sequence[int], None] = None, seed_from_dense: bool = False,
-                  extra_tokens: Optional[int] = None, strict: bool = False, **options: Any
-                  ) -> nn.Module:
-    """Replace the channel mixers of a stock backbone by SCHEME mixers, or shared-expert FFNs.
+                  stages: Union[int, Sequence[int], None] = None, within: Names = None,
+                  exclude: Names = None, seed_from_dense: bool = False,
+                  extra_tokens: Optional[int] = None, strict: bool = False,
+                  data_preprocessor: Optional[dict] = None, **options: Any) -> nn.Module:
+    """Replace the channel mixers of a backbone or model by SCHEME mixers, or shared experts.
 
     This is a function that returns the backbone itself, not a module around it.
 
@@ -163,8 +234,15 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     images; if that fails, an error asks for ``extra_tokens``. A mixer that gets only a class
     token has no CCA.
 
+    Of a whole model, such as a detector, mixers outside of the backbone are replaced as well:
+    ``within`` and ``exclude`` say which. Those in the encoders of DETR-like models and of
+    Mask2Former's pixel decoder have CCA over all positions of the image, without padding; others,
+    such as those of decoders, have none, because it would mix queries. Where the model draws all
+    its matrices anew, as DETR-like ones do, the FFNs start with the output variance of the dense
+    ones.
+
     Args:
-        backbone: Config of the stock backbone, or the module, which is changed in place.
+        backbone: Config of the stock backbone or model, or the module, which is changed in place.
         groups: Groups of the two layers of each SCHEME mixer, or one number for both. ``'auto'``
             uses as many as the widths of each mixer can be divided into, up to 4.
         mixer: ``'scheme'``, or ``'shared_expert'`` for :class:`mmscheme.layers.SharedExpertFFN`,
@@ -174,12 +252,18 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
             values); None keeps those of the stock backbone. ``'auto'`` is 8, with experts 1.
         stages: Stages whose mixers are replaced; all by default. A stage is one width of
             channels, counted from 0 in the order of appearance.
+        within: Names of modules whose mixers are replaced, such as ``'encoder'`` or
+            ``('backbone.stages.[23]', 'neck')``; see
+            :func:`mmscheme.models.utils.dense_mixers.is_within`. All by default.
+        exclude: Names of modules whose mixers stay as they are, as in ``within``.
         seed_from_dense: Start from the diagonal blocks of the dense layers, times the square
             root of ``groups``, and take the same from stock checkpoints. Needs the hidden
             width of the stock backbone, and SCHEME mixers whose channels are not interleaved.
         extra_tokens: Number of leading tokens of each mixer's input that are not positions, if
             neither its adapter nor the trial run can tell.
-        strict: Raise an error if a channel mixer stays dense, instead of a warning.
+        strict: Raise an error if a channel mixer of the backbone stays dense, instead of a warning.
+        data_preprocessor: Of a whole model whose config has none; mmengine's Runner puts that
+            of the config here.
         options: Options of the mixers, such as ``cca`` and ``keep_cca``; see
             :class:`mmscheme.layers.SCHEMEMixer` and :class:`mmscheme.layers.SharedExpertFFN`.
 
@@ -188,9 +272,9 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
 
     Raises:
         TypeError: ``backbone`` is neither; ``mixer`` has no such option.
-        ValueError: There is nothing to replace; ``backbone`` is a whole model; tokens cannot be
-            told apart; widths cannot be divided by ``groups``; a stage does not exist;
-            ``seed_from_dense`` with another hidden width, mixer or order of channels.
+        ValueError: There is nothing to replace; tokens cannot be told apart; widths cannot be
+            divided by ``groups``; a stage or name does not exist; ``seed_from_dense`` with
+            another hidden width, mixer or order of channels.
     """
     check_flags(seed_from_dense=seed_from_dense, strict=strict)
     check_choice('mixer', mixer, _MIXERS)
@@ -202,19 +286,12 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
     if seed_from_dense and (not is_scheme or options.get('interleave')):
         raise ValueError('seed_from_dense: expected mixer=\'scheme\' and interleave=False, whose '
                          'blocks are those on the diagonal')
-    if isinstance(backbone, dict) and 'type' in backbone:
-        try:
-            backbone = MODELS.build(backbone)
-        except KeyError as e:  # no such type
-            raise ValueError(f'backbone: {e.args[0]}') from e
-    if not isinstance(backbone, nn.Module):
-        raise TypeError('backbone: expected a config with a type or a module, found '
-                        f'{type(backbone).__name__}')
+    backbone = build_argument('backbone', backbone, data_preprocessor)
     if extra_tokens is not None:
         check_count('extra_tokens', extra_tokens, 0)
     kind = type(backbone).__name__
     has_cca = is_scheme and read_guide(**options) == 'cca'
-    found, left = _find(backbone, kind, has_cca, extra_tokens)
+    found, left = _find(backbone, kind, has_cca, extra_tokens, within, exclude)
     if left:
         text = (f'{kind}: {len(left)} channel mixers stay dense: {", ".join(left.values())}; '
                 + describe_unknown(backbone, left))
@@ -260,5 +337,16 @@ def SCHEMEWrapper(backbone: Union[dict, nn.Module],
             plugged.load_state_dict(plugged.from_dense(dense.module.state_dict()), strict=False)
         names[plugged.take_place(backbone, dense)] = dense.name
     backbone.register_load_state_dict_pre_hook(_StockWeights(names, seed_from_dense))
-    print_log(f'SCHEMEWrapper: {len(names)} channel mixers of {kind} replaced', logger='current')
+    encoders = image_encoder_layers(backbone)
+    for layer in encoders.values():
+        for module in layer.modules():
+            if isinstance(module, PlugInMixer) and module.cca is not None:
+                layer.self_attn.register_forward_pre_hook(_TellPadding(module.cca),
+                                                          with_kwargs=True)
+    if encoders or isinstance(backbone, BaseModel):
+        backbone.init_weights = partial(_init_weights, backbone)
+    where = Counter(name_of_stack(dense.name) for dense in found)
+    print_log(f'SCHEMEWrapper: {len(names)} channel mixers of {kind} replaced'
+              + (': ' + ', '.join(f'{count} in {name}' for name, count in where.items())
+                 if len(where) > 1 else ''), logger='current')
     return backbone

@@ -4,15 +4,32 @@ Classes are named by where they are defined, so that nothing is imported that a 
 does not have. A family of one's own is one more entry in :data:`ADAPTERS`.
 """
 from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
 from os.path import commonprefix
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from torch import nn
 
 __all__ = [
-    'ADAPTERS', 'Adapter', 'DenseMixer', 'describe_unknown', 'find_channel_mixers',
-    'find_dense_pairs', 'is_activation'
+    'ADAPTERS', 'Adapter', 'DenseMixer', 'Names', 'describe_unknown', 'find_channel_mixers',
+    'find_dense_pairs', 'image_encoder_layers', 'is_activation', 'is_within', 'name_of_stack',
+    'sees_positions', 'select_mixers', 'select_names'
 ]
+
+#: A name or pattern, or several, or None; see :func:`is_within`.
+Names = Union[str, Sequence[str], None]
 
 
 class Adapter(NamedTuple):
@@ -97,6 +114,10 @@ ADAPTERS: Dict[str, Adapter] = {
 #: Modules of these names, and all in them, are left alone: mixers of tokens, and heads.
 _NOT_CHANNEL_MIXERS = {'token_mix', 'mlp_tokens', 'token_mixer', 'attn', 'head', 'attn_pool',
                        'rel_pos'}
+
+# An encoder whose ``layers`` get positions of the image and nothing else; ``self_attn`` of a layer
+# is told which are padding.
+_IMAGE_ENCODER = 'mmdet.models.layers.transformer.detr_layers.DetrTransformerEncoder'
 
 
 class DenseMixer(NamedTuple):
@@ -201,6 +222,87 @@ def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
         if _widths(mixer.layers[0]) == (channels, 2 * hidden if adapter.gate == 1 else hidden):
             found.append(mixer)
     return found
+
+
+def is_within(name: str, patterns: Sequence[str]) -> bool:
+    """Return True if a pattern is the name of a module, or of one that holds it.
+
+    A pattern is compared with whole parts of the dotted name, anywhere in it: ``'encoder'``
+    stands for all in modules of that name, ``'backbone.stages.[23]'`` for two stages.
+    """
+    parts = name.split('.')
+    runs = {'.'.join(parts[i:j]) for j in range(1, len(parts) + 1) for i in range(j)}
+    return any(fnmatchcase(run, pattern) for pattern in patterns for run in runs)
+
+
+def _read_names(argument: str, value: Names) -> Tuple[str, ...]:
+    names = (value, ) if isinstance(value, str) else value
+    if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) and n for n in names):
+        raise TypeError(f'{argument}: expected the name of a module, a pattern, or several of '
+                        f'them, found {value!r}')
+    return tuple(names)
+
+
+def select_names(names: Iterable[str], within: Names = None, exclude: Names = None) -> List[str]:
+    """Return the names that are within ``within`` and not within ``exclude``; None: all, none."""
+    chosen = list(names)
+    if within is not None:
+        chosen = [name for name in chosen if is_within(name, _read_names('within', within))]
+    if exclude is not None:
+        chosen = [name for name in chosen if not is_within(name, _read_names('exclude', exclude))]
+    return chosen
+
+
+def select_mixers(mixers: Sequence[DenseMixer], within: Names = None, exclude: Names = None
+                  ) -> List[DenseMixer]:
+    """Select channel mixers by their names.
+
+    Args:
+        mixers: As :func:`find_channel_mixers` finds them.
+        within: Names or patterns, see :func:`is_within`, of what is selected; None: all.
+        exclude: The same of what is left out.
+
+    Returns:
+        The selected ones, in their order.
+
+    Raises:
+        TypeError: An argument is neither a name nor several.
+        ValueError: A name holds no channel mixer, or none is left.
+    """
+    known = {mixer.name: mixer for mixer in mixers}
+    for argument, value in (('within', within), ('exclude', exclude)):
+        for pattern in () if value is None else _read_names(argument, value):
+            if not any(is_within(name, [pattern]) for name in known):
+                stacks = ', '.join(dict.fromkeys(map(name_of_stack, known)))
+                raise ValueError(f'{argument}: expected names or patterns of modules with channel '
+                                 f'mixers, which are in {stacks}, found {pattern!r}')
+    chosen = [known[name] for name in select_names(known, within, exclude)]
+    if not chosen:
+        raise ValueError(f'exclude: {exclude!r} leaves no channel mixer of within={within!r}')
+    return chosen
+
+
+def name_of_stack(name: str) -> str:
+    """Return the part of a module's name before the first number, which counts blocks."""
+    parts = name.split('.')
+    numbers = [i for i, part in enumerate(parts) if part.isdigit() and i]
+    return '.'.join(parts[:numbers[0]] if numbers else parts)
+
+
+def image_encoder_layers(model: nn.Module) -> Dict[str, nn.Module]:
+    """Return the layers, by name, of encoders whose tokens are the positions of an image."""
+    return {f'{name}.layers.{i}'.removeprefix('.'): layer
+            for name, module in model.named_modules() if _IMAGE_ENCODER in _names(module)
+            for i, layer in enumerate(module.layers)}
+
+
+def sees_positions(model: nn.Module, name: str) -> bool:
+    """Return True for a module in the backbone of a model, or in an encoder of positions.
+
+    Others, such as those in decoders, get queries or tokens of which nothing is known.
+    """
+    return name.startswith('backbone.') or any(
+        name.startswith(f'{layer}.') for layer in image_encoder_layers(model))
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -198,6 +198,9 @@ class PlugInMixer(_PlugIn, SCHEMEMixer):
         groups: Blocks of the two layers.
         mixer: Options of :class:`mmscheme.layers.SCHEMEMixer`. There is no CCA where none of the
             tokens is a position.
+
+    Attributes:
+        stock_hidden: Hidden channels of the dense mixer.
     """
 
     def __init__(self, dense: DenseMixer, hidden_dims: int, groups: Tuple[int, int],
@@ -249,6 +252,7 @@ class PlugInMixer(_PlugIn, SCHEMEMixer):
         for layer, stock in ((self.ffn.fc1, first), (self.ffn.fc2, last)):
             if stock.bias is None:
                 layer.register_parameter('bias', None)
+        self.stock_hidden = stock_hidden
         self._gate = gate
         self._gate_last = getattr(dense.module, 'gate_last', False)
         self.stock_keys = self._stock_keys(dense, [(name, copy) for name, copy, _ in
