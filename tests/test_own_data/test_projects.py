@@ -329,7 +329,6 @@ def test_a_label_is_not_taken_from_another_folder(data):
 
 def test_objects_of_several_parts_stay_objects(data):
     """YOLO's polygons become masks, each of its object alone, and Mask R-CNN learns them."""
-    pytest.importorskip('supervision')
     layouts.write_yolo(data)
     for path in data.rglob('[0-9]*.txt'):
         path.write_text('0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n2 0.6 0.6 0.9 0.6 0.9 0.9\n')
