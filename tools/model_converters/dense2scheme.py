@@ -30,7 +30,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--within', nargs='+', metavar='NAME',
                         help='names or patterns of the modules whose channel mixers are converted '
                         '(default: the backbone)')
-    parser.add_argument('--exclude', nargs='+', metavar='NAME', help='names or patterns of modules that stay dense')
+    parser.add_argument('--exclude', nargs='+', metavar='NAME',
+                        help='names or patterns of modules that stay dense')
     parser.add_argument('--num-images', type=int, default=256, metavar='N',
                         help='training images to fit on (default: 256)')
     parser.add_argument('--distill-iters', type=int, default=0, metavar='N',
@@ -41,7 +42,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--finetune-iters', type=int, default=0, metavar='N',
                         help="iterations of the config's own training, at a tenth of its learning "
                         'rate (default: 0)')
-    parser.add_argument('--no-test', dest='test', action='store_false', help='do not measure the metric')
+    parser.add_argument('--no-test', dest='test', action='store_false',
+                        help='do not measure the metric')
     parser.add_argument('--seed', type=int, default=0,
                         help='seed of the random numbers (default: 0)')
     args = parser.parse_args(argv)
