@@ -80,7 +80,7 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
         The metric.
 
     Raises:
-        ImportError: The quantizer is not installed.
+        ImportError: The quantizer or its runtime is not installed.
         ValueError: The file loses more, which is then not written, or the config has no such
             metric or too few images.
     """
@@ -91,7 +91,8 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
     name = str(cfg.default_hooks.get('checkpoint', {}).get('save_best'))
     with replacing(target) as part:
         write_int8(source, part, quantizer, images)
-        values = [evaluate_file(cfg, p) for p in (before, ExportedPredictor(part))]
+        after = ExportedPredictor(part, 'openvino' if quantizer == 'nncf' else 'onnxruntime')
+        values = [evaluate_file(cfg, p) for p in (before, after)]
         if name not in values[0]:
             raise ValueError(f'default_hooks.checkpoint.save_best: expected one of the metrics '
                              f'{sorted(values[0])}, found {name!r}')

@@ -184,6 +184,10 @@ def test_two_files_of_one_name_get_two_pictures(tmp_path):
         (tmp_path / folder / 'x.png').write_text('')
     jobs = find_jobs([str(tmp_path / 'a' / 'x.png'), str(tmp_path / 'b')], 'out')
     assert [str(j.target) for j in jobs] == ['out/x.png', 'out/x_2.png']
+    (tmp_path / 'b' / 'x.jpg').write_text('')
+    jobs = find_jobs([str(tmp_path / 'a' / 'x.png'), str(tmp_path / 'b')], None, 'masks')
+    assert [str(j.mask) for j in jobs] == ['masks/x.png', 'masks/x_2.png', 'masks/x_3.png']
+    assert {j.target for j in jobs} == {None}
 
 
 def test_no_input_is_replaced_by_the_picture_of_another(tmp_path):

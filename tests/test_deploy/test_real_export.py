@@ -99,7 +99,7 @@ def test_mask_rcnn_boxes_and_masks_match_on_coco(real_data, tmp_path):
     model, _ = load_model(cfg, str(tmp_path / 'model.pth'))
     export(cfg, str(tmp_path / 'model.pth'), tmp_path / 'model.onnx', shape)
     predictor = ExportedPredictor(tmp_path / 'model.onnx')
-    number = 0
+    number = shared = total = 0
     for path in images(real_data / 'coco_tiny' / 'val2017', 20):
         data = predictor.pipeline(dict(img_path=str(path), img_id=0))
         rgb, size = predictor._fit(data['inputs'].numpy()[::-1].transpose(1, 2, 0))
@@ -118,9 +118,11 @@ def test_mask_rcnn_boxes_and_masks_match_on_coco(real_data, tmp_path):
         assert (found.scores - expected.scores).abs().max() <= 1e-3
         both, either = ((found.masks & expected.masks).sum((1, 2)),
                         (found.masks | expected.masks).sum((1, 2)))
-        assert (both[either > 0] / either[either > 0]).min() >= 0.999, path.name
+        # A pixel of a small mask is more than a thousandth of it.
+        assert (either - both).max() <= 2, path.name
+        shared, total = shared + int(both.sum()), total + int(either.sum())
         number += int((either > 0).sum())
-    assert number >= 200
+    assert number >= 200 and shared / total >= 0.999
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from mmscheme.models.loading import build_model, load_model
 from mmscheme.utils.config_query import inner_model
 from mmscheme.utils.find_checkpoint import find_checkpoint
 from tests.models import SIZE, TINY, WIDTHS, distilled, randomise, tiny_config, tiny_run, train
+from tests.utils import readme_code
 
 
 def build(cfg):
@@ -258,3 +259,19 @@ def test_models_that_do_not_fit(tmp_path):
         build(wide)
     model = build(Config(dict(cfg.to_dict(), model=cfg.model.student)))
     assert Distill(model, copy.deepcopy(model), layers='backbone') is model
+
+
+def test_the_page(tmp_path):
+    (tmp_path / 'mine.py').write_text(readme_code('distill'))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    cfg.dump(tmp_path / 'dumped.py')
+    cfg = Config.fromfile(tmp_path / 'dumped.py')
+    for network in (cfg.model.student, cfg.model.teacher):
+        network.decode_head.channels = network.auxiliary_head.channels = 8
+    teacher = build_model(Config(dict(model=cfg.model.teacher, default_scope='mmseg')))
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'dense.pth')
+    cfg.model.teacher_checkpoint = str(tmp_path / cfg.model.teacher_checkpoint)
+    model = build(cfg)
+    assert model.loss.layers == ['backbone.stages.0.1', 'backbone.stages.1.1',
+                                 'backbone.stages.2.5', 'backbone.stages.3.1']
+    assert model.loss.logits == 'decode_head.conv_seg'

@@ -16,6 +16,7 @@ from mmscheme.models.utils.dense_mixers import is_within
 from mmscheme.utils.quiet import quiet
 from tests.models import check_step_and_prediction, stock
 from tests.test_models.stock_backbones import BACKBONES, wrap
+from tests.utils import readme_code
 
 DETR = 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
 # Four scales of a small image, one after the other.
@@ -201,3 +202,13 @@ def test_bad_names(arguments, error, words, dense):
         SCHEMEWrapper(copy.deepcopy(dense), **arguments)
     text = str(caught.value)
     assert '\n' not in text and all(word in text for word in words)
+
+
+def test_the_page(tmp_path):
+    path = stock(mmdet, 'dino/dino-4scale_r50_8xb2-12e_coco.py')
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{path}'\n" + readme_code('parts of a model'))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    cfg.model.backbone.backbone = dict(type='SwinTransformer', embed_dims=24, depths=(1, 1, 1, 1),
+                                       num_heads=(1, 1, 1, 1), out_indices=(1, 2, 3))
+    own = mixers(build(cfg.model))
+    assert {name.split('.')[0] for name in own} == {'backbone', 'encoder'} and len(own) == 10
