@@ -235,19 +235,18 @@ def time_case(case: Case, rounds: int, threads: int) -> Dict[str, Dict[str, List
     return times
 
 
-def time_all(folder: Path, rounds: int, threads: int, only: List[str]) -> Dict[str, Any]:
-    """Time all cases; print the time of ours, and that of the others over it."""
-    results = {}
+def time_all(folder: Path, rounds: int, threads: int, only: List[str]) -> Iterator[Tuple[str, Any]]:
+    """Yield the times of each case; print the time of ours, and that of the others over it."""
     for case in read_cases(folder):
         if only and not any(case.name.startswith(part) for part in only):
             continue
-        results[case.name] = found = time_case(case, rounds, threads)
+        found = time_case(case, rounds, threads)
         for runtime, sides in found.items():
             ours = sides['ours'][0]
             print(f'{case.name:28} {runtime:12} ours {1e3 * ours:8.2f} ms' + ''.join(
                 f', {SIDES[s]} {t / ours:.2f}' for s, (t, _) in sides.items() if s != 'ours')
                 + f' (spread up to {max(spread for _, spread in sides.values()):.0%})', flush=True)
-    return results
+        yield case.name, found
 
 
 def _ratio(found: Dict[str, Dict[str, List[float]]], side: str, runtime: Optional[str]) -> str:
@@ -346,10 +345,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         return
     facts = environment(torch.device('cpu'))
     print(f'{facts["device"]}, {args.threads} threads, load {facts["load"]}')
-    results = time_all(args.path, args.rounds, args.threads, args.only)
-    args.json.write_text(json.dumps(dict(
-        environment=facts, threads=args.threads, rounds=args.rounds, results=results,
-        versions={n: version(n) for n in (*RUNTIMES, 'nncf') if find_spec(n)}), indent=1) + '\n')
+    data: Dict[str, Any] = dict(
+        environment=facts, threads=args.threads, rounds=args.rounds, results={},
+        versions={n: version(n) for n in (*RUNTIMES, 'nncf') if find_spec(n)})
+    for name, found in time_all(args.path, args.rounds, args.threads, args.only):
+        data['results'][name] = found
+        args.json.write_text(json.dumps(data, indent=1) + '\n')
 
 
 if __name__ == '__main__':

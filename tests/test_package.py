@@ -176,34 +176,31 @@ def test_readme_converter_commands(scenes, tmp_path):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     torch.save(PoolFormer('s12').state_dict(), tmp_path / 'poolformer_s12.pth.tar')
     commands = {Path(words[1]).stem: words[1:] for words in readme_commands('converters')}
-    assert set(commands) == {'metaformer2mmscheme', 'mmscheme2timm', 'dense2block_diagonal',
-                             'train'}
+    assert set(commands) == {'metaformer2mmscheme', 'mmscheme2timm', 'dense2scheme'}
     for name in ('metaformer2mmscheme', 'mmscheme2timm'):
         run(sys.executable, *commands.pop(name), cwd=tmp_path)
     assert (tmp_path / 'timm.pth').exists()
-    for _, name, *_ in commands.values():
-        (tmp_path / Path(name).name).write_text(
-            f"_base_ = '{REPOSITORY / name}'\n"
-            'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1),\n'
-            '                                     embed_dims=(32, ) * 4)),\n'
-            '             data_preprocessor=dict(num_classes=6),\n'
-            '             head=dict(in_channels=32, num_classes=6))\n'
-            "train_dataloader = dict(batch_size=12, num_workers=0, persistent_workers=False,\n"
-            "dataset=dict(_delete_=True, type='CustomDataset', data_root='', "
-            "data_prefix='train', pipeline=_base_.train_pipeline))\n"
-            "val_dataloader = dict(batch_size=12, num_workers=0, persistent_workers=False,\n"
-            "dataset=dict(_delete_=True, type='CustomDataset', data_root='', "
-            "data_prefix='val', pipeline=_base_.test_pipeline))\n"
-            'train_cfg = dict(max_epochs=1)\n')
-    dense = Config.fromfile(tmp_path / Path(commands['dense2block_diagonal'][1]).name)
+    tool, name, _, *arguments = commands['dense2scheme']
+    data = '\n'.join(
+        f"{split}_dataloader = dict(batch_size=12, num_workers=0, persistent_workers=False, "
+        f"dataset=dict(_delete_=True, type='CustomDataset', data_root='', data_prefix='{folder}', "
+        f'pipeline=_base_.{pipeline}_pipeline))' for split, folder, pipeline in (
+            ('train', 'train', 'train'), ('val', 'val', 'test'), ('test', 'val', 'test')))
+    (tmp_path / 'dense.py').write_text(
+        f"_base_ = '{REPOSITORY / name}'\n"
+        'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1),\n'
+        '                                     embed_dims=(32, ) * 4)),\n'
+        '             data_preprocessor=dict(num_classes=6),\n'
+        f'             head=dict(in_channels=32, num_classes=6))\n{data}\n')
+    dense = Config.fromfile(tmp_path / 'dense.py')
     torch.save(MODELS.build(dict(dense.model, _scope_='mmpretrain')).state_dict(),
                tmp_path / 'dense.pth')
-    for tool, config, *arguments in (commands['dense2block_diagonal'], commands['train']):
-        arguments = [str(scenes / 'objects') if a == '/data/imagenet' else a for a in arguments]
-        if 'dense2' in tool:
-            arguments += ['--num-images', '24']
-        log = run(sys.executable, tool, tmp_path / Path(config).name, *arguments, cwd=tmp_path)
-    assert 'Load checkpoint from scheme.pth' in log and 'accuracy/top1' in log
+    arguments = [str(scenes / 'objects') if a == '/data/imagenet' else a for a in arguments]
+    log = run(sys.executable, tool, 'dense.py', 'dense.pth', *arguments, '--num-images', '24',
+              '--finetune-iters', '2', cwd=tmp_path)
+    assert '| fine-tuned |' in log and '| top1 |' in log
+    run(sys.executable, 'tools/test.py', *log.split()[-2:], '--data-root', scenes / 'objects',
+        cwd=tmp_path)
 
 
 @pytest.mark.slow

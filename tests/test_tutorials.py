@@ -205,24 +205,6 @@ def test_classification_and_a_segmenter_from_it(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_swin_upernet(tmp_path):
-    root = write_scenes(tmp_path / 'ade', 4, 2, (64, 80), ids='ade20k')
-    stock = Config.fromfile(
-        REPOSITORY / 'configs' / 'plug_in' / 'upernet_swin_t_44e8_ade20k.py').model
-    stock.backbone = stock.backbone.backbone
-    init_default_scope('mmseg')
-    state = MODELS.build(stock).state_dict()
-    torch.save(state, tmp_path / 'upernet_swin_t.pth')
-    out = follow('tutorial swin', tmp_path, [('/data/ADEChallengeData2016', root)], train=[
-        *SHORT, 'optim_wrapper.optimizer.lr=0.', 'optim_wrapper.optimizer.weight_decay=0.'])
-    assert 'take the diagonal blocks' in out
-    trained = torch.load(tmp_path / 'work_dirs' / 'my_swin' / 'iter_1.pth',
-                         weights_only=True)['state_dict']
-    name = 'decode_head.conv_seg.weight'
-    assert torch.equal(trained[name], state[name])
-
-
-@pytest.mark.slow
 def test_the_notebook(tmp_path):
     """Its cells in order, with fewer iterations."""
     cells = json.loads((REPOSITORY / 'docs/tutorials/first_model.ipynb').read_text())['cells']

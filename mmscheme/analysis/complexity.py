@@ -16,7 +16,7 @@ from .random_batch import find_preprocessor, input_shape, random_batch
 
 __all__ = [
     'CHANNEL_MIXERS', 'COUNTER', 'Complexity', 'Cost', 'count_config', 'count_module',
-    'find_modules'
+    'find_modules', 'leave_out_pretrained'
 ]
 
 COUNTER = (
@@ -130,7 +130,7 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
     if preprocessor.get('size'):
         preprocessor['size'] = shape  # mmseg pads to it
     preprocessor.pop('batch_augments', None)  # mmdet's resize the images
-    _leave_out_pretrained(model)
+    leave_out_pretrained(model)
     test_cfg = model.get('test_cfg') or {}
     if scope_of(cfg) == 'mmseg':
         test_cfg['mode'] = 'whole'
@@ -144,7 +144,7 @@ def _for_counting(cfg: Config, shape: Tuple[int, int]) -> Config:
     return cfg
 
 
-def _leave_out_pretrained(model: Dict[str, Any]) -> None:
+def leave_out_pretrained(model: Dict[str, Any]) -> None:
     """Take checkpoints out of the initialisation; nothing is read or downloaded."""
     for _, node in walk(model):
         if node.get('init_cfg'):

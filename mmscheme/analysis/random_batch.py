@@ -76,7 +76,7 @@ def input_channels(cfg: Config) -> int:
     They are what the backbone is told or has as its default, or else what the preprocessor has
     means for; 3 where nothing says.
     """
-    for _, node in walk(cfg.model.get('backbone')):
+    for _, node in walk(inner_model(cfg.model).get('backbone')):
         cls = find_class(MODELS, node['type']) if 'type' in node else None
         arguments = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
         for key in ('in_channels', 'in_chans'):

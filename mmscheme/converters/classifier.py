@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mmscheme.models import SCHEMEformer
 from mmscheme.models.loading import build_model, load_weights
 
-from .block_diagonal import LayerFit, convert_backbone
+from .block_diagonal import convert_backbone
+from .fit import LayerFit
 
 __all__ = ['BlockDiagonalModel', 'convert_classifier']
 

@@ -65,7 +65,7 @@ def fold(model: nn.Module, fuse_norms: bool = True) -> nn.Module:
             if isinstance(child, DropPath):
                 setattr(parent, name, nn.Identity())
     if getattr(model, 'auxiliary_head', None) is not None:
-        model['auxiliary_head'] = None
+        model.auxiliary_head = None
     if fuse_norms:
         # By child, as mmcv wants a convolution and its norm side by side.
         model = fuse_conv_bn(model)

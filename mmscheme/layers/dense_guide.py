@@ -30,6 +30,12 @@ class DenseGuide(nn.Module):
         self.weight1, self.weight2 = (
             nn.Parameter(dense_form(fc.weight.detach(), fc.groups)) for fc in (ffn.fc1, ffn.fc2))
 
+    @torch.no_grad()
+    def start(self, ffn: BlockDiagonalMLP) -> None:
+        """Start again from the weights of the FFN."""
+        for weight, fc in ((self.weight1, ffn.fc1), (self.weight2, ffn.fc2)):
+            weight.copy_(dense_form(fc.weight, fc.groups))
+
     def forward(self, ffn: BlockDiagonalMLP, x: Tensor, share: Tensor) -> Tensor:
         """Apply the FFN with its guide.
 

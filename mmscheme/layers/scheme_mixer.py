@@ -142,6 +142,11 @@ class SCHEMEMixer(nn.Module):
     def _set_factor(self, factor: float) -> None:
         self._factor, self.cca_retired = factor, factor == 0
 
+    def start_guide(self) -> None:
+        """Let a dense guide start from the FFN's weights, unless its factor has fallen already."""
+        if isinstance(self.guide, DenseGuide) and self._factor == 1:
+            self.guide.start(self.ffn)
+
     def retire_cca(self) -> None:
         """Remove the guide for good: its factor becomes 0 and it is no longer computed.
 

@@ -10,6 +10,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from mmscheme.utils.config_query import as_list
+
 from .samples import Sample, few, measure, pair, photographs, split_in
 
 __all__ = ['Box', 'find_boxes', 'write_coco']
@@ -120,8 +122,8 @@ def _coco_files(files: Sequence[Path]) -> Dict[Path, Dict[str, Any]]:
             continue
         try:
             content = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            continue
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f'{path}: not JSON ({e})') from e
         if isinstance(content, dict) and all(
                 isinstance(content.get(k), list) for k in ('images', 'annotations', 'categories')):
             found[path] = content
@@ -271,7 +273,7 @@ def _is_yolo(path: Path) -> bool:
 def _read_yolo(labels: Sequence[Path], files: Sequence[Path], images: Sequence[Path], root: Path,
                classes: Optional[Sequence[str]], notes: List[str]
                ) -> Tuple[List[Sample], List[str]]:
-    data = _yolo_names(files, classes, root)
+    data, places = _yolo_data(files, classes, root)
     # Also what is empty, for an image without objects, or broken, which is an error.
     stems = {p.stem for p in images}
     labels = [p for p in files if p in set(labels) or p.suffix.lower() == '.txt'
@@ -284,12 +286,14 @@ def _read_yolo(labels: Sequence[Path], files: Sequence[Path], images: Sequence[P
     samples = measure(samples, root, notes)
     for sample, boxes in _supervised(samples, 'yolo', data):
         sample.truth = boxes
+        sample.split = next((split for place, split in places.items()
+                             if place in Path(os.path.abspath(sample.image)).parents), '')
     return samples, list(data['names'])
 
 
-def _yolo_names(files: Sequence[Path], classes: Optional[Sequence[str]], root: Path
-                ) -> Dict[str, Any]:
-    """Return what ``data.yaml`` says, or the names of a list beside the labels."""
+def _yolo_data(files: Sequence[Path], classes: Optional[Sequence[str]], root: Path
+               ) -> Tuple[Dict[str, Any], Dict[Path, str]]:
+    """Return names from ``data.yaml`` or a list beside the labels, and the folders of splits."""
     import yaml
     for path in sorted(files, key=lambda p: len(p.parts)):
         if path.suffix.lower() in ('.yaml', '.yml'):
@@ -305,14 +309,26 @@ def _yolo_names(files: Sequence[Path], classes: Optional[Sequence[str]], root: P
                 names = [names[i] for i in range(len(names))]
             if names:
                 return {**{k: content[k] for k in ('kpt_shape', ) if k in content},
-                        'names': [str(n) for n in names]}
+                        'names': [str(n) for n in names]}, _yolo_splits(path.parent, content)
         elif path.name.lower() in ('classes.txt', 'obj.names', '_darknet.labels'):
             names = path.read_text(encoding='utf-8').splitlines()
-            return dict(names=[n.strip() for n in names if n.strip()])
+            return dict(names=[n.strip() for n in names if n.strip()]), {}
     if not classes:
         raise ValueError(f'{root}: no names of the classes: expected data.yaml with names, '
                          'classes.txt or obj.names; or give them in order with --classes')
-    return dict(names=list(classes))
+    return dict(names=list(classes)), {}
+
+
+def _yolo_splits(folder: Path, content: Dict[str, Any]) -> Dict[Path, str]:
+    """Return the split of each folder that ``data.yaml`` names, if it tells train from val."""
+    places: Dict[Path, str] = {}
+    for split in ('train', 'val', 'test'):
+        for entry in as_list(content.get(split)):
+            for base in (folder / str(content.get('path') or ''), folder):
+                place = Path(os.path.abspath(base / str(entry)))
+                if place.is_dir() and places.setdefault(place, split) != split:
+                    return {}
+    return places if {'train', 'val'} <= {*places.values()} else {}
 
 
 def _with_labels(images: Sequence[Path], labels: Sequence[Path], root: Path, notes: List[str]

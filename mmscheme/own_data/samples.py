@@ -257,6 +257,7 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
     for sample in samples:
         index[sample.image.stem.lower()].append(sample.image)
     by_image = {s.image: s for s in samples}
+    absent: List[str] = []
     for path in lists:
         for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
             words = line.split()
@@ -270,6 +271,7 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
             if len(found) > 1:
                 raise ValueError(f'{path}: {words[0]} is the name of several images: '
                                  f'{few(found, root)}')
+            absent += [] if found else words[:1]
             for image in found:
                 split, before = _SPLITS[path.stem.lower()], by_image[image].split
                 if before and before != split:
@@ -277,6 +279,8 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
                 by_image[image].split = split
     if not any(s.split for s in samples):
         return samples
+    if absent:
+        notes.append(f'names in lists of splits without a labelled image: {few(absent, Path())}')
     unlisted = [s.image for s in samples if not s.split]
     if unlisted:
         notes.append(f'images that no list of a split has, left out: {few(unlisted, root)}')

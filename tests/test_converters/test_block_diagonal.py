@@ -67,9 +67,9 @@ def test_a_block_diagonal_function_is_found_again(images):
         report, orders = convert_backbone(dense, student, images, permutation)
         results[permutation] = {fit.name: fit.fitted for fit in report}
         assert set(orders) == (set(range(4)) if permutation == 'cluster' else set())
-    for name in ('stages.0.0', 'stages.2.0', 'stages.3.0'):
+    for name in (f'stages.{i}.0.channel_mixer' for i in (0, 2, 3)):
         assert results['cluster'][name] > results['none'][name], name
-    assert results['cluster']['stages.0.0'] > 0.95
+    assert results['cluster']['stages.0.0.channel_mixer'] > 0.95
 
 
 def test_the_report_is_what_a_loop_over_unseen_images_finds(images):
@@ -80,7 +80,7 @@ def test_the_report_is_what_a_loop_over_unseen_images_finds(images):
     report, orders = convert_backbone(dense, student, images, max_tokens=10 ** 6,
                                       progress=seen.append)
     assert seen == report and [f.name for f in report] == [
-        'stages.0.0', 'stages.1.0', 'stages.1.1', 'stages.2.0', 'stages.3.0']
+        f'stages.{i}.channel_mixer' for i in ('0.0', '1.0', '1.1', '2.0', '3.0')]
     assert all(torch.equal(v, untouched[k]) for k, v in dense.state_dict().items())
     assert all(float(b.channel_mixer.alpha) == 1 for s in student.stages for b in s)
     # The first FFN: the dense one on the same maps, in the order of the new channels.
@@ -110,8 +110,10 @@ def test_wrong_pairs_are_named(images):
     dense = dense_backbone()
     for arguments, message in (
             (dict(student=SCHEMEformer(TINY, pos_embed=True)), 'missing pos_embed'),
-            (dict(dense=SCHEMEformer(TINY)), 'stages.0.0: expected a dense FFN without CCA'),
-            (dict(student=SCHEMEformer(TINY, interleave=True)), 'stages.0.0: .*interleave=False'),
+            (dict(dense=SCHEMEformer(TINY)),
+             'stages.0.0.channel_mixer: expected a dense FFN without CCA'),
+            (dict(student=SCHEMEformer(TINY, interleave=True)),
+             'stages.0.0.channel_mixer: .*interleave=False'),
             (dict(permutation='best'), "permutation: expected one of .*, found 'best'"),
             (dict(images=images[0][:1, None]), 'at least 8 images')):
         arguments = dict(dict(dense=dense, student=SCHEMEformer(TINY), images=images), **arguments)
@@ -157,7 +159,7 @@ def test_command_and_its_errors(scenes, tmp_path, capsys):
     dense_to_block_diagonal([str(tmp_path / 'dense.py'), str(tmp_path / 'dense.pth'),
                              str(tmp_path / 'new.pth'), '--compare', *arguments])
     out = capsys.readouterr().out
-    assert '| FFN | none | random | cluster |' in out and '| stages.3.0 | ' in out
+    assert '| FFN | none | random | cluster |' in out and '| stages.3.0.channel_mixer | ' in out
     assert '[cluster, ' in out and 'model.backbone.groups="(4,4)"' in out
     content = torch.load(tmp_path / 'new.pth', weights_only=True)
     assert content['meta']['dataset_meta']['classes'] == ('a', 'b')

@@ -61,6 +61,20 @@ def test_dense_guides_fall_along_a_cosine_over_the_first_half():
         model = SCHEMEformer(TINY, guide='dense')
         assert [step(each, model, i, 8).pop() for i in (1, 3, 7)] == pytest.approx([0.5, 0, 0])
         assert all(b.channel_mixer.cca_retired for stage in model.stages for b in stage)
+    # An initialisation has rescaled the blocks: at the start of a run the guide is theirs again.
+    model = SCHEMEformer(TINY, guide='dense')
+    for iteration, same in ((3, False), (0, True), (1, True)):
+        for mixer in [b.channel_mixer for stage in model.stages for b in stage]:
+            mixer.ffn.fc2.weight.data *= 1.5 - 0.5 * (iteration == 1)
+        runner = SimpleNamespace(iter=iteration, max_iters=8, model=model, hooks=(),
+                                 message_hub=MessageHub('x'))
+        MixingScheduleHook().before_train(runner)
+        x = torch.randn(2, mixer.ffn.fc1.in_features, 3, 3)
+        assert torch.allclose(mixer(x), mixer.ffn(x), atol=1e-6) == same
+    mixer.lower_cca_factor(0.9)
+    mixer.ffn.fc2.weight.data *= 2
+    mixer.start_guide()
+    assert not torch.allclose(mixer(x), mixer.ffn(x), atol=1e-6)
     late = MixingScheduleHook(dense_decay=(0.5, 1.))
     assert step(late, SCHEMEformer(TINY, guide='dense'), 3, 8) == {1.}
     with pytest.raises(ValueError, match='dense_decay: expected'):

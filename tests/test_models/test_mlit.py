@@ -248,6 +248,12 @@ def test_the_demo_trains_and_exports(scenes, tmp_path):
     folded = fold(build_model(Config.fromfile(config)))
     load_weights(build_model(deploy_config(Config.fromfile(config))), folded.state_dict(), 'fold')
     pytest.importorskip('onnx')
+    # Gates that start at zero are near to ties still, which rounding may break in another way.
+    saved = torch.load(checkpoint, weights_only=True)
+    for key, value in saved['state_dict'].items():
+        if key.endswith(('gate.weight', 'head.layers.head.weight')):
+            torch.nn.init.normal_(value)
+    torch.save(saved, checkpoint)
     load_tool('deploy/export').main([str(config), str(checkpoint), '--out',
                                      str(tmp_path / 'm.onnx')])
     assert (tmp_path / 'm.onnx').stat().st_size > 0

@@ -202,13 +202,14 @@ def test_colours_of_a_cvat_export(data):
     lists = data / 'ImageSets' / 'Segmentation'
     lists.mkdir(parents=True)
     (lists / 'train.txt').write_text('0\n1\n2\n3\n4\n5\n')
-    (lists / 'val.txt').write_text('6\n7\n')
+    (lists / 'val.txt').write_text('6\n7\n99\n')
     project = make_project('seg', data, 'my_project', 'voc')
     found, names = read_masks(project)
     assert set(names) == {'background', 'road', 'car'} and project.facts.counts == (6, 2, 0)
     values = [names.index(n) for n in ('background', 'road', 'car')]
     assert all(np.array_equal(m, layouts.mask_ids(i, values)) for i, m in found.items())
     assert any('8.jpg' in n for n in project.notes)  # in no list
+    assert any('99' in n for n in project.notes)  # no image
 
 
 @pytest.mark.parametrize('images, masks', [
@@ -309,6 +310,15 @@ def test_the_same_name_in_several_folders(data):
             assert round(x) == 8 + int(name[0]) + 6 * (folder == 'b')
 
 
+def test_the_split_of_a_yaml_file(data):
+    layouts.write_yolo(data, (('a', 7), ('b', 5)))
+    (data / 'data.yaml').write_text('path: .\ntrain: images/a\nval: [images/b]\n'
+                                    'names: {0: car, 1: dog, 2: tree}\n')
+    project = make_project('det', data, 'my_project')
+    assert set(read_boxes(project, ('train', ))) == set('0123456')
+    assert set(read_boxes(project, ('val', ))) == {'7', '8', '9', '10', '11'}
+
+
 def test_a_label_is_not_taken_from_another_folder(data):
     layouts.write_yolo(data, (('a', 6), ('b', 6)))
     (data / 'labels' / 'a' / '0.txt').unlink()
@@ -319,7 +329,6 @@ def test_a_label_is_not_taken_from_another_folder(data):
 
 def test_objects_of_several_parts_stay_objects(data):
     """YOLO's polygons become masks, each of its object alone, and Mask R-CNN learns them."""
-    pytest.importorskip('supervision')
     layouts.write_yolo(data)
     for path in data.rglob('[0-9]*.txt'):
         path.write_text('0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n2 0.6 0.6 0.9 0.6 0.9 0.9\n')
@@ -427,6 +436,11 @@ def _broken_label(data):
     (data / 'labels' / 'train' / '5.txt').write_text('0 0.5 0.5 nan 0.2\n')
 
 
+def _cut_json(data):
+    layouts.write_coco(data, 6, '', 'train', 'train.json')
+    (data / 'val.json').write_bytes((data / 'train.json').read_bytes()[:100])
+
+
 def _no_bndbox(data):
     layouts.write_voc(data)
     (data / 'Annotations' / '004.xml').write_text(
@@ -460,7 +474,8 @@ def _partly_split(data):
     ('seg', _photos, ['values']), ('seg', _one_value, ['--ignore']), ('seg', _jpeg, ['JPEG']),
     ('det', _pixels_not_fractions, ['outside']), ('det', _unknown_class, ['3']),
     ('seg', _two_readings, ['classes.txt', '--classes']), ('det', _other_size, ['160x128']),
-    ('det', _broken_label, ['5.txt', 'nan']), ('det', _no_bndbox, ['004.xml', 'bndbox']),
+    ('det', _cut_json, ['val.json']), ('det', _broken_label, ['5.txt', 'nan']),
+    ('det', _no_bndbox, ['004.xml', 'bndbox']),
     ('det', _voc_of_another_size, ['002.jpg', '64x80', 'EXIF']),
     ('det', _partly_split, ['other', 'train']), ('cls', layouts.write_coco, ['train/']),
     ('cls', lambda data: data.mkdir(parents=True), ['0 images']),

@@ -70,17 +70,22 @@ class MixingScheduleHook(Hook):
         return (1 - math.cos(math.pi * left)) / 2 if dense else left
 
     def before_train(self, runner: Any) -> None:
-        """Find the SCHEME mixers of the model."""
+        """Find the SCHEME mixers of the model; let dense guides start from their weights."""
         self._mixers = find_mixers(runner.model)
         self._averages = find_averaged_mixers(runner)
         # Because a resumed run has made its last check already.
         self._below = set(runner.message_hub.runtime_info.get(_BELOW, ()))
-        limit = self.factor((runner.iter + 1) / runner.max_iters)
-        lowest = min((float(m.cca_factor) for m in self._mixers.values()), default=1.)
-        if runner.iter and lowest < limit:
-            print_log(f'resumed with CCA at {lowest:.3g} of its weight, which stays there: the '
-                      f'schedule of this length would have {limit:.3g}, and never raises it',
-                      logger='current', level=logging.WARNING)
+        for dense, guide in ((False, 'CCA'), (True, 'dense guides')):
+            mixers = [m for m in self._mixers.values() if (m.cca is None) == dense]
+            limit = self.factor((runner.iter + 1) / runner.max_iters, dense)
+            lowest = min((float(m.cca_factor) for m in mixers), default=1.)
+            if runner.iter and lowest < limit:
+                print_log(f'resumed with {guide} at {lowest:.3g} of the weight, which stays there: '
+                          f'the schedule of this length would have {limit:.3g}, and never raises '
+                          'it', logger='current', level=logging.WARNING)
+            for mixer in mixers if runner.iter == 0 else ():
+                # Because the initialisation of some models rescales layers in place.
+                mixer.start_guide()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Optional[Any] = None
                           ) -> None:
