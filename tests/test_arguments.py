@@ -28,9 +28,12 @@ RIGHT = {
     layers.BlockDiagonalLinear: dict(in_features=8, out_features=8),
     layers.BlockDiagonalMLP: dict(embed_dims=8),
     layers.ChannelCovarianceAttention: dict(embed_dims=8),
+    layers.DenseGuide: dict(ffn=lambda: layers.BlockDiagonalMLP(8)),
+    layers.GroupedQueryAttention: dict(embed_dims=8, num_heads=2),
     layers.Pooling: dict(embed_dims=8),
     layers.SCHEMEMixer: dict(embed_dims=8),
     layers.SelfAttention: dict(embed_dims=8, head_dims=4),
+    layers.SharedExpertFFN: dict(embed_dims=8),
     layers.ShuffledGELU: {},
     layers.StarReLU: {},
     BlockDiagonalFFN: dict(embed_dims=8),
@@ -57,7 +60,7 @@ def test_the_error_names_the_argument(build, argument):
     unused = build is layers.Pooling and argument == 'embed_dims'
     refused = 0
     for value in ODD:
-        arguments = {key: right() if key == 'backbone' else right
+        arguments = {key: right() if callable(right) else right
                      for key, right in RIGHT[build].items()}
         try:
             build(**{**arguments, argument: value})

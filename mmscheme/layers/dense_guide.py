@@ -23,10 +23,15 @@ class DenseGuide(nn.Module):
 
     Args:
         ffn: The FFN.
+
+    Raises:
+        TypeError: ``ffn`` is another module.
     """
 
     def __init__(self, ffn: BlockDiagonalMLP) -> None:
         super().__init__()
+        if not isinstance(ffn, BlockDiagonalMLP):
+            raise TypeError(f'ffn: expected a BlockDiagonalMLP, found {type(ffn).__name__}')
         self.weight1, self.weight2 = (
             nn.Parameter(dense_form(fc.weight.detach(), fc.groups)) for fc in (ffn.fc1, ffn.fc2))
 
