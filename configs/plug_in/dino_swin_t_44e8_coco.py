@@ -1,4 +1,4 @@
-# DINO with four scales, Swin-T, COCO, DINO's recipe: 12 epochs of 16 images an iteration. Backbone
+# DINO with four scales, Swin-T, COCO, DINO's recipe: 12 epochs, 16 images per iteration. Backbone
 # and encoder are 44-e8; the encoder's dense FFN has that width already, so a quarter is left.
 _base_ = ['../_base_/datasets/coco_detection.py', '../_base_/schedules/detection_1x.py']
 model = dict(

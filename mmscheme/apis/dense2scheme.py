@@ -382,7 +382,8 @@ class _Stages:
 
     def _save(self, weights: Dict[str, Any], stage: str) -> None:
         save_checkpoint(dict(meta=make_plain(dict(mmscheme_version=__version__, **self.meta)),
-                             state_dict=weights), self.weights(stage))
+                             state_dict={k: v.cpu() for k, v in weights.items()}),
+                        self.weights(stage))
 
     def finish(self) -> Tuple[Path, Path]:
         """Give the last checkpoint the name of the config."""

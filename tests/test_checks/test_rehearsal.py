@@ -198,6 +198,7 @@ class FailsInAWorker(BaseTransform):
         return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_workers(split, box):
     workers = {f'{s}_dataloader.{key}': value for s in ('train', 'val')

@@ -1,4 +1,6 @@
 """A run that is made longer follows the schedule of its new length, and says so."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -50,7 +52,7 @@ class Rates(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.found[runner.iter] = [(g['lr'], *g['betas'])
-                                   for g in runner.optim_wrapper.optimizer.param_groups]
+                                   for g in runner.optim_wrapper.param_groups]
 
 
 def rates(folder, loop, schedulers, length, resume=False):
@@ -100,8 +102,10 @@ def test_the_same_schedule_stays_as_it_was_saved(tmp_path, monkeypatch, safe_che
     assert rates(tmp_path, 'IterBasedTrainLoop', _ITERS, 8, resume=True) == {} and not renewed
 
 
-def test_a_run_that_only_loads_weights_is_left_alone():
+@pytest.mark.parametrize('schedulers', [None, [], [dict(type='PolyLR')]])
+def test_a_run_that_only_loads_weights_is_left_alone(schedulers):
     hook = ResumedScheduleHook()
+    hook.after_load_checkpoint(SimpleNamespace(param_schedulers=schedulers), {})
     hook.before_train(None)
 
 

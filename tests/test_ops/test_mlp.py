@@ -156,7 +156,7 @@ def test_what_cannot_be_fused_is_plain_and_said_once(caplog, monkeypatch):
         'the two layers have 1 and 2 groups',
         'its activation is not one of gelu, silu, relu, star_relu',
         'Triton kernels need an NVIDIA GPU',
-        'torch.float64 on cpu is not for the native one']
+        'the native one does not take torch.float64 on cpu']
     monkeypatch.setattr(dispatch, 'FUSED', False)
     assert choose(x, 2, 2, 'gelu') == choose(x, 2, 2, 'gelu', 'native') == 'plain'
     monkeypatch.undo()

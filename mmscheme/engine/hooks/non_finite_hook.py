@@ -17,7 +17,7 @@ from mmscheme.utils.user_errors import NonFiniteError
 
 from .device_values import is_log_iter, read
 
-__all__ = ['NonFiniteLossHook', 'find_optimizers']
+__all__ = ['NonFiniteLossHook']
 
 
 class _Iteration(NamedTuple):
@@ -83,14 +83,14 @@ class NonFiniteLossHook(Hook):
         self._buffers = [(b, b.detach().clone()) for name, b in model.named_buffers()
                          if name not in bad and b.is_floating_point() and b.numel()]
         self._remove()
-        for optimizer in find_optimizers(runner).values():
+        for optimizer in _optimizers(runner).values():
             self._handles += [optimizer.register_step_pre_hook(self._before_step),
                               optimizer.register_step_post_hook(self._after_step)]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
         """Keep the config's choice of fused steps, which an older checkpoint would undo."""
         saved = checkpoint.get('optimizer') or {}
-        for name, optimizer in find_optimizers(runner).items():
+        for name, optimizer in _optimizers(runner).items():
             state = saved if name is None else saved.get(name) or {}
             for group in state.get('param_groups', ()):
                 if 'fused' in optimizer.defaults:
@@ -200,7 +200,7 @@ class NonFiniteLossHook(Hook):
         self._handles = []
 
 
-def find_optimizers(runner: Any) -> Dict[Optional[str], Any]:
+def _optimizers(runner: Any) -> Dict[Optional[str], Any]:
     """Return the optimizers of a run by their names, None for the only one; none in a test."""
     wrapper = runner.optim_wrapper
     wrappers = dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {None: wrapper}

@@ -7,12 +7,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.optim import _ParamScheduler
+from mmengine.optim import OptimWrapperDict, _ParamScheduler
 
 from mmscheme.registry import HOOKS
 from mmscheme.utils.checkpoint_io import make_plain
-
-from .non_finite_hook import find_optimizers
 
 __all__ = ['ResumedScheduleHook']
 
@@ -38,11 +36,10 @@ class ResumedScheduleHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
         """Keep the schedulers of the config, which mmengine fills with those of the file next."""
-        optimizers = find_optimizers(runner)
         for name, schedulers in _by_optimizer(runner.param_schedulers).items():
-            if name in optimizers and all(isinstance(s, _ParamScheduler) for s in schedulers):
+            if schedulers and all(isinstance(s, _ParamScheduler) for s in schedulers):
                 groups = [{k: v for k, v in group.items() if k != 'params'}
-                          for group in optimizers[name].param_groups]
+                          for group in _groups(runner, name)]
                 self._fresh[name] = groups, [copy(s) for s in schedulers]
 
     def before_train(self, runner: Any) -> None:
@@ -57,10 +54,10 @@ class ResumedScheduleHook(Hook):
             if any(getattr(s, 'need_val_args', False) for s in schedulers):
                 line += ': that of the checkpoint goes on, because it depends on past metrics'
             else:
-                optimizer = find_optimizers(runner)[name]
-                before = max(group['lr'] for group in optimizer.param_groups)
-                _renew(runner, optimizer, resumed, groups, schedulers)
-                now = max(group['lr'] for group in optimizer.param_groups)
+                own = _groups(runner, name)
+                before = max(group['lr'] for group in own)
+                _renew(runner, own, resumed, groups, schedulers)
+                now = max(group['lr'] for group in own)
                 line += (f': the new one is followed from iteration {runner.iter} on, learning '
                          f'rate {before:.3g} -> {now:.3g}')
             print_log(line, logger='current', level=logging.WARNING)
@@ -69,6 +66,13 @@ class ResumedScheduleHook(Hook):
 def _by_optimizer(schedulers: Any) -> Dict[Optional[str], List[Any]]:
     """Return schedulers by the name of their optimizer, None for the only one."""
     return schedulers if isinstance(schedulers, dict) else {None: schedulers or []}
+
+
+def _groups(runner: Any, name: Optional[str]) -> _Groups:
+    """Return the parameter groups of an optimizer, with the one that mmengine logs as base."""
+    wrapper = runner.optim_wrapper
+    return (wrapper[name] if isinstance(wrapper, OptimWrapperDict) and name else
+            wrapper).param_groups
 
 
 def _differences(old: Any, new: Any) -> List[str]:
@@ -80,8 +84,8 @@ def _differences(old: Any, new: Any) -> List[str]:
         for key in sorted({*states[0], *states[1]}) if states[0].get(key) != states[1].get(key)]
 
 
-def _renew(runner: Any, optimizer: Any, resumed: List[Any], groups: _Groups,
-           schedulers: List[Any]) -> None:
+def _renew(runner: Any, own: _Groups, resumed: List[Any], groups: _Groups, schedulers: List[Any]
+           ) -> None:
     """Step the schedulers from the start of the run to its iteration, and load what they give."""
     # Groups that start alike stay alike, and each takes time.
     texts = [repr(sorted(group.items())) for group in groups]
@@ -104,7 +108,7 @@ def _renew(runner: Any, optimizer: Any, resumed: List[Any], groups: _Groups,
                 if scheduler.by_epoch:
                     scheduler.step()
     numbers = [kinds.index(text) for text in texts]
-    for group, number in zip(optimizer.param_groups, numbers):
+    for group, number in zip(own, numbers):
         new = stand_in.param_groups[number]
         group.update({k: v for k, v in new.items() if k.startswith('initial_')
                       or f'initial_{k}' in new or k == 'betas' and 'initial_momentum' in new})
