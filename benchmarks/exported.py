@@ -223,7 +223,8 @@ def read_cases(folder: Path) -> Iterator[Case]:
 
 def time_case(case: Case, rounds: int, threads: int) -> Dict[str, Dict[str, List[float]]]:
     """Return median and spread by runtime and side."""
-    runs = {(runtime, side): open_in(runtime, path, noise(path), threads)
+    inputs = noise(next(iter(case.files.values()))['ours'])
+    runs = {(runtime, side): open_in(runtime, path, inputs, threads)
             for runtime, sides in case.files.items() if find_spec(runtime)
             for side, path in sides.items()}
     found = take_turns({f'{r}|{s}': run for (r, s), run in runs.items()}, torch.device('cpu'),

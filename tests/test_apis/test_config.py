@@ -8,7 +8,7 @@ import mmseg
 import pytest
 import torch
 from mmengine import Config
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import Runner
 
 from mmscheme.apis import config as config_module
@@ -16,6 +16,7 @@ from mmscheme.apis.config import load_config, set_data_root
 from mmscheme.apis.test import build_test_runner
 from mmscheme.apis.train import build_train_runner
 from mmscheme.checks import check_data
+from mmscheme.utils.config_query import loader_config
 from mmscheme.utils.user_errors import UserErrors
 from tests.bad_inputs import Box
 from tests.models import stock
@@ -211,6 +212,18 @@ def test_none_switches_a_hook_off(scenes, tmp_path):
     gone = [name for name in every if name not in hooks(off)]
     assert gone == ['CheckpointHook', 'IterTimerHook', 'LoggerHook', 'MixingScheduleHook',
                     'NonFiniteLossHook', 'PlainCheckpointHook']
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_loader_that_torch_takes(workers):
+    cfg = Config(dict(train_dataloader=dict(
+        num_workers=workers, persistent_workers=True, batch_size=1, sampler=dict(
+            type='DefaultSampler'), dataset=dict(type='BaseDataset', lazy_init=True))))
+    assert loader_config(cfg, 'train').get('persistent_workers', False) == bool(workers)
+    assert cfg.train_dataloader.persistent_workers
+    init_default_scope('mmengine')
+    assert Runner.build_dataloader(dict(loader_config(cfg, 'train'), dataset=[1])
+                                   ).num_workers == workers
 
 
 def test_data_sets_that_are_elsewhere_are_not_looked_for():
