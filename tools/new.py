@@ -1,4 +1,4 @@
-"""Start a project on your own data: look at them, write a config, check it."""
+"""Start a project on your own data: inspect it, write a config, check it."""
 import argparse
 import shlex
 import sys
@@ -26,7 +26,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--name', required=True, metavar='NAME',
                         help='name of the project, such as my_project')
     parser.add_argument('--from', dest='source', choices=sorted({*sum(SOURCES.values(), ())}),
-                        help='kind of the labels (default: detected)')
+                        help='format of the labels (default: detected)')
     parser.add_argument('--classes', nargs='+', metavar='NAME',
                         help='seg: names of the mask values that are not ignored, in the order '
                         'of the values; det, cls: classes to train, in this order')
@@ -61,6 +61,7 @@ def check(project: Project) -> None:
     print(f'{project.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
           f'warnings; {project.batch} images per iteration', flush=True)
     if findings.errors:
+        print(f'after mending the data: python -m mmscheme check_config {project.config}')
         raise findings.as_error()
 
 

@@ -10,7 +10,7 @@ import torch
 from mmengine import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -25,6 +25,7 @@ from mmscheme.utils.checkpoint_io import make_plain, read_weights, save_checkpoi
 from mmscheme.utils.config_query import find_class, loader_config, scope_of
 from mmscheme.utils.find_checkpoint import find_checkpoint
 from mmscheme.utils.output_files import write_bytes
+from mmscheme.utils.user_errors import StartedHook
 from mmscheme.version import __version__
 
 from .config import load_config
@@ -54,10 +55,10 @@ class Conversion(NamedTuple):
         within, exclude: Which channel mixers of the whole model, see
             :class:`~mmscheme.models.SCHEMEWrapper`; without both those of the backbone.
         num_images: Training images to fit on.
-        distill_iters, finetune_iters: Iterations of each; 0 leaves it out.
+        distill_iters, finetune_iters: Iterations of each; 0 skips the stage.
         distill_lr: Learning rate of AdamW.
         test: Test the model after each stage.
-        seed: Of all that is drawn.
+        seed: Seed of all random numbers.
         data_root, cfg_options: See :func:`~mmscheme.apis.config.load_config`.
     """
     config: str
@@ -78,9 +79,10 @@ class Conversion(NamedTuple):
 
     @property
     def selection(self) -> Dict[str, Any]:
-        """The part of ``within`` and ``exclude`` that is given."""
+        """The part of ``within`` and ``exclude`` that is given, of the backbone by default."""
         named = dict(within=self.within, exclude=self.exclude)
-        return {key: list(value) for key, value in named.items() if value}
+        chosen = {key: list(value) for key, value in named.items() if value}
+        return {**dict(within=['backbone']), **chosen} if chosen else {}
 
 
 class _Progress:
@@ -101,7 +103,8 @@ class _Progress:
             except (ValueError, KeyError, TypeError) as e:
                 raise ValueError(f'{path}: expected the progress of a conversion; remove it to '
                                  'begin anew') from e
-            for key, value in identity.items():
+            for key in {**before, **identity}:
+                value = identity.get(key)
                 if before.get(key) != value:
                     raise ValueError(f'{path.parent}: holds a conversion with {key}='
                                      f'{before.get(key)!r}, expected {value!r}; choose another '
@@ -139,9 +142,6 @@ def convert_dense(job: Conversion, hooks: Sequence[Hook] = (),
     check_budget(job.budget)
     cfg = load_config(job.config, cfg_options=job.cfg_options, data_root=job.data_root)
     init_default_scope(scope_of(cfg))
-    if job.distill_iters and find_class(MODELS, 'mmscheme.Distill') is None:
-        raise ValueError('--distill-iters: this version cannot distil; expected 0, found '
-                         f'{job.distill_iters}')
     weights, meta = read_weights(job.checkpoint)
     dense = build_model(cfg)
     load_weights(dense, weights, job.checkpoint)
@@ -166,6 +166,9 @@ def _make_twin(model: nn.Module, selection: Dict[str, Any]) -> None:
     """Turn the dense mixers that are to be converted into SCHEME mixers of one block, in place."""
     backbone = getattr(model, 'backbone', None)
     if isinstance(backbone, SCHEMEformer):
+        if selection:
+            raise ValueError('--within, --exclude: expected neither for a SCHEMEformer, whose '
+                             'mixers are converted together')
         check_pair(model, model)
         return
     if backbone is None and not selection:
@@ -199,10 +202,9 @@ def _in_form(cfg: Config, form: Form, selection: Dict[str, Any]) -> Config:
 def _write_config(job: Conversion, cfg: Config, form: Form, target: Path, weights: Path) -> None:
     """Write the config of the new model: a leaf, where the user's can be inherited from."""
     changes = Config(dict())
-    changes.merge_from_dict({k: v for k, v in (job.cfg_options or {}).items()
-                             if not k.startswith('model.backbone')})
     model = _model_in_form(cfg, form, job.selection)
-    whole = Config._is_lazy_import(job.config)  # text cannot inherit from a config of imports
+    # Text can neither inherit from a config of imports nor say all that options can.
+    whole = bool(job.cfg_options) or Config._is_lazy_import(job.config)
     if whole:
         changes = deepcopy(cfg)
         changes.pop('work_dir', None)
@@ -217,12 +219,13 @@ def _write_config(job: Conversion, cfg: Config, form: Form, target: Path, weight
 def _load_batches(cfg: Config, count: int, seed: int) -> List[Dict[str, Any]]:
     """Return batches of training images, with what is known of their shapes alone."""
     settings = loader_config(cfg, 'train')
-    settings['batch_size'] = max(1, min(settings['batch_size'], count // _LEAST_BATCHES))
-    loader = Runner.build_dataloader(settings, seed=seed)
-    count = min(count, len(loader.dataset))
+    settings['dataset'] = DATASETS.build(settings['dataset'])
+    count = min(count, len(settings['dataset']))
     if count < _LEAST_IMAGES:
         raise ValueError(f'train_dataloader: expected at least {_LEAST_IMAGES} images, found '
                          f'{count}')
+    settings['batch_size'] = max(1, min(settings['batch_size'], count // _LEAST_BATCHES))
+    loader = Runner.build_dataloader(settings, seed=seed)
     batches: List[Dict[str, Any]] = []
     seen = 0
     for data in loader:
@@ -254,7 +257,7 @@ class _Stages:
     Args:
         job, hooks, say: See :func:`convert_dense`.
         cfg: Config of the dense model.
-        meta: Of its checkpoint.
+        meta: Metadata of its checkpoint.
         progress: What has been done.
     """
 
@@ -292,6 +295,9 @@ class _Stages:
                                 preflight=stage == 'dense').metrics)
         self.progress.rows[stage] = dict(known, metrics=metrics)
         self.progress.save()
+        for hook in self.hooks:
+            if isinstance(hook, StartedHook):
+                hook.started = False    # errors of the next stage are the user's again
 
     def test_dense(self) -> None:
         """Count and test the dense model."""
@@ -344,12 +350,18 @@ class _Stages:
     def train(self, stage: str, iterations: int) -> None:
         """Distil or fine-tune."""
         done = self.progress.rows.get(stage)
-        if done and iterations and done['iterations'] != iterations:
-            raise ValueError(f'{self.out}: holds a model {stage} for {done["iterations"]} '
-                             f'iterations, expected {iterations}; choose another folder to write')
+        settings: Dict[str, Any] = dict(iterations=iterations, start=self.last)
+        if stage == 'distilled':
+            settings.update(lr=self.job.distill_lr)
+        for key, value in settings.items():
+            if done and iterations and done.get(key) != value:
+                raise ValueError(f'{self.out}: holds a model {stage} with {key}={done.get(key)}, '
+                                 f'expected {value}; choose another folder to write')
+        # By its length, because another one goes on from no checkpoint of this.
+        folder = self.out / 'runs' / f'{stage}_{iterations}'
         if iterations and not done:
             start = time.perf_counter()
-            cfg = load_config(self.config, str(self.out / 'runs' / stage), None,
+            cfg = load_config(self.config, str(folder), None,
                               self.job.data_root)
             if stage == 'distilled':
                 self._distil(cfg)
@@ -360,9 +372,9 @@ class _Stages:
             cfg.experiment_name = f'{stage}_{time.time_ns()}'
             batch = cfg.train_dataloader.batch_size
             train(cfg, hooks=self.hooks, resume='auto', preflight=False)
-            trained, _ = read_weights(str(find_checkpoint(self.out / 'runs' / stage)))
+            trained, _ = read_weights(str(find_checkpoint(folder)))
             self._save(trained, stage)
-            self._record(stage, self.config, str(self.weights(stage)), iterations=iterations,
+            self._record(stage, self.config, str(self.weights(stage)), **settings,
                          images=iterations * batch, seconds=time.perf_counter() - start)
         if done or iterations:
             self.last = stage
@@ -397,11 +409,11 @@ def _shorten(cfg: Config, iterations: int, seed: int) -> None:
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations,
                          val_interval=iterations + 1)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    warmup = min(100, iterations // 10)
+    warmup = max(2, min(100, iterations // 10))  # one step would stay at its first value
     cfg.param_scheduler = [
-        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=max(1, warmup)),
-        dict(type='CosineAnnealingLR', by_epoch=False, begin=max(1, warmup), end=iterations,
-             T_max=max(1, iterations - warmup), eta_min=0.)]
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=iterations,
+             T_max=max(1, iterations - warmup), eta_min=0.)][:1 + (iterations > warmup)]
     cfg.default_hooks.update(
         checkpoint=dict(type='CheckpointHook', by_epoch=False, max_keep_ckpts=1,
                         interval=max(1, iterations // 10)),

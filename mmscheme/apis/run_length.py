@@ -2,6 +2,7 @@
 import logging
 import math
 import os
+from fractions import Fraction
 from typing import Any, Dict, Optional
 
 from mmengine import Config
@@ -37,7 +38,7 @@ def apply_length(cfg: Config) -> None:
 def set_length(cfg: Config, epochs: Optional[int] = None, iters: Optional[int] = None) -> None:
     """Set the length of a run; all that is a share of it moves with it.
 
-    That is warm-up and decay, the intervals of validation and checkpoints, and the moments at
+    That is: warm-up and decay, the intervals of validation and checkpoints, and the moments at
     which hooks switch something. "Each epoch" stays each epoch. A length in the unit that the
     run does not count in is converted, for which its data set is read.
 
@@ -67,7 +68,7 @@ def set_length(cfg: Config, epochs: Optional[int] = None, iters: Optional[int] =
                   logger='current', level=logging.WARNING)
         number = number * length if name == 'epochs' else math.ceil(number / length)
     loop[key] = int(number)
-    _scale_intervals(cfg, key, loop[key] / before[key])
+    _scale_intervals(cfg, key, Fraction(loop[key], int(before[key])))
     scale_schedulers(cfg, before, whole=True)
 
 
@@ -81,11 +82,14 @@ def _epoch_length(cfg: Config, name: str) -> int:
     except Exception as e:
         raise ValueError(f'{name}: the run counts in the other unit, and the data set that would '
                          f'say how long an epoch is cannot be read: {e or repr(e)}') from e
-    images = loader.get('batch_size', 1) * int(os.environ.get('WORLD_SIZE', '1'))
+    # mmengine sets WORLD_SIZE itself for these launchers, but later.
+    key = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(
+        cfg.get('launcher', 'none'), 'WORLD_SIZE')
+    images = loader.get('batch_size', 1) * int(os.environ.get(key, '1'))
     return max(1, math.ceil(count / images))
 
 
-def _scale_intervals(cfg: Config, key: str, ratio: float) -> None:
+def _scale_intervals(cfg: Config, key: str, ratio: Fraction) -> None:
     unit = _UNITS[key]
 
     def scale(node: Dict[str, Any], name: str) -> None:
@@ -125,7 +129,7 @@ def scale_schedulers(cfg: Config, before: Dict[str, Any], whole: bool = False) -
         if not is_count(before.get(key)) or not is_count(after.get(key)) \
                 or after[key] == before[key]:
             continue
-        ratio = after[key] / before[key]
+        ratio = Fraction(int(after[key]), int(before[key]))
         for scheduler in as_list(cfg.get('param_scheduler')):
             # A warm-up counted in iterations stays as it is when the epochs change.
             if whole or scheduler.get('by_epoch', True) == (unit == 'epoch'):
@@ -136,15 +140,18 @@ def scale_schedulers(cfg: Config, before: Dict[str, Any], whole: bool = False) -
                   logger='current', level=logging.WARNING)
 
 
-def _scale(scheduler: Dict[str, Any], ratio: float) -> None:
+def _scale(scheduler: Dict[str, Any], ratio: Fraction) -> None:
     # Rounded down alike, so that one still begins where the one before it ends.
     begin = scheduler['begin'] = int(scheduler.get('begin', 0) * ratio)
     if scheduler.get('end'):
         # A warm-up of one step would never leave its first value.
-        scheduler['end'] = max(begin + 2, int(scheduler['end'] * ratio))
-    for name in ('T_max', 'total_steps', 'step_size'):
+        least = 1 if scheduler.get('convert_to_iter_based') else 2
+        scheduler['end'] = max(begin + least, int(scheduler['end'] * ratio))
+    for name in ('T_max', 'total_steps'):  # rounded up, because a cosine rises again beyond T_max
         if scheduler.get(name):
-            scheduler[name] = max(1, int(scheduler[name] * ratio))
+            scheduler[name] = math.ceil(scheduler[name] * ratio)
+    if scheduler.get('step_size'):
+        scheduler['step_size'] = max(1, int(scheduler['step_size'] * ratio))
     for name in ('milestones', 'periods'):
         if scheduler.get(name):
             scheduler[name] = [max(1, int(m * ratio)) for m in scheduler[name]]

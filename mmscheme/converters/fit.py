@@ -73,7 +73,7 @@ def fit_mixers(student: nn.Module, dense: nn.Module, run: Callable[[nn.Module, A
         run: Runs a model on a batch.
         batches: At least 4. The last 15 % are for the report, another 15 % choose the ridge.
         max_tokens: Positions drawn for an FFN.
-        seed: Of the positions.
+        seed: Seed of all random numbers.
         progress: Called after each FFN.
 
     Returns:
@@ -165,7 +165,7 @@ def collect(model: nn.Module, ffns: Dict[str, BlockDiagonalMLP],
         run: Runs a model on a batch; it is stopped after the last FFN.
         batches: The images.
         max_tokens: Positions to draw for each, about.
-        generator: Of the positions.
+        generator: Generator of the random positions.
     """
     samples: Dict[str, Samples] = {name: [] for name in ffns}
     alone: Dict[str, bool] = {}
@@ -344,6 +344,7 @@ def fit_ffn(new: BlockDiagonalMLP, dense: BlockDiagonalMLP, samples: Samples
     task = _Task.of(dense, samples)
     for layer in (new.fc1, new.fc2):
         layer.reset_parameters()
+    new.drop2.load_state_dict(dense.drop2.state_dict())     # a norm behind the second layer
     slices = [dense.fc1.weight.chunk(new.fc1.groups, 1)[a] for a in range(new.fc1.groups)]
     cut = {cell: _largest(dense, slices[cell.a], cell, new) for cell in _cells(new)}
     _fill(new, dense, [_Layer(w, dense.fc1.bias) for w in slices], cut)

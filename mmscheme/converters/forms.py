@@ -25,7 +25,7 @@ class Form(NamedTuple):
 
 
 def check_budget(budget: float) -> None:
-    """Raise a ValueError for what is no share of the multiply-adds."""
+    """Raise a ValueError unless the budget is in (0, 1]."""
     if not 0 < budget <= 1:
         raise ValueError(f'budget: expected a share in (0, 1], found {budget:g}')
 

@@ -176,19 +176,23 @@ def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
     with torch.no_grad():
         outputs = []
         for m in (model, folded):
-            inputs = m.data_preprocessor(deepcopy(batch), False)['inputs']
-            features = m.extract_feat(inputs)
-            outputs.append([*_tensors(features), *_tensors(_heads(m, features))])
+            data = m.data_preprocessor(deepcopy(batch), False)
+            features = m.extract_feat(data['inputs'])
+            heads = _heads(m, features, data.get('data_samples'))
+            outputs.append([*_tensors(features), *_tensors(heads)])
     return max(float((a - b).abs().max() / a.abs().max().clamp(min=1))
                for a, b in zip(*outputs))
 
 
-def _heads(model: nn.Module, features: Any) -> Any:
+def _heads(model: Any, features: Any, samples: Any) -> Any:
     """Run the dense head on the features; heads on proposals see no other layers."""
+    if hasattr(model, 'forward_transformer'):   # DETR and its relatives
+        return model.bbox_head(**model.forward_transformer(features, samples))
     for name in ('decode_head', 'bbox_head', 'rpn_head', 'head'):
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
-            return head(features)
+            asks = 'batch_data_samples' in inspect.signature(head.forward).parameters
+            return head(features, samples) if asks else head(features)
     return []
 
 

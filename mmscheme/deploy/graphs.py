@@ -285,6 +285,10 @@ def build_graph(model: nn.Module, scope: str, shape: Tuple[int, int], channels: 
     if scope == 'mmpretrain':
         return ClassifierGraph(model, channels, dtype).eval(), None
     if scope == 'mmseg':
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+        if not isinstance(model.decode_head, BaseDecodeHead):
+            raise ValueError(f'model.decode_head: {type(model.decode_head).__name__} cannot be '
+                             'exported, expected a head that gives a map of logits')
         _replace_upsampling(model)
         return SegmenterGraph(model, shape, channels, dtype).eval(), None
     if scope != 'mmdet':

@@ -90,12 +90,13 @@ def quantize(cfg: Config, source: Union[str, Path], target: Union[str, Path], qu
     images = _calibration(cfg, before, calibration)
     name = str(cfg.default_hooks.get('checkpoint', {}).get('save_best'))
     with replacing(target) as part:
+        first = evaluate_file(cfg, before)
+        if name not in first:
+            raise ValueError(f'default_hooks.checkpoint.save_best: expected one of the metrics '
+                             f'{sorted(first)}, found {name!r}')
         write_int8(source, part, quantizer, images)
         after = ExportedPredictor(part, 'openvino' if quantizer == 'nncf' else 'onnxruntime')
-        values = [evaluate_file(cfg, p) for p in (before, after)]
-        if name not in values[0]:
-            raise ValueError(f'default_hooks.checkpoint.save_best: expected one of the metrics '
-                             f'{sorted(values[0])}, found {name!r}')
+        values = [first, evaluate_file(cfg, after)]
         unit = 100 if scope_of(cfg) == 'mmdet' else 1
         found = Quantized(name, *(float(v[name]) * unit for v in values))
         if not found.after >= found.before - max_loss:

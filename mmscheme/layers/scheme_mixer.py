@@ -54,6 +54,7 @@ class SCHEMEMixer(nn.Module):
         sample_guide: Compute the guide in a training step only with probability
             ``cca_factor``, drawn from torch's generator; other steps compute what evaluation
             does. With a factor that falls along a cosine, the guide costs half as much.
+            ``torch.compile`` breaks its graph there.
         keep_cca: Keep the guide in evaluation mode.
         cca_scaling, cca_tau: ``scaling`` and ``tau`` of
             :class:`ChannelCovarianceAttention`.
@@ -204,8 +205,11 @@ class SCHEMEMixer(nn.Module):
         """Return True if the guide is computed for the next input."""
         if self.cca_retired or not (self.training or self.keep_cca):
             return False
-        return not (self.sample_guide and self.training
-                    and float(torch.rand((), device='cpu')) >= self._factor)
+        return not (self.sample_guide and self.training) or self._is_drawn()
+
+    @torch.compiler.disable
+    def _is_drawn(self) -> bool:
+        return float(torch.rand((), device='cpu')) < self._factor
 
     def _gain(self) -> Optional[Tensor]:
         """Return the factor of the FFN's output where the guide is not computed."""

@@ -110,7 +110,7 @@ class SharedExpertFFN(nn.Module):
 
     def _route(self, tokens: Tensor) -> Tuple[Tensor, Dict[str, Tensor]]:
         """Return the experts' weights ``(..., num_experts)``, ``top_k`` of them, and the losses."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with torch.autocast('cpu' if tokens.is_meta else tokens.device.type, enabled=False):
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             tokens = tokens.to(dtype)
             clean = F.linear(tokens, self.gate.weight.to(dtype))

@@ -103,7 +103,7 @@ class GroupedQueryAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend between tokens ``(B, N, C)``; the shape stays."""
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        # (2, B, heads, N, head_dims)
+        # (2, B, groups, N, head_dims), then (2, B, heads, N, head_dims)
         kv = self.kv(x).unflatten(2, (2, self.num_groups, -1)).permute(2, 0, 3, 1, 4)
         k, v = kv.repeat_interleave(self.num_heads // self.num_groups, 2)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))

@@ -209,7 +209,9 @@ class _DistilledLoss:
         self.weights, self.temperature, self.keep = weights, temperature, keep
         head = student.get_submodule(logits.split('.')[0]) if logits else nn.Module()
         #: Whether classes do not exclude each other.
-        self.independent = any(getattr(m, 'use_sigmoid', False) for m in head.modules())
+        # A Dice loss beside a softmax has sigmoids of its own.
+        kinds = [m.use_sigmoid for m in head.modules() if hasattr(m, 'use_sigmoid')]
+        self.independent = bool(kinds) and all(kinds)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> '_DistilledLoss':
         """Copy all but the teacher, of which one is enough."""
@@ -251,7 +253,11 @@ class _DistilledLoss:
         if features:
             losses['loss_distill_features'] = self.weights[0] * torch.stack(features).mean()
         if self.logits:
-            (pair, ) = self._pairs(self.logits, own[self.logits], truth[self.logits])
+            pairs = self._pairs(self.logits, own[self.logits], truth[self.logits])
+            if len(pairs) != 1:
+                raise ValueError(f'output_weight: expected one output of {self.logits}, found '
+                                 f'{len(pairs)}; 0 leaves them out')
+            (pair, ) = pairs
             losses['loss_distill_outputs'] = self.weights[1] * _divergence(
                 *pair, self.temperature, self.independent)
         return losses

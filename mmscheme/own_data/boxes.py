@@ -16,9 +16,6 @@ from .samples import Sample, few, measure, pair, photographs, split_in
 
 __all__ = ['Box', 'find_boxes', 'write_coco']
 
-# Images that are read at once: supervision keeps the masks of all that it reads.
-_CHUNK = 64
-
 
 class Box(NamedTuple):
     """A labelled box.
@@ -123,7 +120,8 @@ def _coco_files(files: Sequence[Path]) -> Dict[Path, Dict[str, Any]]:
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as e:
-            raise ValueError(f'{path}: not JSON ({e})') from e
+            raise ValueError(f'{path}: not JSON ({e}); if it holds no labels, choose their format '
+                             'with --from') from e
         if isinstance(content, dict) and all(
                 isinstance(content.get(k), list) for k in ('images', 'annotations', 'categories')):
             found[path] = content
@@ -159,6 +157,13 @@ def _read_coco(contents: Dict[Path, Dict[str, Any]], images: Sequence[Path], roo
             for name in ids.values():  # the root of Roboflow's categories has no boxes
                 if name in used or name not in parents:
                     names.setdefault(name)
+            here = {e['id'] for e in content['images']}
+            if len(here) < len(content['images']):
+                raise ValueError('images: expected different ids')
+            strays = sorted({*boxes} - here, key=str)
+            if strays:
+                notes.append(f'{path}: annotations of images that it does not list, left out: '
+                             f'{len(strays)} ids, the first {strays[0]}')
             for entry in content['images']:
                 image = _find_image(str(entry['file_name']), index, path, splits[path], root)
                 if image is None:
@@ -185,7 +190,8 @@ def _read_coco(contents: Dict[Path, Dict[str, Any]], images: Sequence[Path], roo
     for sample in samples:
         told, sample.truth = sample.truth
         _check_size(sample, *told)
-    unnamed = [p for p in images if p not in {s.image for s in samples}]
+    named = {s.image for s in samples}
+    unnamed = [p for p in images if p not in named]
     if unnamed:
         notes.append(f'images that are not in the annotations, left out: {few(unnamed, root)}')
     return samples, list(names)
@@ -193,14 +199,17 @@ def _read_coco(contents: Dict[Path, Dict[str, Any]], images: Sequence[Path], roo
 
 def _check_size(sample: Sample, width: Any, height: Any) -> None:
     """Compare the size that annotations give, if they do, with that of the image as shown."""
-    if width and height and (float(width), float(height)) != sample.size:
-        raise ValueError(f'{sample.image}: its annotations are for {width}x{height} pixels (width '
-                         f'x height), it has {sample.size[0]}x{sample.size[1]}'
+    told = float(width or 0), float(height or 0)
+    if all(told) and told != sample.size:
+        raise ValueError(f'{sample.image}: its annotations are for {told[0]:g}x{told[1]:g} pixels '
+                         f'(width x height), it has {sample.size[0]}x{sample.size[1]}'
                          + (', turned by its EXIF orientation' * (sample.orientation > 1)))
 
 
 def _coco_box(entry: Dict[str, Any], name: str) -> Box:
     shape, bbox = entry.get('segmentation') or None, entry.get('bbox')
+    if isinstance(shape, list):  # fewer than three points are no polygon
+        shape = [p for p in shape if len(p) >= 6] or None
     if not bbox and isinstance(shape, list):
         points = np.concatenate([np.reshape(p, (-1, 2)) for p in shape])
         low, high = points.min(0), points.max(0)
@@ -234,7 +243,8 @@ def _is_voc(path: Path) -> bool:
     try:
         return ElementTree.parse(path).getroot().tag == 'annotation'
     except (ElementTree.ParseError, OSError) as e:
-        raise ValueError(f'{path}: not an XML file ({e})') from e
+        raise ValueError(f'{path}: not an XML file ({e}); if it holds no labels, choose their '
+                         'format with --from') from e
 
 
 def _read_voc(xml: Sequence[Path], images: Sequence[Path], root: Path, notes: List[str]
@@ -248,7 +258,7 @@ def _read_voc(xml: Sequence[Path], images: Sequence[Path], root: Path, notes: Li
     for sample, boxes in _supervised(samples, 'voc', {}):
         # Neither an object nor background, as COCO's crowds.
         tree = ElementTree.parse(sample.truth).getroot()
-        _check_size(sample, *(int(tree.findtext(f'size/{k}') or 0) for k in ('width', 'height')))
+        _check_size(sample, *(float(tree.findtext(f'size/{k}') or 0) for k in ('width', 'height')))
         hard = [(o.findtext('difficult') or '').strip() == '1' for o in tree.findall('object')]
         sample.truth = [b._replace(crowd=h) for b, h in zip(boxes, hard)]
         crowds += sum(hard)
@@ -260,7 +270,7 @@ def _read_voc(xml: Sequence[Path], images: Sequence[Path], root: Path, notes: Li
 
 
 def _is_yolo(path: Path) -> bool:
-    """Return True if a text file has lines of numbers, or none at all beside labels."""
+    """Return True if the first line of a text file is a label of YOLO."""
     if path.stem.lower() in ('classes', 'labels', 'train', 'val', 'test', 'readme'):
         return False
     try:
@@ -275,8 +285,8 @@ def _read_yolo(labels: Sequence[Path], files: Sequence[Path], images: Sequence[P
                ) -> Tuple[List[Sample], List[str]]:
     data, places = _yolo_data(files, classes, root)
     # Also what is empty, for an image without objects, or broken, which is an error.
-    stems = {p.stem for p in images}
-    labels = [p for p in files if p in set(labels) or p.suffix.lower() == '.txt'
+    stems, sure = {p.stem for p in images}, set(labels)
+    labels = [p for p in files if p in sure or p.suffix.lower() == '.txt'
               and p.stem in stems]
     samples = _with_labels(images, labels, root, notes)
     alone = [s.image for s in samples if s.truth is None]
@@ -353,16 +363,14 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
         raise ValueError(f'labels of {kind.upper()} are read with supervision, which cannot be '
                          f"imported ({e}): pip install 'mmscheme[labels]'") from e
     from pycocotools import mask as rle
-    for start in range(0, len(samples), _CHUNK):
-        some = samples[start:start + _CHUNK]
+    for sample in samples:  # one by one, because supervision keeps the masks of all that it reads
         with TemporaryDirectory() as folder:
-            suffix = '.xml' if kind == 'voc' else '.txt'
             for name in ('images', 'labels'):
                 Path(folder, name).mkdir()
-            for i, sample in enumerate(some):
-                Path(folder, 'images', f'{i:08}.png').symlink_to(sample.image.resolve())
-                if sample.truth:
-                    Path(folder, 'labels', f'{i:08}{suffix}').symlink_to(sample.truth.resolve())
+            Path(folder, 'images', '0.png').symlink_to(sample.image.resolve())
+            if sample.truth:
+                label = '0.xml' if kind == 'voc' else '0.txt'
+                Path(folder, 'labels', label).symlink_to(sample.truth.resolve())
             Path(folder, 'data.yaml').write_text(json.dumps(data))  # JSON is YAML
             images, labels = (os.path.join(folder, name) for name in ('images', 'labels'))
             try:
@@ -370,12 +378,9 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
                     images, labels) if kind == 'voc' else supervision.DetectionDataset.from_yolo(
                         images, labels, f'{folder}/data.yaml')
             except Exception as e:  # whatever broken labels raise
-                if len(some) > 1:  # find the one
-                    for sample in some:
-                        yield from _supervised([sample], kind, data)
-                text = str(e).replace(f"Invalid YOLO annotation file '{labels}/{0:08}.txt': ", '')
-                raise ValueError(f'{some[0].truth}: {" ".join(text.split())}') from e
-            for path, found in read.annotations.items():
+                text = str(e).replace(f"Invalid YOLO annotation file '{labels}/0.txt': ", '')
+                raise ValueError(f'{sample.truth}: {" ".join(text.split())}') from e
+            for found in read.annotations.values():
                 boxes: List[Box] = []
                 kinds: Any = found.class_id
                 for i, (x1, y1, x2, y2) in enumerate(found.xyxy.astype(float).tolist()):
@@ -386,7 +391,7 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
                         shape['counts'] = shape['counts'].decode()
                     boxes.append(Box(read.classes[kinds[i]], [x1, y1, x2 - x1, y2 - y1],
                                      shape))
-                yield some[int(Path(path).stem)], boxes
+                yield sample, boxes
 
 
 def write_coco(samples: Sequence[Sample], classes: Sequence[str], root: Path, target: Path) -> None:

@@ -21,7 +21,8 @@ VOID = 255
 _VOC_BORDER = 0xe0e0c0
 
 # Other pictures beside masks: instances of VOC and Cityscapes, colours for people.
-_NEITHER = re.compile('segmentationobject/|_(instanceids|labeltrainids|color)[.]', re.I)
+_NEITHER = re.compile(
+    'segmentationobject/|_(instanceids|labeltrainids)[.]|_gt(fine|coarse)_color[.]', re.I)
 _IGNORED_NAMES = {'void', 'unlabeled', 'unlabelled', 'ignore', 'ignored', 'unknown', 'dontcare'}
 # More are not ids: a photograph, or a mask that was resized or saved as JPEG.
 _MOST_IDS = 1000
@@ -60,7 +61,8 @@ def find_pairs(files: Sequence[Path], root: Path, notes: List[str]) -> List[Samp
     if not masks or len(masks) == len(pictures):  # side by side: 1.jpg and 1.png
         jpegs = {f.with_suffix('') for f in pictures if f.suffix.lower() in ('.jpg', '.jpeg')}
         masks = [f for f in pictures if f.suffix.lower() == '.png' and f.with_suffix('') in jpegs]
-    images = [f for f in pictures if f not in set(masks)]
+    taken = set(masks)
+    images = [f for f in pictures if f not in taken]
     pairs = pair(images, masks, root)
     if not pairs:
         raise ValueError(

@@ -29,7 +29,7 @@ from .samples import (
 __all__ = ['SOURCES', 'Project', 'make_project']
 
 #: The labels that each task takes.
-SOURCES = dict(seg=('masks', 'voc'), det=('coco', 'voc', 'yolo'), cls=('folders', ))
+SOURCES = dict(seg=('masks', ), det=('coco', 'voc', 'yolo'), cls=('folders', ))
 
 _SPLITS = ('train', 'val', 'test')
 
@@ -112,8 +112,8 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
     counts = Counter(s.split for s in samples)
     turned = [s.image for s in samples if s.orientation > 1]
     if turned and task != 'cls':
-        notes.append('images with an EXIF orientation, which are read as they are shown; look '
-                     f'whether their labels fit (check_config --pictures): {few(turned, data)}')
+        notes.append('images with an EXIF orientation, which is applied on reading; check that '
+                     f'the labels fit (check_config --pictures): {few(turned, data)}')
     width, height = (int(np.median([s.size[i] for s in samples])) for i in (0, 1))
     _tell_classes(samples, extra['labels'], notes)
     facts = Facts(command, task, str(folder), (counts['train'], counts['val'], counts['test']),
@@ -130,7 +130,7 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
 
 
 def _tell_classes(samples: Sequence[Sample], labels: Dict[Any, str], notes: List[str]) -> None:
-    """Tell the classes that a split lacks, and names that differ in case alone."""
+    """Report classes missing from a split, and names that differ only in case."""
     for split in ('train', 'val'):
         there = {x for s in samples if s.split == split for x in s.labels}
         lacking = [n for x, n in labels.items() if x not in there]
@@ -139,7 +139,7 @@ def _tell_classes(samples: Sequence[Sample], labels: Dict[Any, str], notes: List
     folded = Counter(n.strip().lower() for n in set(labels.values()))
     twins = sorted(n for n in set(labels.values()) if folded[n.strip().lower()] > 1)
     if twins:
-        notes.append(f'names of classes that differ in case or blanks alone: '
+        notes.append(f'names of classes that differ only in case or spaces: '
                      f'{", ".join(map(repr, twins))}')
 
 
@@ -179,6 +179,8 @@ def _plan_boxes(files: List[Path], root: Path, classes: Any, ignored: Any, seed:
         sample.truth = [b for b in sample.truth if b.name in names]
         sample.labels = frozenset(b.name for b in sample.truth)
     boxes = [b for s in samples for b in s.truth if not b.crowd]
+    if not boxes:
+        raise ValueError(f'{root}: no box is of {", ".join(names)}')
     masks = all(b.segmentation for b in boxes)
     shaped = sum(bool(b.segmentation) for b in boxes)
     if shaped and not masks:
@@ -205,15 +207,15 @@ def _plan_folders(files: List[Path], root: Path, classes: Any, ignored: Any, see
             {x[0] for x in parts.values()}) == 1 and not split_in(parts[images[0]][0]):
         for some in parts.values():
             some.pop(0)
-    told = {p: split_of(p, root) for p in images}
-    split = all(told.values()) and 'train' in told.values()
+    told = {p: split_of(p, root) for p in images if parts[p]}  # not what lies beside the folders
+    split = bool(told) and all(told.values()) and 'train' in told.values()
     samples = []
     for path in images:
         rest = parts[path]
-        if split:
+        if split and rest:
             rest.pop([split_in(x) for x in rest].index(told[path]))
         samples.append(Sample(path, path.relative_to(root).as_posix(), rest[0] if rest else None,
-                              frozenset(rest[:1]), told[path] if split else ''))
+                              frozenset(rest[:1]), told.get(path, '') if split else ''))
     bare = [s.image for s in samples if not s.truth]
     samples = [s for s in samples if s.truth]
     found = sorted({str(s.truth) for s in samples})
@@ -222,6 +224,9 @@ def _plan_folders(files: List[Path], root: Path, classes: Any, ignored: Any, see
             f'{root}: expected a folder of images for each class, in train/ and val/ or without '
             f'these, found {len(images)} images in folders: '
             f'{few(sorted({p.parent for p in images}), root)}')
+    if len({split_in(n, free=True) for n in found} - {''}) > 1:
+        raise ValueError(f'{root}: expected folders of classes, with or without train/ and val/ '
+                         f'around all of them, found {", ".join(found[:9])}')
     if bare:
         notes.append(f'images in no folder of a class, left out: {few(bare, root)}')
     names = choose_classes(found, classes, ignored or (), str(root))

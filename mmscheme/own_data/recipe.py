@@ -9,7 +9,7 @@ __all__ = ['Facts', 'largest_batch', 'write_recipe']
 
 
 class _Task(NamedTuple):
-    """A recipe of ours: what it was made for, and what trained from scratch on small data here."""
+    """A recipe: what it was made for, and settings that trained from scratch on small data."""
     config: str
     epochs: float
     images: int
@@ -37,7 +37,7 @@ class Facts(NamedTuple):
         data: Folder with the labels.
         counts: Number of images by split: train, val and test, the last 0 without.
         classes: Their names.
-        size: Width and height that most images have at most.
+        size: Median width and height.
         smallest: Shortest side of all.
         palette: Colour of each class, or None.
         suffix: Of the images, of a segmentation.
@@ -78,7 +78,8 @@ def write_recipe(facts: Facts, batch: int) -> str:
     """Return the text of a config with so many images in an iteration."""
     recipe = _choose(facts)
     gpu = torch.cuda.is_available()
-    # Less data are seen more often, but less in sum; without a GPU a tenth is what takes hours.
+    # Smaller data sets get more epochs but fewer iterations in total; without a GPU, a tenth of
+    # that already takes hours.
     epochs = recipe.epochs * (recipe.images / facts.counts[0])**0.25
     epochs = max(1, round(min(300, epochs) / (1 if gpu else 10)))
     steps = max(1, facts.counts[0] // batch) * epochs

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence, Set, Tuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mmscheme.utils.image_files import IMAGE_SUFFIXES
 
 __all__ = ['RECORD', 'Sample', 'choose_classes', 'common_name', 'few', 'find_files', 'is_image',
            'is_label', 'measure', 'pair', 'photographs', 'set_splits', 'split_in']
 
-#: File of a folder that this room wrote, which is left out when a folder around it is searched.
+#: Marker file of a folder written by ``new``; such folders are skipped.
 RECORD = 'mmscheme.json'
 
 _SPLITS = {**dict.fromkeys(('train', 'training'), 'train'),
@@ -44,7 +44,8 @@ class Sample:
 
     Attributes:
         image: Path of the image.
-        name: Path to write it under, without suffix and words such as ``images`` and ``train``.
+        name: Path below the root; of masks the path to write it under, without suffix and words
+            such as ``images`` and ``train``.
         truth: The label: path of a mask, list of boxes, or name of a class.
         labels: Names or ids that occur in it, to be spread over the splits.
         split: ``'train'``, ``'val'`` or ``'test'``; empty if nothing tells it.
@@ -191,10 +192,10 @@ def measure(samples: List[Sample], root: Path, notes: List[str]) -> List[Sample]
             with Image.open(sample.image) as image:
                 sample.size = image.size
                 sample.orientation = image.getexif().get(0x0112, 1)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        except Exception:  # decoders raise what they like
             broken.append(sample.image)
             continue
-        if sample.orientation >= 5:
+        if sample.orientation in (5, 6, 7, 8):
             sample.size = sample.size[::-1]
         whole.append(sample)
     if broken and not whole:
@@ -225,7 +226,7 @@ def set_splits(samples: List[Sample], files: Sequence[Path], root: Path, seed: i
     """
     if not any(s.split for s in samples):
         told = [split_of(s.image, root) for s in samples]
-        if 'train' in told and (all(told) or lists):
+        if ('train' in told or len({*told} - {''}) > 1) and (all(told) or lists):
             for sample, split in zip(samples, told):
                 sample.split = split
     if not any(s.split for s in samples) and lists:
@@ -260,31 +261,38 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
     absent: List[str] = []
     for path in lists:
         for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-            words = line.split()
+            # The whole line may be a name with spaces, or numbers may follow the name.
+            words = [w for w in (line.strip(), *line.split()[:1]) if w]
             if not words:
                 continue
-            wanted = Path(words[0])
-            found = index[(wanted.stem if is_image(wanted) else wanted.name).lower()]
+            name = next((w for w in words if _key(w) in index), words[-1])
+            wanted, found = Path(name), index.get(_key(name), [])
             for near in ([p for p in found if path.parent.parent.parent in p.parents],
                          [p for p in found if p.parent.name == wanted.parent.name]):
                 found = near or found
             if len(found) > 1:
-                raise ValueError(f'{path}: {words[0]} is the name of several images: '
+                raise ValueError(f'{path}: {name} is the name of several images: '
                                  f'{few(found, root)}')
-            absent += [] if found else words[:1]
+            absent += [] if found else [name]
             for image in found:
                 split, before = _SPLITS[path.stem.lower()], by_image[image].split
                 if before and before != split:
-                    raise ValueError(f'{path}: {words[0]} is in the list of {before} too')
+                    raise ValueError(f'{path}: {name} is in the list of {before} too')
                 by_image[image].split = split
-    if not any(s.split for s in samples):
-        return samples
     if absent:
         notes.append(f'names in lists of splits without a labelled image: {few(absent, Path())}')
+    if not any(s.split for s in samples):
+        return samples
     unlisted = [s.image for s in samples if not s.split]
     if unlisted:
         notes.append(f'images that no list of a split has, left out: {few(unlisted, root)}')
     return [s for s in samples if s.split]
+
+
+def _key(name: str) -> str:
+    """Return what a name in a list and the stem of its image have in common."""
+    path = Path(name)
+    return (path.stem if is_image(path) else path.name).lower()
 
 
 def _draw(samples: List[Sample], seed: int, notes: List[str], share: float = 0.2) -> None:
@@ -294,10 +302,11 @@ def _draw(samples: List[Sample], seed: int, notes: List[str], share: float = 0.2
     """
     groups: Dict[str, List[Sample]] = defaultdict(list)
     copies = _copies(samples)
+    first: Dict[str, str] = {}
     for sample in samples:
         # Roboflow's augmented versions of one image: NAME.rf.HASH.jpg
         key = re.split(r'\.rf\.', sample.name)[0]
-        groups[copies.get(sample.image, key)].append(sample)
+        groups[first.setdefault(copies.get(sample.image, key), key)].append(sample)
     if len(groups) < 2:
         raise ValueError(f'expected at least 2 different images with labels, found {len(groups)}')
     if copies:

@@ -68,7 +68,7 @@ def viewable(image: NDArray[Any]) -> NDArray[Any]:
     image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, -1)
     if image.dtype != np.uint8:
         image = np.nan_to_num(image.astype(np.float32))
-        low, high = image.min(initial=0), image.max(initial=0)
+        low, high = (image.min(), image.max()) if image.size else (0, 0)
         # Augmentation leaves pixels a little outside of their range.
         if high > 511 or high <= 2:
             image = (image - low) * (255 / max(high - low, 1e-6))

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Dense, cut out, fitted, distilled and fine-tuned, in three forms of half the cost, by two seeds.
-# IMAGENETTE and CAMVID are the data; COCO, if it is set, is for the demo Mask R-CNN. Interrupted, it
-# continues where it was.
+# IMAGENETTE and CAMVID are the data. Interrupted, it continues where it was.
 set -eu
 cd "$(dirname "$0")/../.."
 out=${1:-work_dirs/dense2scheme}
@@ -22,9 +21,10 @@ for seed in 0 1; do
             "$IMAGENETTE" ${name}_seed$seed
     done
     work=$out/semantic_fpn_seed$seed
+    [ -f "$work/last_checkpoint" ] && resume=--resume || resume=
     python tools/train.py studies/dense2scheme/configs/semantic_fpn_s12_dense.py --work-dir "$work" \
         --data-root "$CAMVID" --cfg-options randomness.seed=$seed \
-        --pretrained "$(cat "$out/cls_s12_dense_seed$seed/last_checkpoint")"
+        --pretrained "$(cat "$out/cls_s12_dense_seed$seed/last_checkpoint")" $resume
     convert studies/dense2scheme/configs/semantic_fpn_s12_dense.py \
         "$(cat "$work/last_checkpoint")" "$CAMVID" semantic_fpn_seed$seed
 done

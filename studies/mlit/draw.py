@@ -3,9 +3,9 @@ from study import compare
 
 NAMES = {
     'mlit_xxs': 'mLiT-XXS',
-    'deit_xxs': 'DeiT of its size',
+    'deit_xxs': 'DeiT, size of XXS',
     'mlit_xs': 'mLiT-XS',
-    'deit_xs': 'DeiT of its size ',
+    'deit_xs': 'DeiT, size of XS',
 }
 
 

@@ -64,7 +64,7 @@ def test_dense_models_of_two_tasks(task, metric, scenes, tmp_path, capsys, safe_
                      distill_iters=6, finetune_iters=2, test=False)
     with pytest.raises(Interrupted):
         convert_dense(job, hooks=[InterruptHook(4)], say=lambda line: None)
-    assert list((tmp_path / 'out' / 'runs' / 'distilled').glob('iter_4.pth'))
+    assert list((tmp_path / 'out' / 'runs' / 'distilled_6').glob('iter_4.pth'))
     convert_dense(job, hooks=[InterruptHook(3)], say=lambda line: None)
     rows = json.loads((tmp_path / 'out' / 'progress.json').read_text())['rows']
     assert [*rows] == ['dense', 'fitted', 'distilled', 'fine-tuned']
@@ -72,6 +72,9 @@ def test_dense_models_of_two_tasks(task, metric, scenes, tmp_path, capsys, safe_
     fitted = torch.load(tmp_path / 'out' / 'fitted.pth', weights_only=True)['state_dict']
     assert trained.keys() == fitted.keys()
     assert not all(torch.equal(v, fitted[k]) for k, v in trained.items())
+    for changed in (dict(distill_iters=3), dict(distill_lr=1e-3)):
+        with pytest.raises(ValueError, match='distilled'):
+            convert_dense(job._replace(**changed), say=lambda line: None)
 
 
 def test_faults_are_one_line(scenes, tmp_path, capsys, safe_checkpoints):
@@ -105,5 +108,6 @@ def test_a_part_of_a_model_and_a_folder_of_another(scenes, tmp_path, safe_checkp
     assert new.name == 'upernet_22e4.py'
     model, _ = load_model(Config.fromfile(new), str(weights))
     assert sum(isinstance(m, SCHEMEMixer) for m in model.modules()) == 3
-    with pytest.raises(ValueError, match='seed'):
-        convert_dense(job._replace(seed=1))
+    for other in (dict(seed=1), dict(within=None), dict(exclude=['backbone.stages.3'])):
+        with pytest.raises(ValueError, match=next(iter(other))):
+            convert_dense(job._replace(**other))

@@ -66,6 +66,17 @@ def test_epochs():
     assert parts(cfg) == (40, 0, 16, 4, 1)
     assert cfg.custom_hooks[0].switch_epoch == 8
     assert cfg.custom_hooks[1].schedule[0].action_epoch == 4
+    # A cosine that ends before the run would rise again; 29 of 100 is no 28.
+    cfg = Config(dict(model=dict(), train_cfg=dict(max_epochs=300), param_scheduler=[
+        dict(type='LinearLR', end=20, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=150, end=300, T_max=150)]))
+    set_length(cfg, epochs=5)
+    assert [(s.get('begin'), s.end, s.get('T_max')) for s in cfg.param_scheduler] == [
+        (0, 1, None), (2, 5, 3)]
+    cfg = Config(dict(model=dict(), train_cfg=dict(max_iters=100), param_scheduler=[
+        dict(type='PolyLR', end=100, by_epoch=False)]))
+    set_length(cfg, iters=29)
+    assert cfg.param_scheduler[0].end == 29
 
 
 def test_a_length_in_the_other_unit_is_converted(scenes, tmp_path):

@@ -19,7 +19,7 @@ FAMILIES = ['mmseg Swin', 'mmpretrain DeiT', 'mmpretrain TNT', 'mmpretrain PoolF
             'mmpretrain ConvNeXt', 'mmpretrain ConvNeXt v2', 'mmseg MiT', 'mmdet PVT v2',
             'mmseg MSCAN', 'mmpretrain ViT, SwiGLU', 'timm CAFormer', 'timm PVT v2',
             *(pytest.param(name, marks=pytest.mark.slow) for name in (
-                'timm EVA02, norms', 'timm ConvNeXt, convolutions')),
+                'timm EVA02, norms', 'timm ConvNeXt, convolutions', 'timm RepViT')),
             'DETR encoder']
 
 

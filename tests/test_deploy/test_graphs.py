@@ -106,5 +106,4 @@ def test_a_detector_without_a_form_is_named():
         setattr(owner, name, wrong)
         assert find_unsupported(changed), part
     model.roi_head.test_cfg.nms.type = 'soft_nms'
-    with pytest.raises(ValueError, match='nms.type'):
-        find_unsupported(model)
+    assert 'nms.type' in find_unsupported(model)

@@ -102,7 +102,8 @@ def test_the_same_schedule_stays_as_it_was_saved(tmp_path, monkeypatch, safe_che
     assert rates(tmp_path, 'IterBasedTrainLoop', _ITERS, 8, resume=True) == {} and not renewed
 
 
-@pytest.mark.parametrize('schedulers', [None, [], [dict(type='PolyLR')]])
+@pytest.mark.parametrize('schedulers', [
+    None, [], [dict(type='PolyLR')], dict(type='PolyLR', power=0.9)])
 def test_a_run_that_only_loads_weights_is_left_alone(schedulers):
     hook = ResumedScheduleHook()
     hook.after_load_checkpoint(SimpleNamespace(param_schedulers=schedulers), {})

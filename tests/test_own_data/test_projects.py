@@ -287,6 +287,36 @@ def test_class_folders_in_splits(splits, data):
     assert all(f'/{classes[s["gt_label"]]}/' in s['img_path'] for s in some)
 
 
+def test_what_lies_beside_the_folders_is_no_split(data):
+    layouts.write_folders(data, ('train', 'val'))
+    layouts.write_image(data / 'overview.png')
+    project = make_project('cls', data, 'my_project')
+    assert project.facts.classes == ['cat', 'dog']
+    assert any('overview.png' in n for n in project.notes)
+
+
+def test_names_with_spaces_in_a_list(data):
+    layouts.write_voc(data)
+    for path in [*data.rglob('0*.jpg'), *data.rglob('0*.xml')]:
+        path.rename(path.with_name(f'IMG {path.name}'))
+    for split, some in (('train', range(8)), ('val', range(8, 12))):
+        path = data / 'ImageSets' / 'Main' / f'{split}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(''.join(f'IMG {i:03}\n' for i in some))
+    assert list(make_project('det', data, 'my_project').facts.counts) == [8, 4, 0]
+
+
+def test_objects_without_a_polygon(data):
+    content = layouts.write_coco(data)
+    for entry, shape in zip(content['annotations'], ([[]], [[1, 2, 3, 4]])):
+        entry['segmentation'] = shape
+    content['annotations'].append(dict(content['annotations'][0], image_id=4711))
+    (data / 'annotations' / 'instances_default.json').write_text(json.dumps(content))
+    project = make_project('det', data, 'my_project')
+    assert not project.facts.masks and any('4711' in n for n in project.notes)
+    assert len(read_boxes(project)) == 12
+
+
 def test_a_class_called_train(data):
     layouts.write_folders(data, classes=('bus', 'train'))
     assert make_project('cls', data, 'my_project').facts.classes == ['bus', 'train']
@@ -463,6 +493,21 @@ def _other_size(data):
     (data / 'annotations' / 'instances_default.json').write_text(json.dumps(content))
 
 
+def _no_training(data):
+    for split in ('val', 'test'):
+        layouts.write_voc(data, images=f'{split}/images', xml=f'{split}/xml')
+
+
+def _one_id(data):
+    content = layouts.write_coco(data)
+    content['images'][1]['id'] = 0
+    (data / 'annotations' / 'instances_default.json').write_text(json.dumps(content))
+
+
+def _two_kinds_of_splits(data):
+    layouts.write_folders(data, ('seg_train/seg_train', 'seg_test/seg_test'))
+
+
 def _partly_split(data):
     layouts.write_voc(data, images='train/images', xml='train/xml')
     layouts.write_voc(data, 14, images='other/images', xml='other/xml')
@@ -477,7 +522,9 @@ def _partly_split(data):
     ('det', _cut_json, ['val.json']), ('det', _broken_label, ['5.txt', 'nan']),
     ('det', _no_bndbox, ['004.xml', 'bndbox']),
     ('det', _voc_of_another_size, ['002.jpg', '64x80', 'EXIF']),
-    ('det', _partly_split, ['other', 'train']), ('cls', layouts.write_coco, ['train/']),
+    ('det', _partly_split, ['other', 'train']), ('det', _no_training, ['training', 'val']),
+    ('det', _one_id, ['ids']), ('cls', _two_kinds_of_splits, ['seg_train']),
+    ('cls', layouts.write_coco, ['train/']),
     ('cls', lambda data: data.mkdir(parents=True), ['0 images']),
     ('det', lambda data: None, ['nothing at'])])
 def test_what_cannot_be_understood_is_one_line(task, write, words, data, capsys):

@@ -78,7 +78,8 @@ class MixingScheduleHook(Hook):
         for dense, guide in ((False, 'CCA'), (True, 'dense guides')):
             mixers = [m for m in self._mixers.values() if (m.cca is None) == dense]
             limit = self.factor((runner.iter + 1) / runner.max_iters, dense)
-            lowest = min((float(m.cca_factor) for m in mixers), default=1.)
+            lowest = min((float(m.cca_factor) for m in mixers
+                          if self.retire is None or not m.cca_retired), default=1.)
             if runner.iter and lowest < limit:
                 print_log(f'resumed with {guide} at {lowest:.3g} of the weight, which stays there: '
                           f'the schedule of this length would have {limit:.3g}, and never raises '

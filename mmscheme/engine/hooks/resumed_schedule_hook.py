@@ -37,7 +37,9 @@ class ResumedScheduleHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
         """Keep the schedulers of the config, which mmengine fills with those of the file next."""
         for name, schedulers in _by_optimizer(runner.param_schedulers).items():
-            if schedulers and all(isinstance(s, _ParamScheduler) for s in schedulers):
+            # In a test they are still the settings of the config.
+            if isinstance(schedulers, list) and schedulers and all(
+                    isinstance(s, _ParamScheduler) for s in schedulers):
                 groups = [{k: v for k, v in group.items() if k != 'params'}
                           for group in _groups(runner, name)]
                 self._fresh[name] = groups, [copy(s) for s in schedulers]

@@ -164,7 +164,7 @@ class MLiT(BaseModule):
 
         Args:
             param_name: In the model.
-            prefix: Of the backbone there.
+            prefix: Prefix of the backbone in that name.
 
         Returns:
             The depth and the number of depths: 0 is all before the layers, then comes one a

@@ -193,7 +193,7 @@ def _widths(layer: nn.Module) -> Tuple[int, int]:
 def find_channel_mixers(backbone: nn.Module) -> List[DenseMixer]:
     """Find the dense channel mixers of a backbone.
 
-    Those that change the width, token mixers and what is in heads are none.
+    Layers that change the width, token mixers and layers in heads do not count.
 
     Args:
         backbone: A model of a family in :data:`ADAPTERS`.
