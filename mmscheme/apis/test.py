@@ -63,6 +63,8 @@ def build_test_runner(cfg: Config, checkpoint: Optional[str], out: Optional[str]
         _augment(cfg)
     if out:
         _store_predictions(cfg, out)
+    if runtime != 'onnxruntime' and not exported:
+        raise ValueError(f'--runtime: expected --exported FILE with it, found {runtime} alone')
     model = _exported_model(cfg, exported, runtime, tta) if exported else None
     prepare_run(cfg, ('test', ), preflight, stock_runtime)
     cfg.model = model or cfg.model

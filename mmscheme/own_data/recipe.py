@@ -1,7 +1,7 @@
 """The config of a project: a recipe for so many images of such a size, on this machine."""
 import math
 import os
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -132,6 +132,14 @@ def _loaders(facts: Facts, train: str, val: str, where: List[str]) -> List[str]:
         'test_dataloader = val_dataloader']
 
 
+def _augment_tests(scale: Tuple[int, int], factors: Sequence[float]) -> List[str]:
+    """Return the lines that set the sizes of test-time augmentation, around that of the test."""
+    sizes = [tuple(round(side * factor) for side in scale) for factor in factors]
+    return ['tta_pipeline = _base_.tta_pipeline',
+            "tta_pipeline[1]['transforms'][0] = [",
+            f"    dict(type='Resize', scale=s, keep_ratio=True) for s in {sizes}]"]
+
+
 def _segmenter(facts: Facts, train: str, val: str) -> List[str]:
     fpn = not torch.cuda.is_available()  # its test pipeline has a step more
     short = _multiple(min(facts.size), 32, 64, 512)
@@ -140,7 +148,7 @@ def _segmenter(facts: Facts, train: str, val: str) -> List[str]:
     auxiliary = '' if fpn else f', auxiliary_head=dict(num_classes={count})'
     return [
         'train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline',
-        'tta_pipeline = _base_.tta_pipeline',
+        *_augment_tests(scale, (0.5, 0.75, 1, 1.25, 1.5, 1.75)),
         f"train_pipeline[1]['reduce_zero_label'] = test_pipeline[{3 if fpn else 2}]"
         "['reduce_zero_label'] = False",
         f"tta_pipeline[1]['transforms'][{3 if fpn else 2}][0]['reduce_zero_label'] = False",
@@ -168,6 +176,7 @@ def _detector(facts: Facts, train: str, val: str) -> List[str]:
     return [
         'train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline',
         f"train_pipeline[2]['scale'] = test_pipeline[1]['scale'] = {scale}",
+        *_augment_tests(scale, (0.8, 1, 1.2)),
         'mine = dict(data_root=data_root, metainfo=dict(classes=classes), '
         f"data_prefix=dict(img='images/'){small})",
         *_loaders(facts, train, val, [f"ann_file='{p}.json'" for p in _parts(facts)]),

@@ -36,6 +36,9 @@ def test_config_fits_the_data(task, masks, count, gpu, tmp_path, monkeypatch):
     if task == 'seg':
         assert [step['reduce_zero_label'] for step in loaders] == [False] * 3
         assert cfg.train_pipeline[3].crop_size == cfg.model.data_preprocessor.size == (480, 480)
+        assert cfg.tta_pipeline[1].transforms[0][0].scale == (320, 240)
     elif task == 'det':
         assert cfg.train_pipeline[2].scale == cfg.test_pipeline[1].scale == (640, 480)
+        assert [step.scale for step in cfg.tta_pipeline[1].transforms[0]] == [
+            (512, 384), (640, 480), (768, 576)]
         assert cfg.test_evaluator.ann_file == f'x_data/{"test" if gpu else "val"}.json'
