@@ -256,8 +256,8 @@ def test_the_plan_of_the_studies():
         if (folder / 'configs').is_dir() and folder.name != 'weights':  # one run of each
             runs = plan_runs(folder)
             assert len({(r.cell, r.seed) for r in runs}) == len(runs) >= 6
-            seeds = 3 if folder.name in ('channel_mixers', 'alpha', 'tau') else 2
-            assert all(len({r.seed for r in runs if r.cell == run.cell}) == seeds for run in runs)
+            seeds = {len({r.seed for r in runs if r.cell == run.cell}) for run in runs}
+            assert len(seeds) == 1 and seeds <= {2, 3}
 
 
 def test_a_study_of_one_config_goes_on_from_a_chain_in_another(tmp_path):

@@ -109,7 +109,8 @@ def test_mixer_of_training(scaling, tokens, act_layer, threads):
         for module in (mixer, exact):
             module.lower_cca_factor(factor)
         y, expected = mixer(x), exact(x64)
-        assert '_FusedMixerBackward' in str(_graph(y))
+        # At 0 the FFN alone is computed.
+        assert ('_FusedMixerBackward' in str(_graph(y))) == bool(factor)
         found = torch.autograd.grad(y, [x, *mixer.parameters()], grad)
         wanted = torch.autograd.grad(expected, [x64, *exact.parameters()], grad.double())
         for a, b in zip((y, *found), (expected, *wanted)):
