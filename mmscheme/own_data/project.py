@@ -29,7 +29,7 @@ from .samples import (
 __all__ = ['SOURCES', 'Project', 'make_project']
 
 #: The labels that each task takes.
-SOURCES = dict(seg=('masks', ), det=('coco', 'voc', 'yolo'), cls=('folders', ))
+SOURCES = dict(seg=('masks', 'voc'), det=('coco', 'voc', 'yolo'), cls=('folders', ))
 
 _SPLITS = ('train', 'val', 'test')
 

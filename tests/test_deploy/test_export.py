@@ -174,7 +174,7 @@ def test_mask_rcnn_whole(scenes, tmp_path, capsys):
     # What has no form is left out, and said.
     cfg.model.rpn_head.loss_cls.use_sigmoid = False
     torch.save(dict(state_dict=build_model(cfg).state_dict(), meta={}), tmp_path / 'other.pth')
-    _, left_out = export(cfg, str(tmp_path / 'other.pth'), tmp_path / 'other.pt', (64, 96))
+    _, (left_out, *_) = export(cfg, str(tmp_path / 'other.pth'), tmp_path / 'other.pt', (64, 96))
     assert left_out.startswith('MaskRCNN is exported as backbone and neck alone')
     outputs = load_exported(tmp_path / 'other.pt').run(
         dict(image=np.zeros((1, 3, 64, 96), np.uint8)))
