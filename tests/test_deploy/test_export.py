@@ -170,7 +170,8 @@ def test_mask_rcnn_whole(scenes, tmp_path, capsys):
     ours, expected, plain = (cv2.imread(str(d / path.name)).astype(int) for d in (
         tmp_path / 'p', tmp_path / 'q', path.parent))
     assert (np.abs(ours - plain).max(-1) > 0).mean() > 0.1
-    assert (np.abs(ours - expected).max(-1) > 0).mean() < 1e-3
+    # A figure that was used for another size is drawn on a little otherwise.
+    assert (np.abs(ours - expected).max(-1) > 16).mean() < 1e-3
     # What has no form is left out, and said.
     cfg.model.rpn_head.loss_cls.use_sigmoid = False
     torch.save(dict(state_dict=build_model(cfg).state_dict(), meta={}), tmp_path / 'other.pth')
