@@ -50,11 +50,12 @@ def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings)
         # The layer itself or its attention says so, whatever they are called.
         told = [m for m in (layer, *parts) if getattr(m, 'batch_first', True) is False]
         if told and any(isinstance(p, SCHEMEFFN) and p.batch_first for p in parts):
-            # A layer may turn tokens around for torch's attention alone.
-            sure = not all(isinstance(m, nn.MultiheadAttention) for m in told)
-            (findings.error if sure else findings.warn)(
-                f'{name}: its tokens are (N, B, C), so CCA would mix the images of a batch: set '
-                'batch_first=False in ffn_cfgs, beside SCHEMEFFN')
+            text = (f'{name}: its tokens are (N, B, C), so CCA would mix the images of a batch: '
+                    'set batch_first=False in ffn_cfgs, beside SCHEMEFFN')
+            if all(isinstance(m, nn.MultiheadAttention) for m in told):
+                findings.warn(text)  # the layer may turn its tokens for torch's attention alone
+            else:
+                findings.error(text)
 
 
 def _check_hooks(hooks: Set[str], model: nn.Module, findings: Findings) -> None:
@@ -100,15 +101,16 @@ def check_ignored(cfg: Config, model: nn.Module, splits: Sequence[str], findings
              and isinstance(getattr(head, 'num_classes', None), int)]
     for place, value in told.items():
         name, ignored, classes = next((h for h in heads if h[1] != value), ('', value, 0))
-        if not name:
+        if not name or value is None:
             continue
         pads = place.endswith('seg_pad_val')
-        # A class may be ignored, or padded with, on purpose.
-        void = value >= classes and (pads or ignored >= classes)
-        (findings.error if void else findings.warn)(
-            f'{place}={value}, but model.{name}.ignore_index={ignored}, so '
-            + ('padding would be a label' if pads else f'label {ignored} would count as an error')
-            + ': set both to the id that is ignored')
+        text = (f'{place}={value}, but model.{name}.ignore_index={ignored}, so '
+                + ('padding' if pads else f'label {ignored}')
+                + ' would not be ignored: set both to the same id')
+        if value >= classes and (pads or ignored >= classes):
+            findings.error(text)
+        else:
+            findings.warn(text)  # a class may be ignored, or padded with, on purpose
 
 
 def check_sizes(cfg: Config, findings: Findings) -> None:

@@ -5,7 +5,14 @@ import pytest
 from torch import nn
 
 from mmscheme.layers import SCHEMEMixer
-from mmscheme.models import MLIT_ARCHS, SCHEMEFFN, BlockDiagonalFFN, MLiT, SCHEMEformer, SCHEMEWrapper
+from mmscheme.models import (
+    MLIT_ARCHS,
+    SCHEMEFFN,
+    BlockDiagonalFFN,
+    MLiT,
+    SCHEMEformer,
+    SCHEMEWrapper,
+)
 
 #: Every option with a value that is not its default.
 VALUES = dict(cca=True, guide='dense', sample_guide=True, keep_cca=True,
