@@ -70,7 +70,6 @@ class OwnCocoMetric(CocoMetric):
 def test_annotation_id_0_for_other_metrics(kind, metric, no_rules, box):
     evaluator = {'val_evaluator.type': kind, 'val_evaluator.metric': metric,
                  'default_hooks.checkpoint.save_best': f'coco/{metric}_mAP'}
-    assert check(box, 'det', **evaluator).errors == []
     box.coco(lambda c: [a.update(id=i) for i, a in enumerate(c['annotations'])] and None, 'val')
     assert 'annotation id 0' in only_error(check(box, 'det', **evaluator))
 
