@@ -1,4 +1,5 @@
 """Checks of the data sets of a config: files, masks, annotations and classes."""
+import copy
 import inspect
 import logging
 import os.path as osp
@@ -9,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import numpy as np
 from mmcv.transforms import LoadAnnotations
 from mmengine import Config
+from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.utils import ProgressBar, scandir
@@ -21,7 +23,7 @@ from mmscheme.visualization.images import ImageReader
 
 from .coco import check_coco, is_coco
 from .findings import Findings
-from .labels import LabelTable, count_labels, judge_labels, overlaps
+from .labels import LabelTable, count_labels, judge_folders, judge_labels, overlaps
 
 __all__ = ['check_data']
 
@@ -53,22 +55,38 @@ def check_data(cfg: Config, splits: Sequence[str], every: bool = False,
         The findings; nothing is raised.
     """
     findings = Findings() if findings is None else findings
-    seen: Set[str] = set()
+    seen: Dict[str, List[LabelTable]] = {}
     classes: List[Tuple[str, Sequence[str]]] = []
-    for split, dataset in ((s, d) for s in splits for d in iter_datasets(cfg, (s, ))):
+    # A training is followed by a test: its data are looked at too, but not needed.
+    later = ['test'] if {'train', 'val'} <= {*splits} and 'test' not in splits else []
+    aside = Findings(findings.most)
+    for split, dataset in ((s, d) for s in [*splits, *later] for d in iter_datasets(cfg, (s, ))):
+        told = aside if split in later else findings
         fingerprint = repr(sorted((k, str(v)) for k, v in dataset.items()))
         if fingerprint in seen:
+            for table in seen[fingerprint] if split != 'train' else ():
+                if table.split == 'train':
+                    findings.labels.append(copy.copy(table))
+                    findings.labels[-1].split = split
             continue
-        seen.add(fingerprint)
+        before = len(told.labels)
+        seen[fingerprint] = []
         if '://' in str(dataset.get('data_root')) or _downloads(dataset):
             continue
         missing = list(_missing_files(dataset))
-        for line in missing:
-            findings.error(line)
+        for line in missing if split not in later else ():
+            told.error(line)
         if not missing:
-            names = _check_content(cfg, dataset, split, every, findings)
+            names = _check_content(cfg, dataset, split, every, told)
             if labels and names and not isinstance(names, str):
-                _check_classes(cfg, dataset, names, classes, findings)
+                _check_classes(cfg, dataset, names, classes, told)
+        seen[fingerprint] = told.labels[before:]
+    tables = findings.labels + aside.labels
+    for table in tables:
+        judge_labels(table, tables, aside if table in aside.labels else findings)
+    findings.labels = tables
+    for line in [*aside.error_lines(), *aside.warnings]:
+        findings.warn(f'test data: {line}')
     for line in overlaps(findings.labels):
         findings.warn(line)
     return findings
@@ -134,7 +152,8 @@ def _check_content(cfg: Config, dataset: Dict[str, Any], split: str, every: bool
         findings.error(f'{_place(dataset)}: metainfo.classes: expected a list of names, found the '
                        f'text {names!r}: write [{names!r}]')
         return None
-    table = LabelTable(split, 'images', names or ())
+    table = LabelTable(split, 'images', names or (), _place(dataset))
+    table.own_names = bool((dataset.get('metainfo') or {}).get('classes'))
     findings.labels.append(table)
     if 'seg_map_path' in (dataset.get('data_prefix') or {}) and hasattr(built, 'seg_map_suffix') \
             and hasattr(built, 'img_suffix'):
@@ -149,23 +168,19 @@ def _check_content(cfg: Config, dataset: Dict[str, Any], split: str, every: bool
         sizes = check_coco(dataset, built, findings)
         _read_images(list(sizes), every, findings, _image_loader(dataset), sizes)
         if sizes and names:
-            _count(dataset, built, table, findings)
+            _count(dataset, built, table, every, findings)
     else:
         names = _check_listed(dataset, built, table, every, findings)
     return names
 
 
-def _count(dataset: Dict[str, Any], built: Any, table: LabelTable, findings: Findings) -> None:
+def _count(dataset: Dict[str, Any], built: Any, table: LabelTable, every: bool,
+           findings: Findings) -> None:
     try:
         built.full_init()
-        flat, first = count_labels(table, built)
+        count_labels(table, built, every, findings)
     except Exception as e:
         findings.error(f'data set {dataset["type"]}: {e or repr(e)}', cause=e)
-        return
-    if flat and table.split == 'train':
-        findings.error(f'{flat} boxes have no area, the first in {first}: their loss would not be '
-                       'finite; remove them, or set filter_cfg.bbox_min_size=1')
-    judge_labels(table, _place(dataset), 255, False, findings)
 
 
 def _check_classes(cfg: Config, dataset: Dict[str, Any], names: Sequence[str],
@@ -279,17 +294,9 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
         findings.error(f'no images in {where} ({dataset["type"]})')
         return names
     names = (built.metainfo or {}).get('classes', names)
-    for sample in samples:
-        label = sample.get('gt_label')
-        if names and isinstance(label, (int, np.integer)) and not 0 <= label < len(names):
-            findings.error(f'label {label} of {sample.get("img_path")}: expected 0 to '
-                           f'{len(names) - 1}', 'label')
-    for folder, label in getattr(built, 'folder_to_idx', {}).items():
-        if names and folder in names and list(names).index(folder) != label:
-            findings.error(f'{where}: folder {folder} has label {label}, which metainfo.classes '
-                           f'calls {names[label]!r}: write classes={sorted(names)}', 'folder')
     table.names = tuple(names or ())
-    _count(dataset, built, table, findings)
+    _count(dataset, built, table, every, findings)
+    judge_folders(table, getattr(built, 'folder_to_idx', {}), findings)
     folder = getattr(built, 'img_prefix', None)
     if folder and not dataset.get('ann_file') and len(built) <= _MOST_LISTED and hasattr(
             built, 'extensions'):
@@ -323,11 +330,10 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
         findings.error(f'no images *{dataset.img_suffix} in {image_dir}'
                        + (f', but {hint}: set img_suffix of the data set' if hint else ''))
         return
-    loaders = [t for t in cfg.get('pipeline', []) if step_name(t).endswith('Annotations')]
     try:
-        load = TRANSFORMS.build(loaders[0]) if loaders else None
+        load = _mask_loader(cfg.get('pipeline') or [], samples)
     except Exception as e:
-        findings.error(f'{step_name(loaders[0])}: {e}', cause=e)
+        findings.error(f'the step that reads masks: {e}', cause=e)
         return
     _warn_of_others(image_dir, (dataset.img_suffix, dataset.seg_map_suffix),
                     f'img_suffix={dataset.img_suffix!r}', findings)
@@ -358,14 +364,31 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
     read = _image_loader(cfg)
     chosen = _choose(len(whole), every, f'images and masks of {mask_dir}')
     table.unit, table.total, table.shift = 'pixels', len(samples), int(dataset.reduce_zero_label)
+    table.where, table.ignored = mask_dir, ignored if len(ignored) == 1 else set()
     table.files = [s['img_path'] for s in samples]
     _examine([whole[i] for i in chosen],
              lambda s: _pair_problems(s, load, read, num_classes, dataset, ignored, table), every,
              findings)
-    if load is not None:
-        table.zeros = table.others[255] if table.shift else 0
-        judge_labels(table, mask_dir, next(iter(ignored)),
-                     bool((cfg.get('metainfo') or {}).get('classes')), findings)
+
+
+def _mask_loader(steps: Sequence[Any], samples: Sequence[Dict[str, Any]]) -> Any:
+    """Return the step that reads masks, or None; of another name, with all steps before it."""
+    for step in steps:
+        if step_name(step).endswith('Annotations'):
+            return TRANSFORMS.build(step)
+    data: Any = next((dict(s) for s in samples if osp.exists(s['img_path'])
+                      and osp.exists(s.get('seg_map_path') or '')), {})
+    built: List[Any] = []
+    try:
+        with keep_random_numbers():
+            for step in steps if data else ():
+                built.append(TRANSFORMS.build(step))
+                data = built[-1](data)
+                if 'gt_seg_map' in data:
+                    return Compose(built)
+    except Exception:  # the run will say why
+        pass
+    return None
 
 
 def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: int, dataset: Any,
@@ -379,31 +402,37 @@ def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: in
     if check.problem:
         return problems + _unreadable('mask', mask, check.problem)
     try:
-        labels = load(dict(sample))['gt_seg_map']
+        labels = np.asarray(load(dict(sample))['gt_seg_map'])
     except Exception as e:
         return [*problems, ('unreadable mask', f'unreadable mask: {mask} ({e})')]
     if labels.ndim != 2:
         return [*problems, ('mask with channels',
                             f'unusable mask: {mask}: it has {labels.shape[-1]} channels, expected '
                             'one channel of class ids (convert its colours to ids)')]
+    if labels.dtype.kind == 'f':  # which becomes integers in PackSegInputs
+        found, labels = labels, labels.astype(np.int64)
+        if not np.array_equal(found, labels):
+            return [*problems, ('mask of fractions', f'unusable mask: {mask}: its loader gives '
+                                f'{found[found != labels][0]:g}, expected whole class ids')]
     table.add(labels)
     size = labels.shape[1], labels.shape[0]
     if seen.size and size != seen.size:
         problems.append(('mask of another size',
                          f'unusable mask: {mask}: {size[0]}x{size[1]} pixels, its image has '
                          f'{seen.size[0]}x{seen.size[1]} (width x height)'))
-    return problems + (_id_problems(mask, labels, num_classes, dataset, ignored)
+    stock = type(load).__module__.startswith(('mmcv.', 'mmseg.'))
+    return problems + (_id_problems(mask, labels, num_classes, dataset, ignored, stock)
                        if num_classes else [])
 
 
-def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any, ignored: Set[Any]
-                 ) -> Problems:
+def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any, ignored: Set[Any],
+                 stock: bool) -> Problems:
     shift = int(bool(dataset.reduce_zero_label))
     ids = np.unique(labels)
-    wrong = [int(i) + shift for i in ids if i >= num_classes and ignored != {i}]
+    wrong = [int(i) + shift for i in ids if not 0 <= i < num_classes and ignored != {i}]
     try:
         with Image.open(mask) as image:  # the frameworks cut its ids to 8 bits
-            highest = int(np.asarray(image).max()) if image.mode[0] in 'IF' else 0
+            highest = int(np.asarray(image).max()) if stock and image.mode[0] in 'IF' else 0
     except Exception:  # a format that Pillow does not know
         highest = 0
     if highest > 255:

@@ -1,16 +1,17 @@
 """Tables of the labels of a run's data: how many of each class, and what looks like a mistake."""
 import hashlib
+import os
 import os.path as osp
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
 from .findings import Findings
 
-__all__ = ['LabelTable', 'count_labels', 'judge_labels', 'overlaps']
+__all__ = ['LabelTable', 'count_labels', 'judge_folders', 'judge_labels', 'overlaps']
 
 # Samples of which labels are counted where nothing else is read for it.
 _MOST = 20_000
@@ -23,31 +24,43 @@ class LabelTable:
         split: ``'train'``, ``'val'`` or ``'test'``.
         unit: The things that are counted: pixels, boxes or images.
         names: The classes.
+        where: Words that tell the data set from others.
 
     Attributes:
         counts: Number by label.
         others: Number by ids or names that are not classes.
         read, total: Samples counted, and all there are.
         shift: First id in the files, 1 for ``reduce_zero_label``; its id 0 is ignored.
+        ignored: Ids of pixels that all heads ignore.
+        own_names: Whether the config names the classes.
         files: Paths of the images.
+        folders: Number of images by folder and label.
     """
 
-    def __init__(self, split: str, unit: str, names: Sequence[str] = ()) -> None:
-        self.split, self.unit, self.names = split, unit, tuple(names)
+    def __init__(self, split: str, unit: str, names: Sequence[str] = (), where: str = '') -> None:
+        self.split, self.unit, self.names, self.where = split, unit, tuple(names), where
         self.counts: Counter = Counter()
         self.others: Counter = Counter()
-        self.read = self.total = self.shift = self.zeros = 0
+        self.folders: Counter = Counter()
+        self.read = self.total = self.shift = 0
+        self.ignored: Set[Any] = set()
+        self.own_names = False
         self.files: List[str] = []
         self._lock = threading.Lock()
 
     def add(self, labels: np.ndarray) -> None:
         """Add a mask; several threads may."""
-        numbers = np.bincount(labels.ravel())
+        if labels.dtype == np.uint8:  # faster
+            numbers = np.bincount(labels.ravel())
+            ids = np.flatnonzero(numbers)
+            numbers = numbers[ids]
+        else:
+            ids, numbers = np.unique(labels, return_counts=True)
         with self._lock:
             self.read += 1
-            for label in np.flatnonzero(numbers):
-                known = label < len(self.names)
-                (self.counts if known else self.others)[int(label)] += int(numbers[label])
+            for label, number in zip(ids.tolist(), numbers.tolist()):
+                known = 0 <= label < len(self.names)
+                (self.counts if known else self.others)[label] += number
 
     def missing(self) -> List[str]:
         """Return the classes that no label has; empty unless all samples were read."""
@@ -61,8 +74,8 @@ class LabelTable:
                 + (f' in the {self.read} that were read' if self.read < self.total else ''))
         rows = [(f'{f"{i + self.shift} " if self.unit == "pixels" else ""}{name}', self.counts[i])
                 for i, name in enumerate(self.names)]
-        rest = [(f'{"0, " * self.shift}{key} (ignored)' if key == 255 else f'{key} (no class)', n)
-                for key, n in sorted(self.others.items(), key=str)]
+        rest = [(f'{"0, " * self.shift}{key} (ignored)' if key in self.ignored else
+                 f'{key} (no class)', n) for key, n in sorted(self.others.items(), key=str)]
         shares = [(name, f'{100 * n / total:.1f} %' if self.unit == 'pixels' and total else str(n))
                   for name, n in [*rows, *rest]]
         if most is None:
@@ -73,15 +86,14 @@ class LabelTable:
         return [f'{head}: {", ".join(shown)}' + (f', and {more} classes' if more > 0 else '')]
 
 
-def count_labels(table: LabelTable, dataset: Any) -> Tuple[int, str]:
+def count_labels(table: LabelTable, dataset: Any, every: bool, findings: Findings) -> None:
     """Count the labels of a data set that lists them, of boxes or images.
 
-    Returns:
-        The number of boxes without area, and the first file with one.
+    Labels that no class has are errors, and so are boxes without area in training.
     """
     table.total = len(dataset)
     flat, first = 0, ''
-    for index in range(min(table.total, _MOST)):
+    for index in range(table.total if every else min(table.total, _MOST)):
         info = dataset.get_data_info(index)
         table.read += 1
         path = str(info.get('img_path'))
@@ -89,11 +101,21 @@ def count_labels(table: LabelTable, dataset: Any) -> Tuple[int, str]:
         boxes = info.get('instances')
         if boxes is None:
             label = info.get('gt_label')
-            table.counts.update(np.atleast_1d(label).tolist() if label is not None else ())
-            continue
-        table.unit = 'boxes'
-        for box in boxes:
-            table.counts[box['bbox_label']] += 1
+            labels = [] if label is None or isinstance(label, dict) else \
+                np.atleast_1d(label).tolist()
+            if len(labels) == 1 and isinstance(labels[0], int):
+                table.folders[osp.dirname(path), labels[0]] += 1
+        else:
+            table.unit = 'boxes'
+            labels = [b['bbox_label'] for b in boxes if not b.get('ignore_flag')]
+            table.counts.update(b['bbox_label'] for b in boxes if b.get('ignore_flag'))
+        for label in labels:
+            stray = table.names and isinstance(label, int) and not 0 <= label < len(table.names)
+            (table.others if stray else table.counts)[label] += 1
+            if stray:
+                findings.error(f'label {label} of {path}: expected 0 to {len(table.names) - 1}',
+                               'label')
+        for box in boxes or ():
             x1, y1, x2, y2 = box['bbox']
             if (x2 <= x1 or y2 <= y1) and not box.get('ignore_flag'):
                 flat, first = flat + 1, first or path
@@ -101,33 +123,98 @@ def count_labels(table: LabelTable, dataset: Any) -> Tuple[int, str]:
             names = [o.findtext('name')
                      for o in ElementTree.parse(info['xml_path']).getroot().findall('object')]
             table.others.update(n for n in names if n not in table.names)
-    return flat, first
+    if flat and table.split == 'train':
+        findings.error(f'{flat} boxes have no area, the first in {first}: their loss would not be '
+                       'finite; remove them, or set filter_cfg.bbox_min_size=1')
 
 
-def judge_labels(table: LabelTable, where: str, ignore_index: int, own_names: bool,
-                 findings: Findings) -> None:
-    """Add what looks like a mistake in the labels of a data set."""
-    names, missing = table.names, table.missing()
+def judge_labels(table: LabelTable, tables: Sequence[LabelTable], findings: Findings) -> None:
+    """Add what looks like a mistake in the labels of a data set.
+
+    Args:
+        table: Its labels.
+        tables: Those of all data sets of the run.
+        findings: Changed in place.
+    """
+    names, where = table.names, table.where
+    trained = [t for t in tables if t.split == 'train']
+    lacking = [set(t.missing()) for t in trained]
+    missing = [n for n in table.missing() if all(n in names for names in lacking)]
     unknown = [k for k in table.others if isinstance(k, str)]
-    if table.unit == 'pixels' and len(names) > 1 and set(table.counts) <= {0} \
-            and table.others[ignore_index]:
-        findings.error(f'{where}: all pixels are {table.shift} ({names[0]}) or ignored '
-                       f'({ignore_index}), so {names[1]} would never be learned: write its pixels '
-                       f'as {1 + table.shift}')
+    ids = ', '.join(map(str, table.ignored))
+    ignored = sum(table.others[i] for i in table.ignored)
+    total = sum(table.counts.values()) + sum(table.others.values())
+    rest = sum(table.counts.values()) - max(table.counts.values(), default=0)
+    first_alone = [set(t.counts) <= {0} for t in [table, *trained]]
+    if names and ignored and all(first_alone):
+        findings.error(
+            f'{where}: all pixels are {table.shift} ({names[0]}) or ignored ({ids}), so '
+            + (f'{names[1]} would never be learned: write its pixels as {1 + table.shift}'
+               if len(names) > 1 else 'nothing would be learned: write the pixels of '
+               f'{names[0]} as {1 + table.shift}, with two classes, the background first'))
     elif missing and unknown:
-        findings.error(f'{where}: no label is {", ".join(map(repr, missing[:5]))}, and the classes '
-                       f'do not have {", ".join(map(repr, sorted(unknown)[:5]))}, which '
-                       f'{sum(table.others.values())} of them are: is a name misspelt?')
+        text = (f'{where}: no label is {", ".join(map(repr, missing[:5]))}, and the classes do not '
+                f'have {", ".join(map(repr, sorted(unknown)[:5]))}, which '
+                f'{sum(table.others.values())} of them are: is a name misspelt?')
+        if trained:
+            findings.error(text)
+        else:
+            findings.warn(text)
     elif missing and table.split == 'train' and table.counts:
         findings.warn(f'{where}: {len(missing)} classes have no label: {", ".join(missing[:5])}')
     elif unknown:
         findings.warn(f'{where}: {sum(table.others.values())} labels have names that are not '
                       f'classes and will be left out: {", ".join(sorted(unknown)[:5])}')
-    share = table.zeros / max(1, sum(table.counts.values()) + sum(table.others.values()))
-    if table.shift and own_names and share >= 0.05:
-        findings.warn(f'{where}: reduce_zero_label=True: id 0, {share:.0%} of all pixels, is '
-                      f'ignored and id 1 is {names[0]!r}; where id 0 is {names[0]!r}, set '
-                      'reduce_zero_label=False')
+    if table.shift and table.own_names and table.others[255] >= 0.05 * max(1, total):
+        findings.warn(f'{where}: reduce_zero_label=True: id 0, {table.others[255] / total:.0%} of '
+                      f'all pixels, is ignored and id 1 is {names[0]!r}; where id 0 is '
+                      f'{names[0]!r}, set reduce_zero_label=False')
+    elif not all(first_alone) and (2 * ignored > total or not table.shift and 100 * ignored > total
+                                   and ignored > 10 * rest):
+        findings.warn(f'{where}: {ignored / total:.0%} of all pixels are ignored ({ids}), and '
+                      f'{rest / total:.2%} of another class than the commonest: if {ids} is a '
+                      'class, write its own id')
+
+
+def _bare(name: str) -> str:
+    """Return a name without case, separators and the end of a plural."""
+    text = ''.join(c for c in name.casefold() if c.isalnum())
+    return text.rstrip('es') or text
+
+
+def judge_folders(table: LabelTable, folders: Dict[str, int], findings: Findings) -> None:
+    """Compare the labels of images with the names of their folders.
+
+    Args:
+        table: The labels of a data set.
+        folders: Labels by folder, or none where a list gives them.
+        findings: Changed in place.
+    """
+    names = [str(n) for n in table.names]
+    bare = {_bare(n) for n in names}
+    found: Dict[str, Counter] = {}
+    for (path, label), number in table.folders.items() if names and not folders else ():
+        part = next((p for p in reversed(path.split(os.sep)) if _bare(p) in bare), None)
+        if part is not None:
+            found.setdefault(part, Counter())[label] += number
+    # A folder of almost one label, beside others: not one that holds all images.
+    labels = folders or {part: n.most_common(1)[0][0] for part, n in found.items()
+                         if len(found) > 1 and max(n.values()) > 0.9 * sum(n.values())}
+    meant = {f: {i for i, n in enumerate(names) if n == f} or
+             {i for i, n in enumerate(names) if _bare(n) == _bare(f)} for f in labels}
+    known = sum(map(bool, meant.values()))
+    for folder, label in labels.items():
+        if label in meant[folder] or not known or not 0 <= label < len(names):
+            continue
+        text = (f'{table.where}: folder {folder} has label {label}, which metainfo.classes calls '
+                f'{names[label]!r}')
+        if meant[folder]:
+            order = sorted(labels, key=labels.__getitem__)
+            findings.error(f'{text}: ' + (f'write classes={order}' if len(order) == len(names) else
+                                          'are the labels right, and the order of the classes?'),
+                           'folder')
+        elif 2 * known >= len(labels):
+            findings.warn(text)
 
 
 def overlaps(tables: Sequence[LabelTable], contents: bool = False) -> List[str]:
@@ -141,12 +228,18 @@ def overlaps(tables: Sequence[LabelTable], contents: bool = False) -> List[str]:
     for table in tables:
         keys.setdefault(table.split, set()).update(
             _digest(f) if contents else osp.realpath(f) for f in table.files)
-    splits = sorted(keys, key=('train', 'val', 'test').index)
-    return [f'{len(common)} of {len(keys[b])} images of {b} are images of train too: its metric '
-            'says nothing about others' for b in splits
-            if b != 'train' and (common := keys.get('train', set()) & keys[b])]
+    lines = []
+    for a, b in (('train', 'val'), ('train', 'test'), ('val', 'test')):
+        common = keys.get(a, set()) & keys.get(b, set())
+        # Validation and test are often the same data on purpose, but not in part.
+        if common and not (a == 'val' and keys[a] == keys[b]):
+            lines.append(f'{len(common)} of {len(keys[b])} images of {b} are images of {a} too: '
+                         'its metric says nothing about others')
+    return lines
 
 
 def _digest(path: str) -> str:
+    if not osp.isfile(path):
+        return path
     with open(path, 'rb') as f:
         return hashlib.sha256(f.read()).hexdigest()

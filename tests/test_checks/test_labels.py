@@ -5,12 +5,15 @@ import xml.etree.ElementTree as ElementTree
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import BaseTransform
 from mmengine import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 
-from mmscheme.checks import check_data
+from mmscheme.checks import Findings, check_data
+from mmscheme.checks import data as data_module
 from mmscheme.checks import run as run_module
-from mmscheme.checks.labels import overlaps
+from mmscheme.checks.labels import LabelTable, judge_labels, overlaps
+from mmscheme.checks.rehearsal import rehearse
 from tests.commands import load_tool
 from tests.test_checks.checking import check, only_error, own_data
 
@@ -21,6 +24,11 @@ TWO = {f'model.{head}.num_classes': 2 for head in ('decode_head', 'auxiliary_hea
 @pytest.fixture(autouse=True)
 def rules_alone(monkeypatch):
     monkeypatch.setattr(run_module, 'rehearse', lambda *args: None)
+
+
+@pytest.fixture
+def rehearsed(rules_alone, monkeypatch):
+    monkeypatch.setattr(run_module, 'rehearse', rehearse)
 
 
 def masks(box, change):
@@ -42,8 +50,16 @@ def test_masks_of_0_and_255(box):
     masks(box, lambda m: np.where(m > 1, 255, 0))
     findings = check(box, 'seg', without_reduction(NAMES), **TWO)
     assert told(findings.errors, "tree would never be learned: write its pixels as 1")
+    one = without_reduction("metainfo=dict(classes=('crack', )), ")
+    line = check(box, 'seg', one, **dict.fromkeys(TWO, 1)).errors[0]
+    assert 'crack' in line and 'two classes' in line
+    # a few pixels that are right
+    masks(box, lambda m: np.where(np.arange(m.size).reshape(m.shape) < 3, 1, m))
+    findings = check(box, 'seg', without_reduction(NAMES), **TWO)
+    assert findings.errors == [] and told(findings.warnings, 'are ignored (255)')
     masks(box, lambda m: np.where(m == 255, 1, 0))
-    assert check(box, 'seg', without_reduction(NAMES), **TWO).errors == []
+    findings = check(box, 'seg', without_reduction(NAMES), **TWO)
+    assert findings.errors == [] and not told(findings.warnings, 'ignored')
 
 
 def test_a_shift_by_one_is_seen(box, capsys):
@@ -74,7 +90,39 @@ def test_a_void_id_of_the_data_set_alone(box):
     others = {'model.data_preprocessor.seg_pad_val': 2, 'val_evaluator.ignore_index': 2}
     found = check(box, 'seg', data, **TWO, **heads).errors  # padding and evaluator as before
     assert len(found) == 2 and all(told(found, key) for key in others)
-    assert check(box, 'seg', data, **TWO, **heads, **others).errors == []
+    findings = check(box, 'seg', data, **TWO, **heads, **others)
+    assert findings.errors == [] and not told(findings.warnings, 'are ignored')
+    assert told(findings.labels[0].lines(), '2 (ignored)')
+    table = LabelTable('train', 'pixels', ('sky', ))
+    table.ignored = {2}
+    table.add(np.uint8([[0, 2, 255]]))
+    assert told(table.lines(), '2 (ignored)') and told(table.lines(), '255 (no class)')
+
+
+@TRANSFORMS.register_module(name=['OwnMasks', 'OwnAnnotations'])
+class OwnMasks(BaseTransform):
+
+    def __init__(self, factor=1, offset=0):
+        self.factor, self.offset = factor, offset
+
+    def transform(self, results):
+        labels = cv2.imread(results['seg_map_path'], -1).astype(np.float64)
+        results['gt_seg_map'] = labels * self.factor + self.offset
+        return results
+
+
+@pytest.mark.parametrize('kind', ['OwnMasks', 'OwnAnnotations'])
+def test_a_loader_of_one_s_own(kind, box):
+    """Which reads masks of 16 bits, and counts where its ids are those of the classes."""
+    for path in (box.scenes / 'annotations').glob('*/*.png'):
+        cv2.imwrite(str(path), cv2.imread(str(path), -1).astype(np.uint16) % 2 * 512)
+    for options, word in (('factor=1 / 512', ''), ('factor=1 / 512, offset=-1', 'class id -1'),
+                          ('factor=1 / 1024', '0.5, expected whole'), ('', 'class id 512')):
+        findings = check(box, 'seg', (
+            f"_base_.train_pipeline[1] = dict(type='{kind}', {options})\n"
+            + own_data(NAMES).replace('zero_label=True', 'zero_label=False')), ('train', ), **TWO)
+        assert told(findings.errors, word) if word else not findings.errors, options
+    assert set(findings.labels[0].counts) == {0} and set(findings.labels[0].others) == {512}
 
 
 def test_class_names_of_text(box):
@@ -88,6 +136,7 @@ def test_a_class_without_a_pixel(box):
     assert findings.errors == [] and told(findings.warnings, 'tree')
 
 
+@pytest.mark.slow
 def test_folders_and_names_in_another_order(box):
     folders = sorted(p.name for p in (box.scenes / 'objects' / 'train').iterdir())
     for names, wrong in ((folders, False), (folders[::-1], True)):
@@ -95,6 +144,51 @@ def test_folders_and_names_in_another_order(box):
         findings = check(box, 'cls', f'train_dataloader = {data}\nval_dataloader = {data}\n')
         assert bool(findings.errors) == wrong
     assert f'folder {folders[0]} has label 0' in findings.errors[0]
+    other = [f'{name.title()}s' for name in folders]  # in another writing
+    for names, wrong in ((other, False), (other[::-1], True)):
+        data = f'train_dataloader = dict(dataset=dict(metainfo=dict(classes={names})))'
+        findings = check(box, 'cls', data, ('train', ))
+        assert bool(findings.errors) == wrong and not told(findings.warnings, 'folder')
+    # As many as there are classes, but not these.
+    (box.scenes / 'objects' / 'train' / folders[-1]).rename(box.scenes / 'objects/train/zebra')
+    data = f'train_dataloader = dict(dataset=dict(metainfo=dict(classes={folders})))'
+    findings = check(box, 'cls', data, ('train', ))
+    assert told(findings.warnings, f'folder zebra has label 5, which metainfo.classes calls '
+                                   f'{folders[-1]!r}')
+
+
+@pytest.fixture
+def listed(box):
+    """Check a list of the images, with labels by folder, and one that is changed."""
+    root = box.scenes / 'objects' / 'train'
+    folders = sorted(p.name for p in root.iterdir())
+
+    def write(names, changed=None):
+        lines = [f'{p.relative_to(root)} {folders.index(p.parent.name)}'
+                 for p in sorted(root.glob('*/*.jpg'))]
+        if changed is not None:
+            lines[1] = f'{lines[1].split()[0]} {changed}'
+        (box.scenes / 'list.txt').write_text('\n'.join(lines))
+        return check(box, 'cls', (
+            "train_dataloader = dict(dataset=dict(ann_file='list.txt', "
+            f'metainfo=dict(classes={names})))'), ('train', ))
+
+    return folders, write
+
+
+def test_a_list_and_names_in_another_order(listed):
+    folders, write = listed
+    for names, wrong in ((folders, False), (folders[::-1], True), (list('uvwxyz'), False)):
+        findings = write(names)
+        assert bool(findings.errors) == wrong and not told(findings.warnings, 'folder')
+    assert f'folder {folders[0]} has label 0' in write(folders[::-1]).errors[0]
+
+
+@pytest.mark.parametrize('label', [6, -1])
+def test_one_label_of_a_list_that_no_class_has(label, listed, monkeypatch):
+    """Also where only some of the images are read."""
+    monkeypatch.setattr(data_module, '_SAMPLE', 2)
+    assert f'label {label} of' in only_error(listed[1](listed[0], label))
 
 
 def test_one_data_set_for_two_splits(box):
@@ -105,6 +199,29 @@ def test_one_data_set_for_two_splits(box):
     assert told(overlaps(findings.labels, contents=True), 'images of train too')
     findings = check(box, 'cls', "val_dataloader = dict(dataset=dict(data_prefix='objects/train'))")
     assert told(findings.warnings, 'images of train too')
+    findings = check(box, 'cls', 'val_dataloader = dict(dataset=_base_.train_dataloader.dataset)')
+    assert told(findings.warnings, 'images of val are images of train too')
+    assert [t.split for t in findings.labels][:2] == ['train', 'val']
+
+
+@pytest.mark.slow
+def test_test_data_of_a_training(box):
+    """They are in the table; what is wrong with them does not stop a training."""
+    data = "test_dataloader = dict(dataset=dict(data_prefix='objects/{}'))"
+    findings = check(box, 'cls', data.format('train'))
+    assert told(findings.warnings, 'images of test are images of train too')
+    assert [t.split for t in findings.labels] == ['train', 'val', 'test']
+    findings = check(box, 'cls', data.format('none'))
+    assert findings.errors == [] and not told(findings.warnings, 'test data')
+    assert [t.split for t in findings.labels] == ['train', 'val']
+    image = next((box.scenes / 'objects' / 'val').rglob('*.jpg'))
+    shutil.copytree(box.scenes / 'objects' / 'val', box.scenes / 'objects' / 'test')
+    (box.scenes / 'objects/test' / image.parent.name / image.name).write_bytes(b'')
+    findings = check(box, 'cls', data.format('test'))
+    assert findings.errors == [] and told(findings.warnings, 'test data: unreadable image')
+    findings = check(box, 'seg', 'test_dataloader = dict(dataset=dict(pipeline=[s for s in '
+                     "_base_.test_pipeline if s['type'] != 'LoadAnnotations']))")
+    assert findings.errors == [] and not told(findings.warnings, 'test data')
 
 
 def test_one_root_for_data_sets_that_differ_in_it(box):
@@ -158,6 +275,19 @@ def test_a_misspelt_class_of_voc(voc):
     assert findings.labels[0].counts == {0: 2, 1: 2}
 
 
+@pytest.mark.parametrize('trained, wrong', [({0: 3, 1: 1}, False), ({0: 3}, True)])
+def test_some_classes_of_voc_and_a_small_validation(trained, wrong):
+    """Names that are left out say nothing of a class that training has."""
+    tables = [LabelTable(split, 'boxes', ('cat', 'dog'), split) for split in ('train', 'val')]
+    tables[0].counts.update(trained)
+    tables[1].counts[0] = 3
+    findings = Findings()
+    for table in tables:
+        table.others['cow'] = 2
+        judge_labels(table, tables, findings)
+    assert bool(findings.errors) == wrong and told(findings.warnings, 'cow') != wrong
+
+
 def test_boxes_without_area(voc):
     assert 'bbox_min_size' in only_error(
         voc([('cat', (2, 3, 20, 30)), ('dog', (5, 5, 5, 30))]))
@@ -180,24 +310,28 @@ def test_images_that_are_not_read_are_told(box):
 
 
 # --- what must not be refused -----------------------------------------------------------------
-def test_test_data_without_truth(box):
+@pytest.mark.slow
+def test_test_data_without_truth(box, rehearsed):
     box.coco(lambda c: c.pop('annotations') and None, 'val')
     pipeline = ("test_dataloader = dict(dataset=dict(pipeline=[s for s in _base_.test_pipeline "
-                "if s['type'] != 'LoadAnnotations']))")
-    assert check(box, 'det', pipeline, splits=('test', )).errors == []
+                "if s['type'] != 'LoadAnnotations']))\n"
+                "test_evaluator = dict(format_only=True, {}='out/results')")
+    assert check(box, 'det', pipeline.format('outfile_prefix'), splits=('test', )).errors == []
     shutil.rmtree(box.scenes / 'annotations' / 'validation')
-    assert check(box, 'seg', pipeline, splits=('test', )).errors == []
+    assert check(box, 'seg', pipeline.format('output_dir'), splits=('test', )).errors == []
 
 
-def test_what_nothing_reads(box):
+@pytest.mark.slow
+def test_what_nothing_reads(box, rehearsed):
     steps = "dict(dataset=dict(data_prefix=dict(img='train2017/', seg='none/')))"
     assert check(box, 'det', f'train_dataloader = {steps}').errors == []
     box.coco(lambda c: [a.update(segmentation=[[1, 2, 3]]) for a in c['annotations']] and None)
     boxes = ("_base_.train_pipeline[1]['with_mask'] = False\n"
              'train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))')
-    assert check(box, 'det', boxes).errors == []
+    detector = {'model.roi_head.mask_head': None, 'val_evaluator.metric': 'bbox'}
+    assert check(box, 'det', boxes, **detector).errors == []
     box.coco(lambda c: [i.update(width=float(i['width'])) for i in c['images']] and None)
-    assert check(box, 'det', boxes).errors == []
+    assert check(box, 'det', boxes, **detector).errors == []
 
 
 def test_another_suffix_is_named(box):
