@@ -42,7 +42,7 @@ def _masks(folder: Path) -> Iterable[NDArray[Any]]:
 
 
 def _run(tool: str, *arguments: str) -> None:
-    shown = ' '.join(['python', f'tools/{tool}.py', *arguments])
+    shown = ' '.join(['python', '-m', 'mmscheme', tool, *arguments])
     print(f'\n$ {shown}', flush=True)
     path = str(Path(__file__).with_name(f'{tool}.py'))
     code = subprocess.run([sys.executable, path, *arguments]).returncode

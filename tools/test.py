@@ -19,7 +19,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?',
                         help='checkpoint: a path, a URL or hf://OWNER/NAME/FILE')
     parser.add_argument('--exported', metavar='FILE',
-                        help='test a file of tools/deploy/export.py instead of a checkpoint')
+                        help='test a file of `python -m mmscheme export` instead of a checkpoint')
     parser.add_argument('--runtime', choices=RUNTIMES, default='onnxruntime',
                         help='run an exported file *.onnx with this (default: onnxruntime)')
     parser.add_argument('--out', metavar='PATH',

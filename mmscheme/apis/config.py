@@ -10,11 +10,12 @@ from mmengine import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS, LOOPS, MODELS, Registry, init_default_scope
+from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmscheme.checks import check_run
 from mmscheme.datasets.guarded import POLICIES
+from mmscheme.models.one_channel import use_own_parts
 from mmscheme.utils.checkpoint_io import use_safe_checkpoints
 from mmscheme.utils.config_query import (
     SPLITS,
@@ -22,7 +23,6 @@ from mmscheme.utils.config_query import (
     dataset_class,
     find_class,
     iter_datasets,
-    iter_heads,
     scope_of,
     step_name,
     walk,
@@ -36,6 +36,9 @@ __all__ = ['bad_data_log', 'load_config', 'prepare_run', 'set_data_root']
 _KNOWN_KEYS = ('runner_type', 'work_dir', 'auto_scale_lr', 'tta_model', 'tta_pipeline',
                'find_unused_parameters', 'model_wrapper_cfg', 'compile', 'custom_imports',
                'data_preprocessor', 'data_root', 'on_bad_data', 'max_bad_data', 'mmscheme')
+
+# Keys of a data set that choose its files below data_root, whatever their values.
+_FILES = ('type', 'ann_file', 'data_prefix')
 
 # mmengine's default hooks: only these it lets a config switch off with None.
 _STOCK_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -119,17 +122,22 @@ def set_data_root(cfg: Config, data_root: str) -> None:
         data_root: The new root.
 
     Raises:
-        ValueError: Data sets that differ in their root alone would become one.
+        ValueError: Data sets of different roots would read the same files.
     """
     datasets = list(iter_datasets(cfg))
     old_roots = {d['data_root'] for d in datasets if d.get('data_root')}
-    before = {repr(dict(d, pipeline=None)) for d in datasets}
+    roots: Dict[str, str] = {}
+    for dataset in datasets:
+        # What chooses files below a root; filters, modes and pipelines do not.
+        files = repr([(k, v) for k, v in sorted(dataset.items()) if k in _FILES or (
+            isinstance(v, str) and k != 'data_root')])
+        root = str(dataset.get('data_root') or '').rstrip('/')
+        if roots.setdefault(files, root) != root:
+            raise ValueError(f'--data-root {data_root}: expected data sets that differ in more '
+                             f'than their root ({", ".join(sorted(old_roots))}): set data_root of '
+                             'each in the config')
     for dataset in datasets:
         dataset['data_root'] = data_root
-    if len({repr(dict(d, pipeline=None)) for d in datasets}) < len(before):
-        raise ValueError(f'--data-root {data_root}: expected data sets that differ in more than '
-                         f'their root ({", ".join(sorted(old_roots))}): set data_root of '
-                         'each in the config')
     cfg.data_root = data_root
     for split in SPLITS:
         for evaluator in as_list(cfg.get(f'{split}_evaluator')):
@@ -167,7 +175,7 @@ def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True,
         _use_own_parts(cfg)
     rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
     if preflight and rank == '0':
-        check_run(cfg, splits).finish()
+        check_run(cfg, splits, stock_runtime=stock_runtime).finish()
     if not stock_runtime:
         _guard_data(cfg, splits)
         _fit_to_machine(cfg)
@@ -214,16 +222,8 @@ def _use_own_parts(cfg: Config) -> None:
         _replace(HOOKS, hook, f'{place}.type', {
             CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
             LoggerHook: 'which writes the metrics of a test in one process'})
-    if scope_of(cfg) == 'mmseg':
-        from mmseg.models import CrossEntropyLoss, SegTTAModel
-        for place, head in iter_heads(cfg.model):
-            if head.get('out_channels') != 1:
-                continue
-            for loss in as_list(head.get('loss_decode')):
-                _replace(MODELS, loss, f'model.{place}.loss_decode.type', {
-                    CrossEntropyLoss: 'which takes batches in which all is ignored'})
-            _replace(MODELS, cfg.model, 'model.type', {
-                SegTTAModel: 'which applies the sigmoid of one channel once'})
+    for place, kind, why in use_own_parts(cfg):
+        _log_change(place, f'{kind} is replaced by mmscheme.{kind}', why)
 
 
 def _replace(registry: Registry, node: Any, place: str, stock: Dict[type, str]) -> None:

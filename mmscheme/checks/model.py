@@ -1,7 +1,8 @@
 """The model of a run, and the sizes of its images."""
-from typing import Any, Dict, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from mmengine import Config
+from mmengine.registry import METRICS
 from torch import nn
 
 from mmscheme.engine.hooks.mixing_weights_hook import find_mixers
@@ -9,11 +10,17 @@ from mmscheme.engine.runners.randomness import keep_random_numbers
 from mmscheme.layers import SharedExpertFFN
 from mmscheme.models.loading import build_model
 from mmscheme.models.utils.ffn import SCHEMEFFN
-from mmscheme.utils.config_query import as_list, inner_model, iter_datasets, step_name
+from mmscheme.utils.config_query import (
+    as_list,
+    find_class,
+    inner_model,
+    iter_datasets,
+    step_name,
+)
 
 from .findings import Findings
 
-__all__ = ['build_for_checks', 'check_cca', 'check_sizes']
+__all__ = ['build_for_checks', 'check_cca', 'check_ignored', 'check_sizes']
 
 
 def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
@@ -33,13 +40,22 @@ def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings)
     """Check that hooks take guides out of training, and that CCA sees one image at a time."""
     hooks = {step_name(h) for h in (*(cfg.get('default_hooks') or {}).values(),
                                     *as_list(cfg.get('custom_hooks'))) if isinstance(h, dict)}
-    if training:
-        _check_hooks(hooks, model, findings)
+    if not training:
+        return  # evaluation drops CCA
+    _check_hooks(hooks, model, findings)
     for name, layer in model.named_modules():
-        if getattr(layer, 'batch_first', True) is False and any(
-                isinstance(f, SCHEMEFFN) and f.batch_first for f in getattr(layer, 'ffns', ())):
-            findings.error(f'{name}: its tokens are (N, B, C), so CCA would mix the images of a '
-                           'batch: set batch_first=False in ffn_cfgs, beside SCHEMEFFN')
+        parts: List[nn.Module] = []
+        for child in layer.children() if not isinstance(layer, nn.ModuleList) else ():
+            parts += child if isinstance(child, nn.ModuleList) else [child]
+        # The layer itself or its attention says so, whatever they are called.
+        told = [m for m in (layer, *parts) if getattr(m, 'batch_first', True) is False]
+        if told and any(isinstance(p, SCHEMEFFN) and p.batch_first for p in parts):
+            text = (f'{name}: its tokens are (N, B, C), so CCA would mix the images of a batch: '
+                    'set batch_first=False in ffn_cfgs, beside SCHEMEFFN')
+            if all(isinstance(m, nn.MultiheadAttention) for m in told):
+                findings.warn(text)  # the layer may turn its tokens for torch's attention alone
+            else:
+                findings.error(text)
 
 
 def _check_hooks(hooks: Set[str], model: nn.Module, findings: Findings) -> None:
@@ -64,6 +80,37 @@ def _check_hooks(hooks: Set[str], model: nn.Module, findings: Findings) -> None:
             f'{len(mixers)} blocks have CCA, but no hook lowers its weight: evaluation, without '
             'CCA, would not compute what training does; set default_hooks.mixing_schedule='
             "dict(type='mmscheme.MixingScheduleHook', decay=(0.5, 0.9)), or cca=False")
+
+
+def check_ignored(cfg: Config, model: nn.Module, splits: Sequence[str], findings: Findings
+                  ) -> None:
+    """Compare the labels that the heads of a segmenter ignore with padding and evaluators.
+
+    Few images may be padded or have void pixels, so a rehearsal may meet none.
+    """
+    told = {f'{split}_evaluator.ignore_index': evaluator.get('ignore_index', 255)
+            for split in ('val', 'test') if split in splits
+            for evaluator in as_list(cfg.get(f'{split}_evaluator'))
+            if 'IoUMetric' in (c.__name__ for c in getattr(find_class(
+                METRICS, (evaluator or {}).get('type')), '__mro__', ()))}
+    padding = getattr(getattr(model, 'data_preprocessor', None), 'seg_pad_val', None)
+    if told and 'train' in splits and padding is not None:
+        told['model.data_preprocessor.seg_pad_val'] = padding
+    heads = [(name, head.ignore_index, head.num_classes) for name, head in model.named_modules()
+             if isinstance(getattr(head, 'ignore_index', None), int)
+             and isinstance(getattr(head, 'num_classes', None), int)]
+    for place, value in told.items():
+        name, ignored, classes = next((h for h in heads if h[1] != value), ('', value, 0))
+        if not name or value is None:
+            continue
+        pads = place.endswith('seg_pad_val')
+        text = (f'{place}={value}, but model.{name}.ignore_index={ignored}, so '
+                + ('padding' if pads else f'label {ignored}')
+                + ' would not be ignored: set both to the same id')
+        if value >= classes and (pads or ignored >= classes):
+            findings.error(text)
+        else:
+            findings.warn(text)  # a class may be ignored, or padded with, on purpose
 
 
 def check_sizes(cfg: Config, findings: Findings) -> None:

@@ -7,8 +7,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from copy import deepcopy
+from itertools import islice
 from os.path import samefile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine import Config
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, DefaultSampler
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
@@ -36,6 +37,9 @@ __all__ = ['rehearse']
 
 # Images of which the pipeline is run, and images of which only the annotations are fed.
 _IMAGES, _ANNOTATED = 8, 200
+
+# Batches in which a labelled pixel is looked for.
+_BATCHES = 8
 
 # Seconds of a forward pass on a CPU after which the backward pass, twice as long, is left out.
 _FORWARD = 2.
@@ -73,7 +77,8 @@ def rehearse(cfg: Config, model: nn.Module, splits: Sequence[str], findings: Fin
             del rehearsal
     gc.collect()
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after a failed assertion on the device all calls raise
+            torch.cuda.empty_cache()
     return epoch
 
 
@@ -127,7 +132,8 @@ class _Watch(Hook):
         self.losses: List[Dict[str, float]] = []
         self.metrics: Dict[str, Any] = {}
         self.evaluators: List[Any] = []
-        self.truth, self.boxes = True, 0
+        self.labelled: Optional[int] = 0  # which training batch is
+        self.truth, self.boxes, self.pixels = True, 0, False
         self.images: List[Any] = []  # their ids, of detectors
         self.ann_file: Optional[str] = None
         self.told: List[str] = []
@@ -250,15 +256,17 @@ class _Rehearsal:
             self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed,
                         None if _is_memory(e) else e)
             return
-        for losses in watch.losses[:1]:
+        for number, losses in enumerate(watch.losses):
             bad = [k for k, v in losses.items() if not np.isfinite(v)]
             if bad:
                 self.findings.warn(f'rehearsal, training step: {", ".join(bad)} is not finite')
-            elif losses.get('loss') == 0:
+            elif losses.get('loss') == 0 and number == watch.labelled:
                 self.findings.error(
                     'rehearsal, training step: the loss is 0, so nothing would be learned: one '
-                    'class with softmax (for one channel set use_sigmoid=True in the loss), or a '
-                    'batch whose labels are all ignored')
+                    'class with softmax (for one channel set use_sigmoid=True in the loss)')
+        if watch.labelled is None:
+            self.findings.warn(f'rehearsal, training step: {_BATCHES} batches without a labelled '
+                               'pixel: nothing is learned from those')
         if watch.truth:
             for metric in watch.evaluators:
                 self.judge(metric, watch, needed)
@@ -278,18 +286,31 @@ class _Rehearsal:
 
     def train_arguments(self, watch: _Watch) -> Dict[str, Any]:
         loader = self.build_loader('train')
-        indices = next(iter(loader.batch_sampler))
-        # In this process, where an error has its place in the code.
-        batch = loader.collate_fn([loader.dataset[i] for i in indices])
+        batches: List[Any] = []
+        watch.labelled = None
+        for indices in islice(loader.batch_sampler, _BATCHES):
+            # In this process, where an error has its place in the code.
+            batch = loader.collate_fn([loader.dataset[i] for i in indices])
+            # Memory is what more than two images would show, and a CPU takes seconds for each.
+            few = batch if torch.cuda.is_available() else _first(batch, 2)
+            labelled = _labelled(few, self.model)
+            if labelled or not batches:
+                batches.append(few)
+            if labelled:
+                watch.labelled = len(batches) - 1
+                break
+        if not batches:
+            raise ValueError(f'{len(loader.dataset)} images give no batch: lower batch_size')
         self.try_worker(loader, indices[0], watch)
         processes = 1 if is_distributed() else int(os.environ.get('WORLD_SIZE', '1'))
         self.epoch = -(-len(loader) // processes)
-        # Memory is what more than two images would show, and a CPU takes seconds for each.
-        batches = [batch if torch.cuda.is_available() else _first(batch, 2)]
         size = getattr(loader.batch_sampler, 'batch_size', None) or 1
         last = len(loader.dataset) % size
         loop = dict(self.cfg.train_cfg)
-        if last and not loader.drop_last and 'max_epochs' in loop:
+        # A run that counts iterations has one too, unless its sampler has no end.
+        reached = 'max_epochs' in loop or isinstance(loader.sampler, DefaultSampler) and \
+            loop.get('max_iters', 0) >= self.epoch
+        if last and not loader.drop_last and reached:
             batches.append(_first(batch, last))
         for key in ('max_epochs', 'val_interval', 'val_begin'):
             if key in loop:
@@ -346,6 +367,8 @@ class _Rehearsal:
                 watch.images.append(sample.get('img_id'))
                 watch.truth &= _predict_truth(sample, infos[number], len(names), segm)
                 watch.boxes += len(sample.get('pred_instances') or ())
+                watch.pixels |= 'gt_sem_seg' in sample and bool(
+                    (sample.gt_sem_seg.data < len(names)).any())
             for metric in watch.evaluators:  # those that know all images look at these alone
                 if hasattr(metric, 'img_ids'):
                     metric.img_ids = watch.images
@@ -386,6 +409,9 @@ class _Rehearsal:
             part = next((type(o).__name__ for o in reversed(owners) if o is not None and not
                          isinstance(o, (nn.Module, _Rehearsal, Runner, Compose))), '')
             where = part
+        if 'is out of bounds' in text or 'device-side assert' in text:
+            text += (': a label is neither a class of the head nor its ignore_index (a head with '
+                     'out_channels=1 needs use_sigmoid=True in its loss)')
         if 'do not correspond' in text:
             text += ' (the ann_file of the evaluator has other images than the data set)'
         if 'channels' in text or 'cannot be multiplied' in text:
@@ -394,15 +420,23 @@ class _Rehearsal:
 
     def judge(self, metric: Any, watch: _Watch, needed: bool) -> None:
         """Compare what the truth scores with what it should."""
-        for key, perfect in _PERFECT.get(type(metric).__name__, {}).items():
+        kind = next((c.__name__ for c in type(metric).__mro__ if c.__name__ in _PERFECT), '')
+        for key, perfect in _PERFECT.get(kind, {}).items():
             found = [v for k, v in watch.metrics.items()
                      if k in (key, f'{getattr(metric, "prefix", None)}/{key}')]
-            if found and 0 <= found[0] < perfect * 0.9995:
-                reason, sure = _reason(metric, watch)
+            empty = bool(found) and not found[0] >= 0  # NaN, or COCO's -1
+            right = bool(found) and (found[0] >= perfect * 0.9995 or (
+                kind != type(metric).__name__ and found[0] == 1))  # a share, not per cent
+            if found and not right and (watch.boxes or watch.pixels or not empty):
+                reason, sure = _reason(metric, watch, key, empty)
                 self.report(f'rehearsal, {watch.stage}: {type(metric).__name__} gives {key}='
                             f'{found[0]:.4g} for a perfect prediction, {perfect:g} expected: '
-                            f'{reason}', needed and sure and key != 'segm_mAP')
+                            f'{reason}', needed and sure)
                 return
+        # The id may be that of an image that was not fed.
+        first = getattr(getattr(metric, '_coco_api', None), 'anns', {}).get(0, {})
+        if first.get('category_id') in (getattr(metric, 'cat_ids', None) or ()):
+            self.report(f'rehearsal, {watch.stage}: {_reason(metric, watch)[0]}', needed)
 
     def tta(self, needed: bool = False) -> None:
         """Run the pipeline of ``--tta``, and its model on the first of its views."""
@@ -437,6 +471,14 @@ def _first(batch: Any, count: int) -> Any:
     if isinstance(batch, dict):
         return {k: _first(v, count) for k, v in batch.items()}
     return batch[:count] if isinstance(batch, (list, tuple, Tensor)) else batch
+
+
+def _labelled(batch: Any, model: nn.Module) -> bool:
+    """Return False for masks of which every head ignores all pixels."""
+    ignored = {m.ignore_index for m in model.modules() if hasattr(m, 'ignore_index')}
+    samples = batch.get('data_samples') if isinstance(batch, dict) else ()
+    masks = [s.gt_sem_seg.data for s in as_list(samples) if hasattr(s, 'gt_sem_seg')]
+    return not masks or any(set(mask.unique().tolist()) - ignored for mask in masks)
 
 
 def _annotated(like: Any, info: Dict[str, Any]) -> Any:
@@ -490,11 +532,13 @@ def _mask(mask: Any, size: Any) -> np.ndarray:
     return coco.decode(coco.merge(rle) if isinstance(rle, list) else rle).astype(bool)
 
 
-def _reason(metric: Any, watch: _Watch) -> Any:
+def _reason(metric: Any, watch: _Watch, key: str = '', empty: bool = False) -> Any:
     """Return why the truth is not perfect for a metric, and True unless it may be meant so."""
     api = getattr(metric, '_coco_api', None)
     if api is None:
         ignored = getattr(metric, 'ignore_index', None)
+        if empty and ignored is not None:
+            return f'it ignores all labels of these images, ignore_index={ignored}', False
         return ('the labels have ids that are neither of a class nor the evaluator\'s '
                 f'ignore_index={ignored}' if ignored is not None else
                 'its settings are not those of the data set'), True
@@ -512,4 +556,5 @@ def _reason(metric: Any, watch: _Watch) -> Any:
         return (f'the evaluator has {len(boxes)} boxes in these images, the data set '
                 f'{watch.boxes}: those that are empty, tiny or outside of their image are left '
                 'out by mmdetection'), False
-    return 'its settings are not those of the data set', True
+    # A mask that is drawn and encoded once more may differ in a pixel.
+    return 'its settings are not those of the data set', key != 'segm_mAP' or empty

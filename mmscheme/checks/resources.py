@@ -86,7 +86,10 @@ def check_schedule(cfg: Config, findings: Findings, epoch: Optional[int] = None)
         rising = step_name(scheduler) in ('ConstantLR', 'LinearLR') and scheduler.get(
             'start_factor', scheduler.get('factor', 0)) < scheduler.get('end_factor', 1)
         unit = 'epoch' if by_epoch else 'iteration'
-        if end > (length if rising else 1.1 * length):
+        steps = [*as_list(scheduler.get('milestones')), *as_list(scheduler.get('step_size'))]
+        if steps and begin + max(steps) >= length:
+            ends['decay'] = f'{unit} {begin + max(steps)}, the run at {unit} {length}'
+        elif end > (length if rising else 1.1 * length):
             ends['warm-up' if rising else 'decay'] = f'{unit} {end}, the run at {unit} {length}'
         elif not rising:
             ends['decay'] = '' if end >= 0.9 * length else (

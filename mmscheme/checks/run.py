@@ -1,12 +1,15 @@
 """All checks of a run."""
+from copy import deepcopy
 from typing import Optional, Sequence
 
 from mmengine import Config
 
+from mmscheme.models.one_channel import use_own_parts
+
 from .checkpoint import check_checkpoint, check_named_files
 from .data import check_data
 from .findings import Findings
-from .model import build_for_checks, check_cca, check_sizes
+from .model import build_for_checks, check_cca, check_ignored, check_sizes
 from .rehearsal import rehearse
 from .resources import (
     check_batch_size,
@@ -21,7 +24,7 @@ __all__ = ['check_run']
 
 
 def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
-              findings: Optional[Findings] = None) -> Findings:
+              findings: Optional[Findings] = None, *, stock_runtime: bool = False) -> Findings:
     """Check a run before its first iteration; takes seconds and changes nothing.
 
     Numbers, the arguments of hooks, data (see :func:`check_data`), the crop against the data
@@ -34,6 +37,7 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
         splits: The data that will be used; ``'train'`` among them means training.
         every: Read all images and masks.
         findings: Findings to add to.
+        stock_runtime: The run will replace no part of the model by ours.
 
     Returns:
         The findings; nothing is raised.
@@ -43,6 +47,9 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     if training and not cfg.get('train_dataloader'):
         findings.error('train_dataloader: expected one in the config, found none')
         return findings
+    if not stock_runtime:
+        cfg = deepcopy(cfg)
+        use_own_parts(cfg)  # the model that training builds
     check_numbers(cfg, splits, findings)
     check_hooks(cfg, findings)
     writable = check_work_dir(cfg, findings)
@@ -51,6 +58,7 @@ def check_run(cfg: Config, splits: Sequence[str], every: bool = False,
     model = build_for_checks(cfg, findings)
     if model is not None:
         check_cca(cfg, model, training, findings)
+        check_ignored(cfg, model, splits, findings)
     if training:
         check_named_files(cfg, findings)
         if writable:

@@ -69,7 +69,7 @@ def load_exported(path: Union[str, Path], runtime: str = 'onnxruntime') -> Expor
                          ) from None
     if not text:
         raise ValueError(f'{path}: no entry {KEY!r} in it; expected a file written by '
-                         'tools/deploy/export.py')
+                         '`python -m mmscheme export`')
     meta = json.loads(text)
     return Exported(lambda inputs: dict(zip(meta['outputs'], call(
         {k: inputs[k] for k in meta['inputs']}))), meta)

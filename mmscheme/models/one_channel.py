@@ -1,14 +1,16 @@
 """Segmenters with one channel, where mmsegmentation fails or is wrong."""
 from functools import partial
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import torch
+from mmengine import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
 from mmscheme.registry import MODELS
+from mmscheme.utils.config_query import as_list, find_class, iter_heads, scope_of
 
-__all__ = ['CrossEntropyLoss', 'SegTTAModel']
+__all__ = ['CrossEntropyLoss', 'SegTTAModel', 'use_own_parts']
 
 
 def CrossEntropyLoss(**kwargs: Any) -> Any:
@@ -48,6 +50,35 @@ def SegTTAModel(**kwargs: Any) -> Any:
 
 MODELS.register_module(module=CrossEntropyLoss)
 MODELS.register_module(module=SegTTAModel)
+
+
+def use_own_parts(cfg: Config) -> List[Tuple[str, str, str]]:
+    """Give segmenters with one channel these classes in the place of mmsegmentation's.
+
+    A class that a user has derived from one stays.
+
+    Args:
+        cfg: Changed in place, its default scope initialised.
+
+    Returns:
+        For each change its place in the config, the name of the class, and why.
+    """
+    heads = [(place, head) for place, head in iter_heads(cfg.model)
+             if head.get('out_channels') == 1] if scope_of(cfg) == 'mmseg' else []
+    if not heads:
+        return []
+    from mmseg import models as stock
+    nodes = [(f'model.{place}.loss_decode.type', loss, stock.CrossEntropyLoss,
+              'which takes batches in which all is ignored')
+             for place, head in heads for loss in as_list(head.get('loss_decode'))]
+    nodes.append(('model.type', cfg.model, stock.SegTTAModel,
+                  'which applies the sigmoid of one channel once'))
+    changes = []
+    for place, node, cls, why in nodes:
+        if find_class(MMENGINE_MODELS, node.get('type')) is cls:
+            node['type'] = f'mmscheme.{cls.__name__}'
+            changes.append((place, cls.__name__, why))
+    return changes
 
 
 def _ignoring(criterion: Callable[..., Tensor], pred: Tensor, label: Tensor,

@@ -1,4 +1,6 @@
 """Segmenters with one channel, whose sigmoid is the score of the second class."""
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmscheme.apis.config import load_config, prepare_run
 from mmscheme.apis.inference import load_predictor
 from mmscheme.apis.test import test as run_test
+from mmscheme.checks import check_run, rehearsal
 from mmscheme.deploy.export import export
 from mmscheme.deploy.runtime import load_exported
 from mmscheme.models.loading import build_model
@@ -128,6 +131,27 @@ def test_crops_without_labels_do_not_end_training(data, tmp_path):
     cfg.train_cfg.max_iters = 2
     state = train(cfg, preflight=False)['state_dict']
     assert all(v.isfinite().all() for v in state.values())
+
+
+@pytest.mark.slow
+def test_checks_of_sparse_labels_see_the_model_of_the_training(data, tmp_path, monkeypatch):
+    """Only the last image is labelled, so all pixels of the first batch are ignored."""
+    root = shutil.copytree(data, tmp_path / 'data', symlinks=True)
+    last = max((root / 'annotations' / 'training').iterdir())
+    labels = np.zeros_like(cv2.imread(str(last), 0))
+    labels[::2] = 1
+    cv2.imwrite(str(last), labels)
+    cfg = binary(tiny_run('upernet', root, tmp_path), root)
+    cfg.train_cfg.max_iters = 2
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=False)
+    init_default_scope('mmseg')
+    findings = check_run(cfg, ('train', 'val'))
+    assert findings.errors == [] and not any('labelled' in w for w in findings.warnings)
+    assert cfg.model.decode_head.loss_decode.type == 'CrossEntropyLoss'
+    stock = check_run(cfg, ('train', 'val'), stock_runtime=True).errors
+    assert len(stock) == 1 and 'training step' in stock[0]
+    monkeypatch.setattr(rehearsal, '_BATCHES', 1)  # and where no label is found
+    assert all(v.isfinite().all() for v in train(cfg)['state_dict'].values())
 
 
 @pytest.mark.parametrize('kind', [dict(type='CrossEntropyLoss', use_sigmoid=True),

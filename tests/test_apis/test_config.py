@@ -38,6 +38,26 @@ def test_data_root_reaches_every_data_set_and_evaluator():
     assert cfg.test_evaluator.ann_file == '/new/annotations/instances_val2017.json'
 
 
+@pytest.mark.parametrize('more', [{}, dict(test_mode=True), dict(filter_cfg=dict(min_size=9))])
+@pytest.mark.parametrize('inside', [True, False])
+def test_one_data_root_over_two(inside, more):
+    """Filters and modes do not make other files."""
+    cfg = Config.fromfile(stock(mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
+    first = cfg.train_dataloader.dataset
+    second = dict(first, data_root='/other/', **{**more})
+    if inside:
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[first, second])
+    else:
+        cfg.test_dataloader.dataset = second
+    with pytest.raises(ValueError, match='data/coco/, /other/|/other/, data/coco/'):
+        set_data_root(cfg, '/new')
+    second['ann_file'] = 'annotations/second.json'
+    cfg.merge_from_dict({'test_dataloader.dataset.ann_file': 'annotations/second.json'})
+    if inside:
+        cfg.train_dataloader.dataset.datasets[1].ann_file = 'annotations/second.json'
+    set_data_root(cfg, '/new')
+
+
 def test_schedulers_follow_a_length_given_on_the_command_line():
     warm_up, decay = load_config(FLAGSHIP, cfg_options={'train_cfg.max_iters': 240}
                                  ).param_scheduler

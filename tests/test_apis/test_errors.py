@@ -86,7 +86,7 @@ def test_missing_data_root(tmp_path, capsys):
     assert line == (f'error: data root not found: {tmp_path}/no (set it with --data-root DIR or '
                     'data_root in the config)')
     line = error_of(train_api.main, capsys, DEMO, '--data-root', tmp_path / 'no')
-    assert f'make_scenes {tmp_path}/no` writes it' in line
+    assert f'`python -m mmscheme make_scenes {tmp_path}/no` writes it' in line
 
 
 def test_missing_and_empty_folders(own_scenes, tmp_path, capsys):

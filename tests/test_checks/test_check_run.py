@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmcv.cnn.bricks.transformer import BaseTransformerLayer
+from mmcv.cnn.bricks.transformer import BaseTransformerLayer, MultiheadAttention
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
@@ -17,7 +17,7 @@ from mmscheme.checks import Findings, check_run
 from mmscheme.checks import data as data_checks
 from mmscheme.checks.coco import _run_lengths
 from mmscheme.checks.labels import LabelTable
-from mmscheme.checks.model import build_for_checks, check_cca, check_sizes
+from mmscheme.checks.model import build_for_checks, check_cca, check_ignored, check_sizes
 from mmscheme.checks.resources import check_batch_size, check_disk, check_schedule
 from mmscheme.utils.image_files import ends_abruptly, inspect_image
 from tests.bad_inputs import halve
@@ -173,6 +173,34 @@ def test_a_run_that_ends_before_its_schedule(length, warnings, box):
     assert len(findings.warnings) == warnings
 
 
+@pytest.mark.parametrize('kind, late', [
+    (dict(type='MultiStepLR', milestones=[30, 60, 90]), True),
+    (dict(type='MultiStepLR', milestones=[8, 11]), False),
+    (dict(type='MultiStepLR', milestones=[8, 11], begin=9), True),
+    (dict(type='StepLR', step_size=20), True), (dict(type='StepLR', step_size=2), False)])
+def test_steps_that_a_run_does_not_reach(kind, late):
+    findings = Findings()
+    check_schedule(Config(dict(train_cfg=dict(max_epochs=20), param_scheduler=[kind])), findings)
+    assert len(findings.warnings) == late
+
+
+def test_the_ignored_id_in_three_places(box):
+    cfg = config(box, 'seg')  # nine classes
+    model = build_for_checks(cfg, Findings())
+    for heads, padding, metric, errors, warnings in (
+            (255, 255, 255, 0, 0), (9, 9, 9, 0, 0), (9, 255, 9, 1, 0), (9, 9, 255, 1, 0),
+            (9, 255, 255, 2, 0), (255, 0, 255, 0, 1), (255, 255, 0, 0, 1), (0, 255, 255, 1, 1)):
+        model.decode_head.ignore_index = model.auxiliary_head.ignore_index = heads
+        model.data_preprocessor.seg_pad_val = padding
+        cfg.val_evaluator.ignore_index = metric
+        findings = Findings()
+        check_ignored(cfg, model, ('train', 'val'), findings)
+        assert (len(findings.errors), len(findings.warnings)) == (errors, warnings), (
+            heads, padding, metric)
+    assert 'seg_pad_val=9' in check_run(config(box, 'seg', **{
+        'model.data_preprocessor.seg_pad_val': 9}), ('train', 'val')).errors[0]
+
+
 def test_cca_that_nobody_schedules(box):
     for hooks, warnings in ({}, 0), ({'default_hooks.mixing_schedule': None}, 1):
         cfg, findings = config(box, 'seg', **hooks), Findings()
@@ -188,9 +216,14 @@ def test_cca_that_would_mix_images(layer_first, ffn_first, errors):
         ffn_cfgs=dict(type='mmscheme.SCHEMEFFN', embed_dims=16, feedforward_channels=32,
                       batch_first=ffn_first),
         operation_order=('self_attn', 'norm', 'ffn', 'norm'), batch_first=layer_first)
-    findings = Findings()
-    check_cca(Config(), torch.nn.Sequential(layer), False, findings)
-    assert len(findings.errors) == errors
+    own = torch.nn.Module()  # with other names, and its order only in the attention
+    own.ffn = layer.ffns[0]
+    own.self_attn = MultiheadAttention(16, 2, batch_first=layer_first)
+    for module in (layer, own):
+        for training in (True, False):  # without CCA
+            findings = Findings()
+            check_cca(Config(), torch.nn.Sequential(module), training, findings)
+            assert len(findings.errors) == errors * training
 
 
 def test_crops(box):

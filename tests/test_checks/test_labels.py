@@ -87,7 +87,10 @@ def test_a_void_id_of_the_data_set_alone(box):
     line = check(box, 'seg', data, **TWO).errors[0]
     assert 'class id 2' in line and 'seg_pad_val=2' in line and 'evaluators' in line
     heads = {f'model.{head}.ignore_index': 2 for head in ('decode_head', 'auxiliary_head')}
-    findings = check(box, 'seg', data, **TWO, **heads)
+    others = {'model.data_preprocessor.seg_pad_val': 2, 'val_evaluator.ignore_index': 2}
+    found = check(box, 'seg', data, **TWO, **heads).errors  # padding and evaluator as before
+    assert len(found) == 2 and all(told(found, key) for key in others)
+    findings = check(box, 'seg', data, **TWO, **heads, **others)
     assert findings.errors == [] and not told(findings.warnings, 'are ignored')
     assert told(findings.labels[0].lines(), '2 (ignored)')
     table = LabelTable('train', 'pixels', ('sky', ))

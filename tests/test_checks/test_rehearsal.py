@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
+from mmdet.evaluation import CocoMetric
 from mmengine import Config
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import METRICS, TRANSFORMS
 from mmseg.models import EncoderDecoder
 
 from mmscheme.apis.config import load_config
@@ -60,6 +61,40 @@ def test_annotation_ids_from_0(no_rules, box):
     assert 'annotation id 0' in only_error(check(box, 'det'))
 
 
+@METRICS.register_module()
+class OwnCocoMetric(CocoMetric):
+    """A class of the user's."""
+
+
+@pytest.mark.parametrize('kind, metric', [('OwnCocoMetric', 'bbox'), ('CocoMetric', 'segm')])
+def test_annotation_id_0_for_other_metrics(kind, metric, no_rules, box):
+    evaluator = {'val_evaluator.type': kind, 'val_evaluator.metric': metric,
+                 'default_hooks.checkpoint.save_best': f'coco/{metric}_mAP'}
+    box.coco(lambda c: [a.update(id=i) for i, a in enumerate(c['annotations'])] and None, 'val')
+    assert 'annotation id 0' in only_error(check(box, 'det', **evaluator))
+
+
+def test_annotation_id_0_of_an_image_that_is_not_fed(no_rules, box, monkeypatch):
+    monkeypatch.setattr(module, '_IMAGES', 1)
+    monkeypatch.setattr(module, '_ANNOTATED', 2)  # the first and the last of three
+
+    def change(content):
+        second = sorted(i['id'] for i in content['images'])[1]
+        next(a for a in content['annotations'] if a['image_id'] == second)['id'] = 0
+
+    box.coco(change, 'val')
+    assert 'annotation id 0' in only_error(check(box, 'det'))
+
+
+def test_a_metric_of_nothing(no_rules, box):
+    """COCO's -1, because the file of the evaluator has no boxes."""
+    content = json.loads((box.scenes / 'annotations' / 'instances_val2017.json').read_text())
+    path = box.scenes / 'annotations' / 'none.json'
+    path.write_text(json.dumps(dict(content, annotations=[])))
+    line = only_error(check(box, 'det', **{'val_evaluator.ann_file': str(path)}))
+    assert '=-1 ' in line and 'ann_file of the evaluator' in line
+
+
 def test_the_evaluator_has_another_split(no_rules, box):
     found = check(box, 'det', **{
         'val_evaluator.ann_file': str(box.scenes / 'annotations' / 'instances_train2017.json')})
@@ -107,6 +142,15 @@ def test_batch_norm_with_one_image(no_rules, box):
         check(box, 'seg', **{'train_dataloader.batch_size': 1}))
 
 
+@pytest.mark.parametrize('length, errors', [(1, 0), (2, 1)])
+def test_the_last_image_of_an_epoch_alone(length, errors, no_rules, box):
+    """Six images in batches of five, where a run counts iterations and reaches the second."""
+    found = check(box, 'seg', **{
+        'train_dataloader.batch_size': 5, 'train_dataloader.sampler.type': 'DefaultSampler',
+        'train_cfg.max_iters': length}).errors
+    assert len(found) == errors and all('more than 1 value per channel' in e for e in found)
+
+
 def without_reduction(names):
     """Masks whose ids are those of the classes; --tta keeps the base's pipeline."""
     steps = ('_base_.train_pipeline[1]["reduce_zero_label"] = False\n'
@@ -135,10 +179,12 @@ def test_one_class(no_rules, box):
 
 
 def test_one_channel_without_sigmoid(no_rules, box):
+    for masks in (box.scenes / 'annotations').glob('*/*.png'):
+        cv2.imwrite(str(masks), np.minimum(cv2.imread(str(masks), -1), 2))
     found = check(box, 'seg', own_data("metainfo=dict(classes=('a', 'b')), "), **{
         f'model.{head}.{key}': value for head in ('decode_head', 'auxiliary_head')
         for key, value in (('num_classes', 2), ('out_channels', 1))})
-    assert 'sigmoid' in only_error(found) or 'rehearsal' in found.errors[0]
+    assert 'use_sigmoid=True' in only_error(found)
 
 
 def test_a_void_id(no_rules, box):
@@ -230,6 +276,16 @@ def test_out_of_memory(error, method, size, box, monkeypatch):
     findings = check(box, 'seg')
     line = only_error(findings)
     assert size in line and 'crop_size' in line and findings.tracebacks == []
+
+
+def test_findings_outlive_a_device_that_answers_no_more(box, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError('CUDA error: device-side assert triggered')
+
+    monkeypatch.setattr(EncoderDecoder, 'loss', fail)
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'empty_cache', fail)
+    assert 'neither a class of the head nor its ignore_index' in only_error(check(box, 'seg'))
 
 
 @pytest.mark.parametrize('limit, passes', [(1e9, 1), (-1, 0)])

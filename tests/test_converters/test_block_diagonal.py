@@ -149,7 +149,7 @@ def test_the_head_follows_the_order(images):
 
 def test_command_and_its_errors(scenes, tmp_path, capsys):
     cfg = classifier_config()
-    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=True)  # which torch refuses
     cfg.dump(tmp_path / 'dense.py')
     init_default_scope('mmpretrain')
     weights = MODELS.build(cfg.model).state_dict()

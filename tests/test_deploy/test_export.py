@@ -329,7 +329,8 @@ def test_errors(scenes, tmp_path, capsys):
             (predict_main, (tmp_path / 'no.onnx', image), 'exported model not found'),
             (predict_main, (tmp_path / 'broken.onnx', image), 'not a readable model'),
             (predict_main, (tmp_path / 'broken.pt', image), 'not a readable model'),
-            (predict_main, (tmp_path / 'foreign.pt', image), "no entry 'mmscheme' in it"),
+            (predict_main, (tmp_path / 'foreign.pt', image),
+             "no entry 'mmscheme' in it; expected a file written by `python -m mmscheme export`"),
             (predict_main, (checkpoint, image), 'expected a file *.onnx'),
             (predict_main, (tmp_path / 'broken.onnx', tmp_path / 'no.jpg'), 'input not found')):
         with pytest.raises(SystemExit) as status:

@@ -5,7 +5,14 @@ import pytest
 from torch import nn
 
 from mmscheme.layers import SCHEMEMixer
-from mmscheme.models import SCHEMEFFN, BlockDiagonalFFN, SCHEMEformer, SCHEMEWrapper
+from mmscheme.models import (
+    MLIT_ARCHS,
+    SCHEMEFFN,
+    BlockDiagonalFFN,
+    MLiT,
+    SCHEMEformer,
+    SCHEMEWrapper,
+)
 
 #: Every option with a value that is not its default.
 VALUES = dict(cca=True, guide='dense', sample_guide=True, keep_cca=True,
@@ -58,6 +65,14 @@ def test_a_typo_is_found_before_anything_is_built(build, argument, close, monkey
     with pytest.raises(TypeError, match=f'^{argument}: .*{build}.* {close}') as error:
         BUILD[build](**{argument: 1})
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('build', [
+    lambda: SCHEMEformer(dict(ARCH, num_layers=12)), lambda: MLiT(dict(MLIT_ARCHS['s'], depths=1)),
+    lambda: SCHEMEWrapper(dict(STOCK), arch='s12')])
+def test_keys_of_a_dict_that_was_inherited(build):
+    with pytest.raises((TypeError, ValueError), match='^arch: .*_delete_=True'):
+        build()
 
 
 @pytest.mark.parametrize('option', ['act_layer', 'drop', 'hidden_dims'])

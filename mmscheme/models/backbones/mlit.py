@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import GroupedQueryAttention, SharedExpertFFN
-from mmscheme.models.utils.mixer_options import takes_options_of
+from mmscheme.models.utils.mixer_options import MERGED, takes_options_of
 from mmscheme.ops import exporting
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import (
@@ -42,7 +42,7 @@ def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
     keys = set(MLIT_ARCHS['s'])
     if not keys <= set(arch) <= keys | {'num_experts'}:
         raise ValueError(f'arch: expected the keys {sorted(keys)} and optionally num_experts, '
-                         f'found {sorted(arch)}')
+                         f'found {sorted(arch)}{MERGED}')
     full = dict(dict(num_experts=_EXPERTS), **arch)
     for key in ('embed_dims', 'num_layers'):
         check_count(f'arch.{key}', full[key])

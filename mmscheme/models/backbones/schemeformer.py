@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmscheme.layers import TOKEN_MIXERS, SCHEMEMixer
 from mmscheme.layers.scheme_mixer import read_guide
-from mmscheme.models.utils.mixer_options import interleave_evens, takes_options_of
+from mmscheme.models.utils.mixer_options import MERGED, interleave_evens, takes_options_of
 from mmscheme.ops import exporting, in_transform
 from mmscheme.registry import MODELS
 from mmscheme.utils.check_args import (
@@ -52,7 +52,7 @@ def _read_arch(arch: Union[str, dict]) -> Dict[str, Any]:
     required, optional = {'depths', 'embed_dims'}, {'token_mixers', 'layer_scale_init'}
     if not required <= set(arch) <= required | optional:
         raise ValueError(f'arch: expected the keys {sorted(required)} and optionally '
-                         f'{sorted(optional)}, found {sorted(arch)}')
+                         f'{sorted(optional)}, found {sorted(arch)}{MERGED}')
     full = dict(dict(token_mixers=_PPAA, layer_scale_init=1e-5), **arch)
     for key in ('depths', 'embed_dims', 'token_mixers'):
         if not isinstance(full[key], (list, tuple)) or len(full[key]) != 4:

@@ -4,7 +4,10 @@ import inspect
 from difflib import get_close_matches
 from typing import Any, Callable, Dict, TypeVar
 
-__all__ = ['interleave_evens', 'takes_options_of']
+__all__ = ['MERGED', 'interleave_evens', 'takes_options_of']
+
+# What to do about keys that nobody wrote.
+MERGED = ' (a dict in a config keeps the keys of the one it inherits, unless it has _delete_=True)'
 
 Build = TypeVar('Build', bound=Callable[..., Any])
 
@@ -35,7 +38,8 @@ def takes_options_of(*layers: type, but: tuple = ('act_layer', 'drop')
             for argument in kwargs:
                 if argument not in known:
                     close = get_close_matches(argument, known, 1)
-                    hint = f'did you mean {close[0]}?' if close else f'expected one of {known}'
+                    hint = f'did you mean {close[0]}?' if close else \
+                        f'expected one of {known}{MERGED}'
                     raise TypeError(f'{argument}: unknown argument of {name}; {hint}')
             return build(*args, **kwargs)
 
