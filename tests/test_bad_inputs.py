@@ -17,7 +17,10 @@ def few_scenes(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp('few') / 'scenes', 6, 2, (48, 64))
 
 
-@pytest.mark.parametrize('case', CASES, ids=lambda c: c.name.replace(' ', '-'))
+# What is valid after all does its whole work.
+@pytest.mark.parametrize('case', [
+    pytest.param(c, id=c.name.replace(' ', '-'), marks=[pytest.mark.slow] * (c.expected is None))
+    for c in CASES])
 def test_bad_input(case, few_scenes, tmp_path, monkeypatch, capsys):
     size_of_files = resource.getrlimit(resource.RLIMIT_FSIZE)
     words = [str(w) for w in case.words(Box(tmp_path, few_scenes))]

@@ -11,6 +11,7 @@ from tests.commands import load_tool
 tool = load_tool('misc/collect_env')
 
 
+@pytest.mark.slow
 def test_report(capsys):
     tool.main([])
     rows = dict(line.split(': ', 1) for line in capsys.readouterr().out.splitlines())

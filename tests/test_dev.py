@@ -167,6 +167,7 @@ def test_own_torch_is_checked(dev, monkeypatch, capsys, torch, builds, expected)
     assert captured.err.count('\n') == (expected is None)
 
 
+@pytest.mark.slow
 def test_own_torch_is_named_as_pip_knows_it(dev):
     """Which is without the CUDA that ``torch.__version__`` may name."""
     assert dev.own_torch(sys.executable, False) == [f'{name}=={version(name)}'
@@ -251,6 +252,7 @@ def test_forks_are_compiled(dev, tmp_path, monkeypatch):
     assert [r.split('==')[0] for r in here.built] == ['onedl-mmcv'] and not here.operators
 
 
+@pytest.mark.slow
 def test_pip_says_how_long_it_downloaded_and_installed(dev, tmp_path):
     python = executable(tmp_path / 'python', """
 while [ "$1" != --log ]; do shift; done
@@ -269,6 +271,7 @@ def test_removing_packages_names_those_that_are_there(dev, monkeypatch):
     assert calls == [('uninstall', '-y', 'pytest')]
 
 
+@pytest.mark.slow
 def test_compiled_mmcv_is_recognised(dev):
     suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
     assert dev.has_compiled_mmcv(sys.executable) == INSTALLED.__file__.endswith(suffixes)

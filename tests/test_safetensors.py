@@ -116,6 +116,7 @@ def test_a_pretrained_backbone(weights):
     assert same(runner.model.backbone.state_dict(), state)
 
 
+@pytest.mark.slow
 def test_tests_folds_and_converters_take_it(scenes, tmp_path):
     config, source, cfg = tiny_checkpoint('upernet', tmp_path)
     published = str(publish(source, tmp_path / 'm.safetensors'))

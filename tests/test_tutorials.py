@@ -117,6 +117,7 @@ def test_the_cca_schedule_changes_our_hook(tmp_path):
     assert [hook.factor(p) for p in (0.4, 0.7, 0.95)] == pytest.approx([1, 0.5, 0])
 
 
+@pytest.mark.slow
 def test_safe_checkpoints_by_config(tmp_path):
     (tmp_path / 'config.py').write_text(readme_code('safe checkpoints'))
     out = run(sys.executable, '-c', 'from mmengine import Config\n'
@@ -128,6 +129,7 @@ def test_safe_checkpoints_by_config(tmp_path):
     assert out.split()[-1] == 'True'
 
 
+@pytest.mark.slow
 def test_environment(clone):
     assert torch.__version__ in follow('environment', clone)
 

@@ -53,6 +53,7 @@ def test_table_and_index_name_every_config(project):
     assert before - after == pytest.approx(12 * 4 * width**2 * 197 / 1e9, abs=0.011)
 
 
+@pytest.mark.slow
 def test_check_notices_a_changed_config(project, capsys):
     main([])
     main(['--check'])

@@ -140,6 +140,7 @@ def test_a_killed_sweep_goes_on_to_the_same_bits(results, study, scenes):
             assert torch.equal(value, expected[key]), key
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_are_done(scenes, tmp_path, capsys):
     study = write_study(tmp_path / 'small', a='train_cfg = dict(max_epochs=1)',
                         b="model = dict(backbone=dict(groups=(3, 3)))",

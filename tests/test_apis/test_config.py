@@ -92,6 +92,7 @@ def test_work_dir_comes_from_the_command_line_the_config_or_its_name(tmp_path):
     assert load_config(path, work_dir='here').work_dir == 'here'
 
 
+@pytest.mark.slow
 def test_learning_rate_scales_with_the_batch(scenes, tmp_path, caplog):
     for scale, expected in ((False, 1e-3), (True, 1e-3 * 2 / 8)):
         cfg = load_config(DEMO, str(tmp_path), {'train_dataloader.batch_size': 2}, str(scenes))
@@ -104,6 +105,7 @@ def test_learning_rate_scales_with_the_batch(scenes, tmp_path, caplog):
         assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_stock_configs_get_safe_checkpoints(scenes, tmp_path):
     """A config that names nothing of ours trains and tests through our tools."""
     path = tmp_path / 'stock.py'
@@ -198,6 +200,7 @@ def test_a_stock_config_changes_as_the_log_says_or_not_at_all(path, tmp_path, mo
     assert all('--stock-runtime' in line for line in lines)
 
 
+@pytest.mark.slow
 def test_building_a_model_leaves_mmengine_as_it_is():
     """In a process that has not used one of our tools, and until it asks for safe loading."""
     script = """

@@ -130,6 +130,7 @@ def test_class_id_above_num_classes(own_scenes, tmp_path, capsys):
     assert f'error: unreadable mask: {mask}' in error_of(train_api.main, capsys, *arguments)
 
 
+@pytest.mark.slow
 def test_every_id_that_the_head_has_is_fine(own_scenes, tmp_path):
     mask = own_scenes / 'annotations' / 'training' / 'scene_00007.png'
     cv2.imwrite(str(mask), np.arange(64 * 80, dtype=np.uint8).reshape(64, 80) % 10)
@@ -155,6 +156,7 @@ def test_missing_files_and_wrong_uses(tmp_path, capsys):
                                      '--tta')
 
 
+@pytest.mark.slow
 def test_checkpoints_that_run_code_are_refused(scenes, tmp_path, capsys):
     trace, bad = tmp_path / 'trace', tmp_path / 'bad.pth'
     torch.save(dict(state_dict={}, x=RunsCode(trace)), bad)
@@ -170,6 +172,7 @@ def test_checkpoints_that_run_code_are_refused(scenes, tmp_path, capsys):
                                                       *common)
 
 
+@pytest.mark.slow
 def test_assertions_of_the_frameworks_are_one_line_too(scenes, tmp_path, capsys):
     torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'x.pth')
     line = error_of(train_api.main, capsys, DEMO, '--data-root', scenes, '--work-dir', tmp_path,

@@ -25,6 +25,7 @@ def test_a_dry_run_walks_through_every_part(gpu, tmp_path, capsys):
     assert (tmp_path / 'times.png').stat().st_size > 10000
 
 
+@pytest.mark.slow
 def test_a_part_that_breaks_or_does_not_hold_fails(gpu, tmp_path, monkeypatch, capsys):
     def parts(plan, limits):
         def broken():

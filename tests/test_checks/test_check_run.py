@@ -38,6 +38,7 @@ def config(box, task, **changes):
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['seg', 'det', 'cls'])
 def test_nothing_is_found_where_nothing_is_wrong_and_nothing_changes(task, box):
     """Neither files nor random numbers nor the config."""
@@ -68,6 +69,7 @@ def test_all_faults_at_once(box, capsys):
     assert not (box.folder / 'work').exists()
 
 
+@pytest.mark.slow
 def test_files_that_a_config_names(box):
     cfg = config(box, 'seg', **{'model.backbone.init_cfg': dict(
         type='Pretrained', checkpoint=str(box.folder / 'no.pth'))})
@@ -263,6 +265,7 @@ def test_ends(box):
         assert ends_abruptly(str(path)) and inspect_image(str(path)).problem == 'truncated file'
 
 
+@pytest.mark.slow
 def test_no_preflight(box, capsys):
     main, options = load_tool('train').main, ('seg', 'model.decode_head.num_classes=90')
     with pytest.raises(SystemExit):

@@ -95,6 +95,7 @@ def test_a_metric_of_nothing(no_rules, box):
     assert '=-1 ' in line and 'ann_file of the evaluator' in line
 
 
+@pytest.mark.slow
 def test_the_evaluator_has_another_split(no_rules, box):
     found = check(box, 'det', **{
         'val_evaluator.ann_file': str(box.scenes / 'annotations' / 'instances_train2017.json')})
@@ -187,6 +188,7 @@ def test_one_channel_without_sigmoid(no_rules, box):
     assert 'use_sigmoid=True' in only_error(found)
 
 
+@pytest.mark.slow
 def test_a_void_id(no_rules, box):
     """Told everywhere it works; told in one place less it is an error, and never a lower mIoU."""
     for path in (box.scenes / 'annotations').glob('*/*.png'):

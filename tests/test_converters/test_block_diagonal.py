@@ -147,6 +147,7 @@ def test_the_head_follows_the_order(images):
         convert_classifier(cfg, weights, images)
 
 
+@pytest.mark.slow
 def test_command_and_its_errors(scenes, tmp_path, capsys):
     cfg = classifier_config()
     cfg.train_dataloader.update(num_workers=0, persistent_workers=True)  # which torch refuses

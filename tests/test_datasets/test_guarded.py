@@ -88,6 +88,7 @@ def test_a_run_goes_on_and_reports(task, workers, box, capsys):
     assert lines[0] in log and lines[1] in log
 
 
+@pytest.mark.slow
 def test_too_many_bad_files_stop_it_anyway(box, capsys):
     for i in range(4):
         halve(box.image(name=f'scene_{i:05d}'))
@@ -104,6 +105,7 @@ def test_a_truncated_image_that_opencv_takes_is_bad_data(box):
         guarded(box)[1]
 
 
+@pytest.mark.slow
 def test_validation_data_are_never_skipped(box, capsys):
     path = box.scenes / 'images' / 'validation' / 'scene_00000.jpg'
     path.write_bytes(b'')

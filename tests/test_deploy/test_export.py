@@ -234,6 +234,7 @@ def _drop_layer_scale(model):
     model.backbone.stages[1][0].layer_scale2.data.fill_(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, damage', [
     *itertools.product(('cls', 'upernet', 'retinanet', 'mask_rcnn'),
                        (_scale_a_weight, _exchange_channels, _drop_layer_scale)),

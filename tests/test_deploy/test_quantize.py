@@ -106,6 +106,7 @@ def test_gelu_becomes_a_swish_where_layers_take_its_factor(change):
     assert all(d == 0 for d in differences) if change else 1e-4 < differences[0] < 6 * 0.0204
 
 
+@pytest.mark.slow
 def test_what_loses_too_much_is_not_kept(exported, tmp_path, monkeypatch):
     cfg, _, file = exported
     name = cfg.default_hooks.checkpoint.save_best = dict(

@@ -134,6 +134,7 @@ def factors(checkpoint):
             if key.endswith('cca_factor')}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, update_buffers):
     cfg = tiny_run('upernet', scenes, tmp_path)
@@ -155,6 +156,7 @@ def test_a_run_with_a_dense_guide(scenes, tmp_path):
         train(cfg)
 
 
+@pytest.mark.slow
 def test_the_output_of_frozen_stages_stays(scenes, tmp_path):
     cfg = tiny_run('upernet', scenes, tmp_path)
     cfg.model.backbone.frozen_stages = 2

@@ -88,6 +88,7 @@ def test_a_validation_that_was_due_comes_first_and_the_seed_of_the_run_goes_on(s
     assert best == {p.name for p in (tmp_path / 'whole').glob('best_*')} and len(best) == 1
 
 
+@pytest.mark.slow
 def test_the_rest_of_an_epoch_in_batches_of_another_size(scenes, tmp_path):
     cfg = tiny_run('mask_rcnn', scenes, tmp_path, **{'default_hooks.checkpoint.interval': 1})
     train(cfg, interrupt=4)  # 12 images in batches of 2

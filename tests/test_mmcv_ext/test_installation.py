@@ -33,6 +33,7 @@ def python(folder, *words, **options):
     return run(sys.executable, *words, PYTHONPATH=f'{folder}:{REPOSITORY}', **options)
 
 
+@pytest.mark.slow
 def test_importing_needs_torch_and_torchvision_only():
     code = ('import sys\n'
             'import mmscheme.mmcv_ext\n'
@@ -41,6 +42,7 @@ def test_importing_needs_torch_and_torchvision_only():
     subprocess.run([sys.executable, '-c', code], check=True, cwd=REPOSITORY)
 
 
+@pytest.mark.slow
 def test_activation_serves_the_process(lite):
     code = ('from mmscheme.mmcv_ext import activate, operators\n'
             'assert activate() and activate()\n'
@@ -52,6 +54,7 @@ def test_activation_serves_the_process(lite):
     assert [p.name for p in (lite / 'mmcv').glob('*.py')] == ['__init__.py']
 
 
+@pytest.mark.slow
 def test_other_operators_stay(lite):
     (lite / 'mmcv' / '_ext.py').write_text('mine = 1\n')
     code = ('from mmscheme.mmcv_ext import activate\n'
@@ -61,6 +64,7 @@ def test_other_operators_stay(lite):
     assert LINE not in python(lite, '-c', code)
 
 
+@pytest.mark.slow
 def test_installation_serves_programs_that_do_not_know_us_and_is_undone(lite):
     target, record = lite / 'mmcv' / '_ext.py', lite / 'mmcv_lite-2.1.0.dist-info' / 'RECORD'
     before = record.read_text()

@@ -21,6 +21,7 @@ def test_output_and_gradients_in_the_interpreter():
         assert max(case_errors) < TOLERANCE[case[-1]], (case, case_errors)
 
 
+@pytest.mark.slow
 def test_a_trial_keeps_kernels_away_that_fail():
     code = '''
 import torch
@@ -64,6 +65,7 @@ def test_compiled_for_a_gpu_that_is_not_there(capabilities, widths):
         assert kernel['spilled'] == 0 and kernel['shared'] < 200 * 1024, kernel
 
 
+@pytest.mark.slow
 def test_tiles_that_do_not_fit_give_way_to_smaller_ones():
     code = '''
 import torch
