@@ -101,11 +101,14 @@ def Distill(student: Union[dict, nn.Module], teacher: Union[dict, nn.Module],
     if not names and logits is None:
         raise ValueError('layers: nothing to compare; name modules of both models')
     if not keep_student_loss:
-        reached = {name.split('.')[0] for name in (*names, *filter(None, [logits]))}
+        # Of a head whose pixel decoder is compared, nothing else has a part.
+        reached = {name if name in _FEATURES else name.split('.')[0]
+                   for name in (*names, *filter(None, [logits]))}
         way = {'backbone', 'neck'} if reached - {'backbone'} else {'backbone'}
-        for name, child in model.named_children():
-            if name not in reached | way:
-                child.requires_grad_(False)
+        trained_parts = tuple(f'{part}.' for part in reached | way)
+        for name, parameter in model.named_parameters():
+            if '.' in name and not name.startswith(trained_parts):
+                parameter.requires_grad_(False)
     model.loss = _DistilledLoss(model, trained, names, logits, (feature_weight, output_weight),
                                 temperature, keep_student_loss)
     print_log(f'Distill: {type(model).__name__} learns from {type(trained).__name__}: '
