@@ -193,7 +193,7 @@ def test_demo_command(scenes, tmp_path, monkeypatch, capsys):
     assert re.search(r'mIoU [\d.]+ after [\d.]+ minutes; predicting the most frequent', log)
     folder = Path(re.search(r'pictures \(.*\): (.*)', log).group(1))
     assert folder == tmp_path / 'pictures' and len(list(folder.glob('*.png'))) == 4
-    assert '$ python tools/train.py configs/upernet_scheme_s_demo.py' in log
+    assert '$ python -m mmscheme train configs/upernet_scheme_s_demo.py' in log
 
 
 def test_demo_fails_below_a_wanted_score(scenes, tmp_path, monkeypatch, capsys):
