@@ -257,8 +257,9 @@ def _ratio(found: Dict[str, Dict[str, List[float]]], side: str, runtime: Optiona
     return f'{min(times[1]) / min(times[0]):.2f}' if all(times) else ''
 
 
-def _table(header: List[str], rows: List[List[str]]) -> List[str]:
-    return ['| ' + ' | '.join(row) + ' |' for row in (header, ['---'] * len(header), *rows)]
+def _table(title: str, header: List[str], rows: List[List[str]]) -> List[str]:
+    cells = (header, ['---'] * len(header), *rows) if rows else ()
+    return ['', title, '', *('| ' + ' | '.join(row) + ' |' for row in cells)] if rows else []
 
 
 def make_tables(data: Dict[str, Any]) -> str:
@@ -269,7 +270,7 @@ def make_tables(data: Dict[str, Any]) -> str:
                  for _, s in sides.values())
     lines = [f'{facts["device"]}, {data["threads"]} threads, {data["rounds"]} rounds, spread of '
              f'the quartiles up to {spread:.0%}, load before the run {facts["load"]}; '
-             + ', '.join(f'{k} {v}' for k, v in data['versions'].items()) + '.', '']
+             + ', '.join(f'{k} {v}' for k, v in data['versions'].items()) + '.']
 
     def ms(found: Dict[str, Any], runtime: str) -> str:
         return f'{1e3 * found[runtime]["ours"][0]:.1f}' if runtime in found else ''
@@ -279,24 +280,24 @@ def make_tables(data: Dict[str, Any]) -> str:
 
     headers = [f'{SIDES[side]}, {short[r]}' for side in ('dense', 'e2', 'stock') for r in RUNTIMES]
     times = [f'ours, {short[r]}, ms' for r in RUNTIMES]
-    lines += ['**Classifiers**, float32, time of the other over ours (ort: onnxruntime, ov: '
-              'OpenVINO; the last column is the faster runtime of each):', '']
-    lines += _table(['', 'batch x size', *times, *headers, 'best dense over best ours'], [
+    lines += _table(
+        '**Classifiers**, float32, time of the other over ours (ort: onnxruntime, ov: OpenVINO; '
+        'the last column is the faster runtime of each):',
+        ['', 'batch x size', *times, *headers, 'best dense over best ours'], [
         [TITLES[network], f'{batch} x {size}^2', *(ms(found, r) for r in RUNTIMES),
          *ratios(found, ['dense', 'e2', 'stock']), _ratio(found, 'dense', None)]
         for network in CLASSIFIERS for batch, size in CASES
         for found in [results.get(f'{network}_{batch}x{size}')] if found])
-    lines += ['', '**Whole models**, float32, 1 x 512^2; backbone: its share of the time of ours '
-              f'(S12 alone over the whole; Mask R-CNN with {OBJECTS} objects):', '']
     alone = results.get(f's12_{WHOLE[0]}x{WHOLE[1]}', {})
-    lines += _table(['', *times, *(f'backbone, {short[r]}' for r in RUNTIMES), *headers], [
+    lines += _table(
+        '**Whole models**, float32, 1 x 512^2; backbone: its share of the time of ours (S12 alone '
+        f'over the whole; Mask R-CNN with {OBJECTS} objects):',
+        ['', *times, *(f'backbone, {short[r]}' for r in RUNTIMES), *headers], [
         [TITLES[task], *(ms(found, r) for r in RUNTIMES),
          *(f'{alone[r]["ours"][0] / found[r]["ours"][0]:.0%}' if {r} <= alone.keys() & found.keys()
            else '' for r in RUNTIMES), *ratios(found, ['dense', 'e2', 'stock'])]
         for task in ('s12', *TASKS) for found in [results.get(f'{task}_{WHOLE[0]}x{WHOLE[1]}')]
         if found])
-    lines += ['', '**The channel mixer alone**, [44-e8](glossary.md#44-e8) of S12, dense E=4 over '
-              'ours:', '']
     rows = []
     for kind, suffix in (('map', ''), ('tokens', ''), ('map', '_int8')):
         for size in (224, 512):
@@ -304,10 +305,13 @@ def make_tables(data: Dict[str, Any]) -> str:
             rows += [[f'{"INT8, " if suffix else ""}{kind}, 1 x {size}^2, {r}',
                       *(_ratio(found, 'dense', r) if r in found else '' for found in cases)]
                      for r in RUNTIMES if any(r in found for found in cases)]
-    lines += _table(['', *(f'stage {stage}' for stage in range(1, 5))], rows)
+    lines += _table(
+        '**The channel mixer alone**, [44-e8](glossary.md#44-e8) of S12, dense E=4 over ours:',
+        ['', *(f'stage {stage}' for stage in range(1, 5))], rows)
     int8, plain = results.get('s12_1x224_int8', {}), results.get('s12_1x224', {})
-    lines += ['', '**S12 in INT8**, 1 x 224^2:', '']
-    lines += _table(['', 'ours, ms', 'its float32 over it', 'dense INT8', 'dense E=2 INT8'], [
+    lines += _table(
+        '**S12 in INT8**, 1 x 224^2:',
+        ['', 'ours, ms', 'its float32 over it', 'dense INT8', 'dense E=2 INT8'], [
         [r, ms(int8, r), f'{plain[r]["ours"][0] / int8[r]["ours"][0]:.2f}' if r in plain else '',
          _ratio(int8, 'dense', r), _ratio(int8, 'e2', r)] for r in RUNTIMES if r in int8])
     return '\n'.join(lines)
