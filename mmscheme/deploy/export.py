@@ -31,7 +31,7 @@ from .fold import fold
 from .graphs import Graph, build_graph, replace_adaptive_pooling
 from .input_size import describe_padding, tested_shape
 from .matching import match_boxes
-from .runtime import FORMATS, KEY, load_exported, to_inputs
+from .runtime import DIVISOR, FORMATS, KEY, load_exported, to_inputs
 
 __all__ = ['Check', 'check_exported', 'describe', 'export', 'write_graph']
 
@@ -43,7 +43,6 @@ TOLERANCE = 1e-4
 TOLERANCE_FP16 = 2e-2
 # Of labels, where two classes are as good as equal.
 AGREEMENT = 0.9999
-_DIVISOR = 32
 _FEW = 10
 
 
@@ -165,7 +164,7 @@ def export(cfg: Config, checkpoint: str, target: Union[str, Path],
         checks = check_exported(cfg, model, graph, part, shape, tolerance)
         if dynamic:  # at a size that it was not traced with
             checks += check_exported(cfg, model, graph, part, (
-                shape[0] + _DIVISOR, shape[1] + 2 * _DIVISOR), tolerance)[:1]
+                shape[0] + DIVISOR, shape[1] + 2 * DIVISOR), tolerance)[:1]
         for check in checks:
             if not check.passed:
                 raise ValueError('the outputs of the exported model are not those of the '
@@ -213,8 +212,8 @@ def write_graph(graph: Graph, shape: Tuple[int, int], path: Path, description: D
     free: Optional[Tuple[Dict[int, Any]]] = None
     if dynamic:
         side = torch.export.Dim
-        free = ({0: side('batch', min=1, max=1024), 2: _DIVISOR * side('rows', min=1, max=128),
-                 3: _DIVISOR * side('columns', min=1, max=128)}, )
+        free = ({0: side('batch', min=1, max=1024), 2: DIVISOR * side('rows', min=1, max=128),
+                 3: DIVISOR * side('columns', min=1, max=128)}, )
         # Two images, because torch takes a size of one for a constant.
         example = (torch.cat([example[0]] * 2), *example[1:])
     if FORMATS[path.suffix] == 'onnx':

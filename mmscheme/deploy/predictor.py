@@ -18,12 +18,9 @@ from mmscheme.registry import MODELS
 
 from .detectors import paste_masks
 from .graphs import to_labels
-from .runtime import load_exported, to_inputs
+from .runtime import DIVISOR, load_exported, to_inputs
 
 __all__ = ['ExportedModel', 'ExportedPredictor']
-
-_DIVISOR = 32
-
 
 class ExportedPredictor:
     """A model from ``tools/deploy/export.py`` that predicts as its checkpoint would.
@@ -113,7 +110,7 @@ class ExportedPredictor:
         """Shrink an image that is too large for the graph, and pad it to the graph's size."""
         height, width = image.shape[:2]
         if self.meta['dynamic']:
-            rows, columns = (-(-side // _DIVISOR) * _DIVISOR for side in (height, width))
+            rows, columns = (-(-side // DIVISOR) * DIVISOR for side in (height, width))
         else:
             rows, columns = self.meta['shape']
             ratio = min(rows / height, columns / width)

@@ -8,12 +8,14 @@ import torch
 import torchvision  # noqa: F401 - its operators are in the graphs of detectors
 from numpy.typing import NDArray
 
-__all__ = ['FORMATS', 'KEY', 'RUNTIMES', 'Exported', 'load_exported', 'to_inputs']
+__all__ = ['DIVISOR', 'FORMATS', 'KEY', 'RUNTIMES', 'Exported', 'load_exported', 'to_inputs']
 
 #: The format by the suffix of the file.
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch_export', '.pt': 'torchscript'}
 #: What runs ONNX files.
 RUNTIMES = ('onnxruntime', 'openvino')
+#: Sides of graphs of any size are multiples of it.
+DIVISOR = 32
 #: Under which the files keep their description.
 KEY = 'mmscheme'
 
