@@ -22,6 +22,7 @@ from .runtime import DIVISOR, load_exported, to_inputs
 
 __all__ = ['ExportedModel', 'ExportedPredictor']
 
+
 class ExportedPredictor:
     """A model from ``tools/deploy/export.py`` that predicts as its checkpoint would.
 
