@@ -16,6 +16,9 @@ from .fusable import is_plain, runs_own_forward
 
 __all__ = ['BlockDiagonalLinear', 'BlockDiagonalMLP', 'block_diagonal_linear', 'parse_groups']
 
+# Channels of a group below which OpenVINO's grouped convolution is slower than small dense ones.
+_NARROW = 32
+
 
 def parse_groups(groups: Union[int, Sequence[int]]) -> Tuple[int, int]:
     """Read ``groups`` as the pair (groups of the first layer, of the second).
@@ -56,7 +59,7 @@ def block_diagonal_linear(x: Tensor, weight: Tensor, bias: Union[Tensor, None] =
     Returns:
         The same layout as ``x`` with ``C_out`` channels.
     """
-    if groups > 1 and exporting():
+    if groups > 1 and exporting() and _split_pays(x, groups, weight):
         return _by_group(lambda i, part: _block(i, part, weight, bias, groups), x, groups)
     if x.dim() == 4:
         return F.conv2d(x, weight[:, :, None, None], bias, groups=groups)
@@ -75,14 +78,24 @@ def _block(i: int, x: Tensor, weight: Tensor, bias: Union[Tensor, None], groups:
     return block_diagonal_linear(x, weight[rows], None if bias is None else bias[rows])
 
 
-def _by_group(function: Callable[[int, Tensor], Tensor], x: Tensor, groups: int) -> Tensor:
-    """Apply a function of number and channels to each group of channels.
+def _split_pays(x: Tensor, groups: int, *weights: Tensor) -> bool:
+    """Return True if other runtimes compute small dense layers faster than one of groups.
 
-    The form for other runtimes, because grouped convolutions and einsums can be slower there
-    than a dense layer of twice the arithmetic; small dense layers are not.
+    Einsums, and in OpenVINO convolutions with narrow groups, are slower than a dense layer of
+    twice the arithmetic. Wider groups are faster as a convolution, which wakes threads only once.
     """
-    axis = 1 if x.dim() == 4 else -1
-    return torch.cat([function(i, part) for i, part in enumerate(x.chunk(groups, axis))], axis)
+    widths = [n for w in weights for n in (w.shape[1], w.shape[0] // groups)]
+    return x.dim() != 4 or min(widths) < _NARROW
+
+
+def _by_group(function: Callable[[int, Tensor], Tensor], x: Tensor, groups: int) -> Tensor:
+    """Apply a function of number and channels to each group of channels."""
+    if x.dim() == 4:
+        return torch.cat([function(i, part) for i, part in enumerate(x.chunk(groups, 1))], 1)
+    # A matrix, because each layer of the graph would otherwise reshape its own input and output.
+    parts = x.reshape(-1, x.shape[-1]).chunk(groups, -1)
+    y = torch.cat([function(i, part) for i, part in enumerate(parts)], -1)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _check_divides(name: str, channels: int, groups: int) -> None:
@@ -240,7 +253,8 @@ class BlockDiagonalMLP(nn.Module):
     def _layer_by_layer(self, x: Tensor) -> Tensor:
         groups = self.fc1.groups
         if (exporting() and groups == self.fc2.groups > 1 and is_pointwise(self.act)
-                and self._is_fusable(runs_own_forward)):
+                and self._is_fusable(runs_own_forward)
+                and _split_pays(x, groups, self.fc1.weight, self.fc2.weight)):
             # A group goes through both layers, so that the hidden map is never put together.
             first, second = ((fc.weight, fc.bias, groups) for fc in (self.fc1, self.fc2))
             return _by_group(

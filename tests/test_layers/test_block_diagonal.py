@@ -138,6 +138,16 @@ def test_exports_as_small_dense_layers(shape, groups, act, chain):
     assert names.count('cat.default') == (1 if chain else sum(g > 1 for g in groups))
 
 
+def test_wide_groups_of_a_map_are_exported_as_convolutions():
+    mlp = BlockDiagonalMLP(64, 128, 2, implementation='plain').eval()
+    for x, layers in ((torch.randn(2, 64, 3, 5), 2), (torch.randn(2, 7, 64), 4)):
+        exported = torch.export.export(mlp, (x, ), strict=False)
+        assert (exported.module()(x) - mlp(x)).abs().max() < 1e-5
+        names = [n.target.__name__ for n in exported.graph.nodes if n.op == 'call_function']
+        assert names.count('conv2d.default') + names.count('linear.default') == layers
+        assert ('cat.default' in names) == (x.dim() == 3)
+
+
 def test_what_is_hooked_is_called_in_an_export():
     mlp = BlockDiagonalMLP(8, groups=2).eval()
     mlp.fc1.register_forward_hook(lambda m, args, out: out + 1)
