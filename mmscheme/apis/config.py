@@ -139,13 +139,15 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     for dataset in datasets:
         dataset['data_root'] = data_root
     cfg.data_root = data_root
+    prefixes = [old.rstrip('/') + '/' for old in old_roots]
     for split in SPLITS:
         for evaluator in as_list(cfg.get(f'{split}_evaluator')):
             for key, value in evaluator.items():
-                for old in old_roots:
-                    prefix = old.rstrip('/') + '/'
-                    if isinstance(value, str) and value.startswith(prefix):
-                        evaluator[key] = os.path.join(data_root, value[len(prefix):])
+                # The longest, because one root may be in another.
+                prefix = max((p for p in prefixes if isinstance(value, str)
+                              and value.startswith(p)), key=len, default='')
+                if prefix:
+                    evaluator[key] = os.path.join(data_root, value[len(prefix):])
 
 
 def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True,

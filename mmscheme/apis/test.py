@@ -71,13 +71,6 @@ def build_test_runner(cfg: Config, checkpoint: Optional[str], out: Optional[str]
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def _by_class(cfg: Config) -> None:
-    """Ask COCO's metric for the AP of each class."""
-    for evaluator in as_list(cfg.get('test_evaluator')):
-        if step_name(evaluator) == 'CocoMetric':
-            evaluator.setdefault('classwise', True)
-
-
 def _draw_pictures(cfg: Config, show_dir: Optional[str], show: bool, wait_time: float) -> None:
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
@@ -220,8 +213,9 @@ def test(cfg: Config, checkpoint: Optional[str], report: Optional[str] = None,
         raise ValueError('--exported: expected neither --report nor --keep-cca')
     tested = deepcopy(cfg)
     gathered = ReportHook(scope_of(cfg)) if report else None
-    if gathered is not None:
-        _by_class(cfg)
+    for evaluator in as_list(cfg.get('test_evaluator')) if report else ():
+        if step_name(evaluator) == 'CocoMetric':
+            evaluator.setdefault('classwise', True)
     runners = build_cca_runners(cfg, str(checkpoint), **options) if keep_cca else (
         build_test_runner(cfg, checkpoint, **options), )
     for runner in runners:
