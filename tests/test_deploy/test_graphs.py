@@ -86,7 +86,8 @@ def test_masks_are_pasted_as_by_the_head():
         [logits[2:]], [found[2:]], [dict(ori_shape=(45, 55), scale_factor=(1., 1.))],
         ConfigDict(mask_thr_binary=0.4))[0].masks
     pasted = paste_masks(logits[:, 0].sigmoid(), boxes, (45, 55), 0.4)
-    assert pasted[2:].equal(expected) and not pasted[:2].any()
+    # All but those that rounding decides, which differs with the place of a value in memory.
+    assert (pasted[2:] != expected).float().mean() < 1e-4 and not pasted[:2].any()
     assert expected.any((1, 2)).sum() > 20
 
 

@@ -24,7 +24,8 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope='module', params=['native', 'avx2', 'sse'])
+@pytest.fixture(scope='module', params=[
+    'native', *(pytest.param(name, marks=pytest.mark.slow) for name in ('avx2', 'sse'))])
 def processor(request, tmp_path_factory):
     """The library for this processor, and for older ones that this one can stand in for."""
     flags = {'native': ['-march=native'], 'avx2': ['-mavx2', '-mfma'], 'sse': []}[request.param]
