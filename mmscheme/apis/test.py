@@ -16,7 +16,7 @@ from mmscheme.deploy.predictor import ExportedModel
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers
 from mmscheme.engine.hooks.report_hook import ReportHook
 from mmscheme.models.loading import dataset_meta
-from mmscheme.utils.config_query import as_list, scope_of, step_name
+from mmscheme.utils.config_query import as_list, iter_datasets, scope_of, step_name
 from mmscheme.utils.processes import leave_process_group
 
 from .config import prepare_run
@@ -98,10 +98,8 @@ def _augment(cfg: Config) -> None:
     if missing:
         raise ValueError(f'--tta needs {" and ".join(missing)} in the config')
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in iter_datasets(cfg, ('test', )):
+        dataset['pipeline'] = cfg.tta_pipeline
 
 
 def _exported_model(cfg: Config, exported: str, runtime: str, tta: bool) -> ConfigDict:

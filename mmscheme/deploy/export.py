@@ -80,6 +80,8 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
+    if mean is not None and not graph.rgb:  # that of images, which are RGB
+        mean = mean.flip(1)
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
