@@ -212,7 +212,7 @@ def _mixing(model: torch.nn.Module) -> Dict[str, Any]:
     mixers = find_mixers(model)
     if not mixers:
         return dict(text='The model has no SCHEME mixer with CCA.', blocks=[])
-    text = describe_cca_weights(mixers).split(';')[0].split(': 1 - alpha is below')[0]
+    text = describe_cca_weights(mixers).split(';')[0].split(': its weight is below')[0]
     weights = [1 - float(m.alpha.detach()) for m in mixers.values()]
     return dict(text=text, blocks=list(zip(shorten(list(mixers)), weights)))
 

@@ -1,4 +1,4 @@
-"""Check a run without starting it."""
+"""Check the data, model and machine of a run without starting it."""
 import argparse
 import time
 import warnings
