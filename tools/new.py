@@ -58,8 +58,8 @@ def check(project: Project) -> None:
         print('\n'.join(table.lines(most=20)))
     for line in findings.warnings:
         print(f'warning: {line}')
-    print(f'{project.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
-          f'warnings; {project.batch} images per iteration', flush=True)
+    print(f'{project.config}: {findings.summary()}; {project.batch} images per iteration',
+          flush=True)
     if findings.errors:
         print(f'after mending the data: python -m mmscheme check_config {project.config}')
         raise findings.as_error()

@@ -73,10 +73,10 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
 
 
 _IMAGE_NOTES = dict(
-    mmseg='By the mean IoU of the classes that are in the truth or in the prediction of an image. '
-    'The slider moves between prediction and truth.',
+    mmseg='By the mean IoU of the classes in the ground truth or the prediction of an image. '
+    'The slider moves between prediction and ground truth.',
     mmdet=f'By F1 of the boxes with a score of at least {SCORE} and an IoU of at least {OVERLAP}. '
-    'The slider moves between prediction and truth.')
+    'The slider moves between prediction and ground truth.')
 
 
 def _plain(value: Any) -> Any:
