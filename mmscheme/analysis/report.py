@@ -13,7 +13,7 @@ from mmengine.utils.dl_utils import collect_env
 from numpy.typing import NDArray
 
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
-from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
+from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook
 from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
@@ -160,7 +160,7 @@ def _images(hook: ReportHook, cfg: Config, palette: List[List[int]]) -> Iterator
             draw = _draw_labels if hook.scope == 'mmseg' else _draw_boxes
             zoom = max(1, -(-_MIN_WIDTH // image.shape[1]))
             predicted, truth = map(_data_uri, draw(image, result, zoom, hook, cfg, palette))
-            yield dict(kind=kind, name=image_name(result.path), score=result.score,
+            yield dict(kind=kind, name=Path(result.path).name, score=result.score,
                        prediction=predicted, truth=truth)
 
 

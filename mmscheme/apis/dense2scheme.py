@@ -24,6 +24,7 @@ from mmscheme.models.loading import build_model, load_weights
 from mmscheme.utils.checkpoint_io import make_plain, read_weights, save_checkpoint
 from mmscheme.utils.config_query import find_class, loader_config, scope_of
 from mmscheme.utils.find_checkpoint import find_checkpoint
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.utils.user_errors import StartedHook
 from mmscheme.version import __version__
@@ -361,8 +362,7 @@ class _Stages:
         folder = self.out / 'runs' / f'{stage}_{iterations}'
         if iterations and not done:
             start = time.perf_counter()
-            cfg = load_config(self.config, str(folder), None,
-                              self.job.data_root)
+            cfg = load_config(self.config, str(folder), None, self.job.data_root)
             if stage == 'distilled':
                 self._distil(cfg)
             else:
@@ -441,29 +441,25 @@ class _TimeLeft:
         return f'{passed:.0f} s, about {left:.0f} s left'
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ['| ' + ' | '.join(row) + ' |' for row in rows]
-    return '\n'.join([head, '| --- ' + '| ---: ' * (len(rows[0]) - 1) + '|', *body])
-
-
 def _compare(reports: Dict[Form, List[LayerFit]]) -> str:
     """Return a table of what each FFN keeps in each form."""
     rows = [[fits[0].name, *(f'{fit.fitted:.3f}' for fit in fits)]
             for fits in zip(*reports.values())]
     means = [f'{sum(fit.fitted for fit in r) / len(r):.3f}' for r in reports.values()]
     return ('share of the dense output that is kept, on images not fitted\n'
-            + _markdown([['FFN', *map(str, reports)], *rows, ['mean', *means]]))
+            + markdown_table(['FFN', *reports], [*rows, ['mean', *means]]))
 
 
 def _table(rows: Dict[str, Dict[str, Any]]) -> str:
     """Return a table of the stages."""
     metrics = {key.rpartition('/')[2]: None for row in rows.values() for key in row['metrics']}
     shown = [name for name in metrics if name in _METRICS] or list(metrics)[:1]
-    lines = [['model', 'parameters (M)', 'multiply-adds (G)', *shown, 'images', 'seconds']]
+    lines = []
     for stage, row in rows.items():
         found = {key.rpartition('/')[2]: value for key, value in row['metrics'].items()}
         lines.append([stage, *(f'{row[key] / unit:.2f}' if key in row else ''
                                for key, unit in (('params', 1e6), ('macs', 1e9))),
                       *(f'{found[name]:.4g}' if name in found else '' for name in shown),
                       *(f'{row[key]:.0f}' if key in row else '' for key in ('images', 'seconds'))])
-    return _markdown(lines)
+    return markdown_table(
+        ['model', 'parameters (M)', 'multiply-adds (G)', *shown, 'images', 'seconds'], lines)

@@ -144,6 +144,7 @@ def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, u
     assert 'CCA has decayed: its weight is 0 in all 4 blocks' in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_dense_guide(scenes, tmp_path):
     cfg = tiny_run('upernet', scenes, tmp_path)
     cfg.model.backbone.update(guide='dense', sample_guide=True, interleave=True)
