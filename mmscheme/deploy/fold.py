@@ -152,7 +152,7 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
         model['auxiliary_head'] = None
-    for _, node in walk(model):
+    for _, node in walk(cfg.model):
         cls = find_class(MODELS, node.get('type')) if 'type' in node else None
         arguments = inspect.signature(cls).parameters if callable(cls) else {}
         if 'deploy' in arguments:

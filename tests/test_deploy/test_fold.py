@@ -120,6 +120,19 @@ def test_a_wrapped_backbone_has_a_deployment_form():
         assert largest_difference(cfg, model, rebuilt, (32, 32)) <= TOLERANCE
 
 
+def test_a_wrapped_model_has_a_deployment_form():
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'plug_in' / 'cls_deit_s_44e8_in1k.py')
+    wrapper = cfg.model.backbone
+    cfg.model.head.in_channels = 16
+    cfg.model.backbone = dict(type='VisionTransformer', img_size=32, patch_size=8, arch=dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+    cfg.model = {**wrapper, 'backbone': cfg.model, 'within': 'backbone'}
+    model = randomise(build_model(cfg))
+    rebuilt = build_model(deploy_config(cfg))
+    load_weights(rebuilt, fold(model).state_dict(), 'test')
+    assert largest_difference(cfg, model, rebuilt, (32, 32)) <= TOLERANCE
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     """Config and checkpoint of a small segmenter that trained."""
