@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
-from mmscheme.utils.config_query import as_list, iter_datasets, loader_config, scope_of
+from mmscheme.utils.config_query import as_list, iter_datasets, iter_hooks, loader_config, scope_of
 
 from .findings import Findings
 
@@ -189,12 +189,11 @@ class _Rehearsal:
         self.cfg = cfg = deepcopy(cfg)
         hooks = {k: v for k, v in (cfg.get('default_hooks') or {}).items()
                  if k != 'pretrained_backbone'}
-        for hook in [*hooks.values(), *as_list(cfg.get('custom_hooks'))]:
-            if isinstance(hook, dict):
-                self._redirect(hook)
-                hook.pop('published_keys', None)
-                if 'show' in hook:
-                    hook['show'] = False
+        for _, hook in iter_hooks(cfg):
+            self._redirect(hook)
+            hook.pop('published_keys', None)
+            if 'show' in hook:
+                hook['show'] = False
         self.draws = any(isinstance(h, dict) and h.get('draw') for h in hooks.values())
         visualizer = cfg.get('visualizer')
         if visualizer is not None:

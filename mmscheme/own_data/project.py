@@ -10,6 +10,7 @@ import numpy as np
 
 from mmscheme.utils.check_args import check_choice
 from mmscheme.utils.output_files import replacing, write_bytes
+from mmscheme.utils.user_errors import some_of
 
 from .boxes import find_boxes, write_coco
 from .masks import find_pairs, interpret, write_mask
@@ -140,7 +141,7 @@ def _tell_classes(samples: Sequence[Sample], labels: Dict[Any, str], notes: List
         there = {x for s in samples if s.split == split for x in s.labels}
         lacking = [n for x, n in labels.items() if x not in there]
         if lacking:
-            notes.append(f'no image of {split} has {", ".join(map(repr, lacking[:9]))}')
+            notes.append(f'no image of {split} has {some_of(map(repr, lacking))}')
     folded = Counter(n.strip().lower() for n in set(labels.values()))
     twins = sorted(n for n in set(labels.values()) if folded[n.strip().lower()] > 1)
     if twins:
@@ -177,7 +178,7 @@ def _plan_boxes(files: List[Path], root: Path, classes: Any, ignored: Any, seed:
     used = {x for s in samples for x in s.labels}
     unused = [n for n in found if n not in used]
     if unused and not classes:
-        notes.append(f'no box is of {", ".join(unused[:9])}: left out of the classes')
+        notes.append(f'left out, because no box is of these classes: {some_of(unused)}')
     names = choose_classes(found if classes else [n for n in found if n in used], classes,
                            ignored or (), str(root))
     for sample in samples:
@@ -231,7 +232,7 @@ def _plan_folders(files: List[Path], root: Path, classes: Any, ignored: Any, see
             f'{few(sorted({p.parent for p in images}), root)}')
     if len({split_in(n, free=True) for n in found} - {''}) > 1:
         raise ValueError(f'{root}: expected folders of classes, with or without train/ and val/ '
-                         f'around all of them, found {", ".join(found[:9])}')
+                         f'around all of them, found {some_of(found)}')
     if bare:
         notes.append(f'images in no folder of a class, left out: {few(bare, root)}')
     names = choose_classes(found, classes, ignored or (), str(root))

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Seq
 from PIL import Image
 
 from mmscheme.utils.image_files import IMAGE_SUFFIXES
+from mmscheme.utils.user_errors import some_of
 
 __all__ = ['RECORD', 'Sample', 'choose_classes', 'common_name', 'few', 'find_files', 'is_image',
            'is_label', 'measure', 'pair', 'photographs', 'set_splits', 'split_in']
@@ -63,8 +64,8 @@ class Sample:
 
 def few(paths: Sequence[Any], root: Path) -> str:
     """Return the number of paths, and the first three below a root, for a message."""
-    shown = [os.path.relpath(p, root) for p in paths[:3]]
-    return f'{len(paths)} ({", ".join(shown)}{", ..." if len(paths) > 3 else ""})'
+    shown = some_of((os.path.relpath(p, root) for p in paths), 3)
+    return f'{len(paths)} ({shown})' if paths else '0'
 
 
 def find_files(root: Path, notes: List[str]) -> List[Path]:

@@ -306,6 +306,7 @@ def test_findings_outlive_a_device_that_answers_no_more(box, monkeypatch):
     assert 'neither a class of the head nor its ignore_index' in only_error(check(box, 'seg'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('limit, passes', [(1e9, 1), (-1, 0)])
 def test_a_long_backward_pass_is_left_out(limit, passes, box, monkeypatch):
     done = []
