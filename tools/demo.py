@@ -1,4 +1,4 @@
-"""Train a segmenter on generated scenes, test it and draw its pictures."""
+"""Train a segmenter on generated scenes, test it and draw pictures."""
 import argparse
 import json
 import subprocess

@@ -9,6 +9,8 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
+from mmscheme.utils.user_errors import some_of
+
 from .findings import Findings
 
 __all__ = ['LabelTable', 'count_labels', 'judge_folders', 'judge_labels', 'overlaps']
@@ -70,7 +72,8 @@ class LabelTable:
     def lines(self, most: Optional[int] = None) -> List[str]:
         """Return the table, or with ``most`` one line with so many classes."""
         total = sum(self.counts.values()) + sum(self.others.values())
-        head = (f'{self.split}: {self.total} images, {total} {self.unit}'
+        head = (f'{self.split}: {self.total} images'
+                + (f', {total} {self.unit}' if self.unit != 'images' else '')
                 + (f' in the {self.read} that were read' if self.read < self.total else ''))
         rows = [(f'{f"{i + self.shift} " if self.unit == "pixels" else ""}{name}', self.counts[i])
                 for i, name in enumerate(self.names)]
@@ -83,7 +86,7 @@ class LabelTable:
         most = min(most, len(rows))
         shown = [f'{name} {share}' for name, share in [*shares[:most], *shares[len(rows):]]]
         more = len(rows) - most
-        return [f'{head}: {", ".join(shown)}' + (f', and {more} classes' if more > 0 else '')]
+        return [f'{head}: {", ".join(shown)}' + (f', and {more} more classes' if more > 0 else '')]
 
 
 def count_labels(table: LabelTable, dataset: Any, every: bool, findings: Findings) -> None:
@@ -153,18 +156,19 @@ def judge_labels(table: LabelTable, tables: Sequence[LabelTable], findings: Find
                if len(names) > 1 else 'nothing would be learned: write the pixels of '
                f'{names[0]} as {1 + table.shift}, with two classes, the background first'))
     elif missing and unknown:
-        text = (f'{where}: no label is {", ".join(map(repr, missing[:5]))}, and the classes do not '
-                f'have {", ".join(map(repr, sorted(unknown)[:5]))}, which '
-                f'{sum(table.others.values())} of them are: is a name misspelt?')
+        text = (f'{where}: no {table.unit} of {some_of(map(repr, missing), 5)}, but '
+                f'{sum(table.others.values())} of {some_of(map(repr, sorted(unknown)), 5)}, which '
+                'no class is called: is a name misspelt?')
         if trained:
             findings.error(text)
         else:
             findings.warn(text)
     elif missing and table.split == 'train' and table.counts:
-        findings.warn(f'{where}: {len(missing)} classes have no label: {", ".join(missing[:5])}')
+        findings.warn(f'{where}: no {table.unit} of {some_of(missing, 5)} '
+                      f'({len(missing)} of {len(names)} classes)')
     elif unknown:
         findings.warn(f'{where}: {sum(table.others.values())} labels have names that are not '
-                      f'classes and will be left out: {", ".join(sorted(unknown)[:5])}')
+                      f'classes and will be left out: {some_of(sorted(unknown), 5)}')
     if table.shift and table.own_names and table.others[255] >= 0.05 * max(1, total):
         findings.warn(f'{where}: reduce_zero_label=True: id 0, {table.others[255] / total:.0%} of '
                       f'all pixels, is ignored and id 1 is {names[0]!r}; where id 0 is '
@@ -203,16 +207,19 @@ def judge_folders(table: LabelTable, folders: Dict[str, int], findings: Findings
     meant = {f: {i for i, n in enumerate(names) if n == f} or
              {i for i, n in enumerate(names) if _bare(n) == _bare(f)} for f in labels}
     known = sum(map(bool, meant.values()))
-    for folder, label in labels.items():
-        if label in meant[folder] or not known or not 0 <= label < len(names):
-            continue
+    wrong = [f for f, label in labels.items() if known and label not in meant[f]
+             and 0 <= label < len(names)]
+    for folder in wrong:
+        label = labels[folder]
         text = (f'{table.where}: folder {folder} has label {label}, which metainfo.classes calls '
                 f'{names[label]!r}')
         if meant[folder]:
             order = sorted(labels, key=labels.__getitem__)
-            findings.error(f'{text}: ' + (f'write classes={order}' if len(order) == len(names) else
-                                          'are the labels right, and the order of the classes?'),
-                           'folder')
+            more = f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+            findings.error(f'{text}{more}: ' + (
+                f'write classes={order}' if len(order) == len(names) else
+                'are the labels right, and the order of the classes?'))
+            break
         elif 2 * known >= len(labels):
             findings.warn(text)
 

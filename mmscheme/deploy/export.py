@@ -346,7 +346,7 @@ def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
     difference = float(np.max([rms(f - e) / v if f.shape == e.shape else np.inf
                                for f, e, v in zip(found, expected, variations)]))
     name = 'features' if task == 'features' else 'logits'
-    text, passed = f'{name} differ by {difference:.2g} of their variation', difference <= tolerance
+    text, passed = f'relative difference of the {name} {difference:.2g}', difference <= tolerance
     if task == 'segmentation':
         labels = [v[0].argmax(1) if threshold is None else v[0] > threshold
                   for v in (found, expected)]
