@@ -207,16 +207,19 @@ def judge_folders(table: LabelTable, folders: Dict[str, int], findings: Findings
     meant = {f: {i for i, n in enumerate(names) if n == f} or
              {i for i, n in enumerate(names) if _bare(n) == _bare(f)} for f in labels}
     known = sum(map(bool, meant.values()))
-    for folder, label in labels.items():
-        if label in meant[folder] or not known or not 0 <= label < len(names):
-            continue
+    wrong = [f for f, label in labels.items() if known and label not in meant[f]
+             and 0 <= label < len(names)]
+    for folder in wrong:
+        label = labels[folder]
         text = (f'{table.where}: folder {folder} has label {label}, which metainfo.classes calls '
                 f'{names[label]!r}')
         if meant[folder]:
             order = sorted(labels, key=labels.__getitem__)
-            findings.error(f'{text}: ' + (f'write classes={order}' if len(order) == len(names) else
-                                          'are the labels right, and the order of the classes?'),
-                           'folder')
+            more = f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+            findings.error(f'{text}{more}: ' + (
+                f'write classes={order}' if len(order) == len(names) else
+                'are the labels right, and the order of the classes?'))
+            break
         elif 2 * known >= len(labels):
             findings.warn(text)
 

@@ -82,6 +82,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
     mean = getattr(graph, 'mean', None)
     if mean is not None and not graph.rgb:  # that of images, which are RGB
         mean = mean.flip(1)
+    exact = round if graph.dtype == torch.uint8 else float
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
@@ -91,7 +92,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
         channels=graph.channels, dtype=str(graph.dtype).removeprefix('torch.'),
-        fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
+        fill=[114] * graph.channels if mean is None else [exact(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
         score_threshold=settings.get('score_thr', 0.05),

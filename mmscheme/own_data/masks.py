@@ -157,6 +157,13 @@ def interpret(samples: List[Sample], files: Sequence[Path], root: Path,
         raise ValueError(f'{root}: expected masks as PNG, because JPEG changes values, found '
                          f'{few(lossy, root)}')
     values = sorted(total)
+    between = sum(total[v] for v in values if v not in (0, 255))
+    if ignored is None and not rgb and len(values) > 4 and {0, 255} <= {*values} and \
+            values[-2] > 127 and 5 * between < sum(total.values()):
+        raise ValueError(
+            f'{root}: expected ids, found 0 and 255 in most pixels and {len(values) - 2} values up '
+            f'to {values[-2]} between them, as smoothing leaves at edges: write 0 and 255 alone, '
+            'or if they are ids, say with --ignore which to leave out')
     palette = _palette(samples, counts, rgb, notes)
     colours = {v: _colour(v, palette, rgb) for v in values}
     names = _names(values, files, colours, rgb, notes, root)

@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -97,6 +98,10 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
         check_choice(f'--from for {task}', source, SOURCES[task])
     if not name.isidentifier():
         raise ValueError(f'--name: expected letters, digits and _, found {name!r}')
+    known = find_spec(name)
+    if known is not None and known.origin:  # in the current folder it would hide that module
+        raise ValueError(f'--name: expected another than that of a Python module, found {name!r} '
+                         f'({known.origin})')
     config, folder = Path(f'{name}.py'), Path(f'{name}_data')
     for path in (config, folder):
         if path.exists() or path.is_symlink():

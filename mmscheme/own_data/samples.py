@@ -252,9 +252,12 @@ def set_splits(samples: List[Sample], files: Sequence[Path], root: Path, seed: i
 def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: str,
                notes: List[str]) -> List[Sample]:
     """Set the splits that lists of names tell; leave out what no list has."""
-    lists = [p for p in files if p.suffix.lower() == '.txt' and p.stem.lower() in _SPLITS]
+    names = {**_SPLITS, 'trainval': 'train'}
+    lists = [p for p in files if p.suffix.lower() == '.txt' and p.stem.lower() in names]
     lists = [p for p in lists if p.parent.name.lower() == kind.lower()] or [
         p for p in lists if p.parent == root]
+    if any(p.stem.lower() in ('train', 'training') for p in lists):
+        lists = [p for p in lists if p.stem.lower() != 'trainval']  # it has both
     index: Dict[str, List[Path]] = defaultdict(list)
     for sample in samples:
         index[sample.image.stem.lower()].append(sample.image)
@@ -276,7 +279,7 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
                                  f'{few(found, root)}')
             absent += [] if found else [name]
             for image in found:
-                split, before = _SPLITS[path.stem.lower()], by_image[image].split
+                split, before = names[path.stem.lower()], by_image[image].split
                 if before and before != split:
                     raise ValueError(f'{path}: {name} is in the list of {before} too')
                 by_image[image].split = split

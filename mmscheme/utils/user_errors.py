@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
+import cv2
 from mmengine.hooks import Hook
 
 __all__ = ['BadDataError', 'NonFiniteError', 'RunError', 'StartedHook', 'UserErrors',
@@ -18,7 +19,7 @@ __all__ = ['BadDataError', 'NonFiniteError', 'RunError', 'StartedHook', 'UserErr
 
 # The types of error that wrong input raises in mmengine, the frameworks and here.
 _USER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError,
-                OSError, AssertionError, RuntimeError)
+                OSError, AssertionError, RuntimeError, cv2.error)
 
 # Errors of the machine, at any time.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

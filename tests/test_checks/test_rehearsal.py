@@ -134,6 +134,22 @@ def test_a_best_metric_that_is_not_there(no_rules, box):
     assert 'save_best' in line and "'mDice'" in line
 
 
+@pytest.mark.parametrize('task, extra', [
+    ('seg', "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]"),
+    ('det', "param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='bbox_mAP')]")])
+def test_a_monitored_metric_that_is_not_there(task, extra, no_rules, box):
+    """The one would never stop the run, the other end it at the second validation."""
+    line = only_error(check(box, task, extra))
+    assert "'bbox_mAP'" in line and extra.split("'")[1] in line
+
+
+def test_tests_on_other_data_than_validation_are_rehearsed_with_the_hooks(no_rules, box):
+    """And what they leave behind does not disturb --tta."""
+    hook = "custom_hooks = [dict(type='EarlyStoppingHook', monitor='mIoU')]"
+    found = check(box, 'seg', hook, **{'val_dataloader.batch_size': 2})
+    assert found.errors == found.warnings == []
+
+
 def test_no_class_names(no_rules, box):
     assert 'metainfo.classes' in only_error(check(box, 'seg', own_data()))
 
