@@ -69,11 +69,13 @@ def find_boxes(files: Sequence[Path], root: Path, source: Optional[str],
         samples, names = _read_yolo(yolo, files, images, root, classes, notes)
     else:
         suffixes = Counter(p.suffix.lower() for p in files).most_common(4)
-        raise ValueError(
-            f'{root}: expected {source or "boxes: COCO"} files (*.json with images, annotations '
-            'and categories), VOC files (*.xml with the root <annotation>) or YOLO files (*.txt '
-            'with lines "class x y width height", and data.yaml); found '
-            + (', '.join(f'{n} *{s}' for s, n in suffixes) or 'no files'))
+        forms = dict(coco='COCO files (*.json with images, annotations and categories)',
+                     voc='VOC files (*.xml with the root <annotation>)',
+                     yolo='YOLO files (*.txt with lines "class x y width height", and the names '
+                          'of the classes in data.yaml or classes.txt)')
+        expected = forms[source] if source else f'labels of boxes: {" or ".join(forms.values())}'
+        raise ValueError(f'{root}: expected {expected}, found '
+                         + (', '.join(f'{n} *{s}' for s, n in suffixes) or 'no files'))
     if not any(s.truth for s in samples):
         raise ValueError(f'{root}: {len(samples)} images, and not one box')
     return _checked(samples, root, notes), names
