@@ -98,9 +98,10 @@ def _check_classes(path: str, meta: Any, use: str, findings: Findings) -> None:
         names, own = ([str(n) for n in some or ()] for some in (told, table.names))
         if names == own or len(names) != len(own):  # another number does not fit the head
             continue
-        text = f'{path}: its classes are {names}, those of {table.where} {own}: '
+        i = next(i for i, pair in enumerate(zip(names, own)) if pair[0] != pair[1])
+        text = f'{path}: its class {i} is {names[i]!r}, that of {table.where} {own[i]!r}: '
         if sorted(names) == sorted(own):
-            findings.error(f'{text}write them in the order of the checkpoint')
+            findings.error(f'{text}write the classes in the order of the checkpoint')
         elif use != 'load_from':
             findings.warn(f'{text}labels may mean different things')
 

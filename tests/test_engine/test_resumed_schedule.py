@@ -113,7 +113,7 @@ def test_what_torch_restores_is_told(tmp_path, monkeypatch, safe_checkpoints):
     assert [line.split()[2] for line in lines] == ['weight_decay=0.01', 'another']
     lines.clear()
     run(6, resume=True)
-    assert 'nothing is left' in lines[0]
+    assert len(lines) == 1 and 'nothing is left' in lines[0]
     for more in (dict(optimizer=dict(type='SGD', lr=1.)), dict(groups=False)):
         with pytest.raises(ValueError, match='resume: optim_wrapper'):
             run(12, resume=True, **more)

@@ -53,6 +53,7 @@ class ResumedScheduleHook(Hook):
         if fresh and runner.iter >= runner.max_iters:
             print_log(f'resumed at iteration {runner.iter} of {runner.max_iters}: nothing is left '
                       'to train', logger='current', level=logging.WARNING)
+            return
         for name, (groups, schedulers) in fresh.items():
             resumed = _by_optimizer(runner.param_schedulers)[name]
             changes = [line for pair in zip(resumed, schedulers) for line in _differences(*pair)]
