@@ -256,6 +256,8 @@ class _Rehearsal:
             self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed,
                         None if _is_memory(e) else e)
             return
+        finally:
+            self.model.__dict__.pop(f'{parts[-1]}_step', None)  # it predicts again
         for number, losses in enumerate(watch.losses):
             bad = [k for k, v in losses.items() if not np.isfinite(v)]
             if bad:

@@ -170,6 +170,11 @@ def test_the_pipeline_of_tta(no_rules, pipeline, box):
     assert found.errors == [] and any('--tta' in w for w in found.warnings)
 
 
+def test_tta_after_test_data_that_are_not_those_of_validation(no_rules, box):
+    found = check(box, 'seg', 'test_dataloader = dict(batch_size=2)')
+    assert found.errors == [] and not any('--tta' in w for w in found.warnings)
+
+
 # --- what the first iteration finds -----------------------------------------------------------
 def test_one_class(no_rules, box):
     for masks in (box.scenes / 'annotations').glob('*/*.png'):
