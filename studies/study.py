@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from sweep import read_results
 
 from mmscheme.engine.hooks.mixing_weights_hook import shorten
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.visualization.figures import new_figure
 
 _MARK = '<!-- table: {} -->'
@@ -97,12 +98,6 @@ def find_cell(study: Union[str, Path], name: str) -> Cell:
     if len({r['seed'] for r in found}) < len(found):
         raise ValueError(f'{path / "results.jsonl"}: several results of {cell} with one seed')
     return Cell(cell, sorted(found, key=lambda r: int(r['seed'])))
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table whose first column is text and whose others are numbers."""
-    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 
 def save_figure(figure: Any, path: Union[str, Path]) -> None:

@@ -146,6 +146,7 @@ def test_every_tool_with_a_segmenter(kind, channels, suffix, loader, scenes, tmp
         assert one.shape == other.shape == (64, 80, 3) and (one != other).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_a_grey_detector_and_classifier(scenes, tmp_path):
     """A step, a validation and the pictures of a rehearsal."""
     from tests.test_checks.checking import check

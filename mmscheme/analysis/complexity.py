@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine import Config
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmscheme.layers import DenseGuide
 from mmscheme.models.loading import build_model
@@ -50,13 +50,6 @@ class Complexity(NamedTuple):
     parts: Dict[str, Cost]
 
 
-def _attention_on_cpu(query: Sequence[int], key: Sequence[int], value: Sequence[int],
-                      *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """Return the FLOPs of fused attention; shapes are ``(B, heads, tokens, channels)``."""
-    batch, heads, tokens, dims = query
-    return 2 * batch * heads * tokens * key[2] * (dims + value[3])
-
-
 def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
     """Count the multiply-adds of each part of a module during a call.
 
@@ -68,10 +61,10 @@ def count_module(module: nn.Module, run: Callable[[], Any]) -> Dict[str, int]:
         Multiply-adds by the name of the submodule as in ``named_modules()``, each
         with its children; ``''`` is everything.
     """
-    # torch has formulas for the attention kernels of GPUs only.
+    # torch applies its formula to the attention kernels of GPUs only.
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with torch.no_grad(), FlopCounterMode(
-            display=False, custom_mapping={fused: _attention_on_cpu}) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={
+            fused: lambda q, k, v, *args, **kwargs: sdpa_flop_count(q, k, v)}) as counter:
         run()
     root = type(module).__name__
     counts = {name[len(root) + 1:]: sum(flops.values()) // 2

@@ -13,7 +13,7 @@ from mmengine.utils.dl_utils import collect_env
 from numpy.typing import NDArray
 
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers, shorten
-from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook, image_name
+from mmscheme.engine.hooks.report_hook import OVERLAP, SCORE, ImageResult, ReportHook
 from mmscheme.utils.config_query import inference_pipeline
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.version import __version__
@@ -73,10 +73,10 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
 
 
 _IMAGE_NOTES = dict(
-    mmseg='By the mean IoU of the classes that are in the truth or in the prediction of an image. '
-    'The slider moves between prediction and truth.',
+    mmseg='By the mean IoU of the classes in the ground truth or the prediction of an image. '
+    'The slider moves between prediction and ground truth.',
     mmdet=f'By F1 of the boxes with a score of at least {SCORE} and an IoU of at least {OVERLAP}. '
-    'The slider moves between prediction and truth.')
+    'The slider moves between prediction and ground truth.')
 
 
 def _plain(value: Any) -> Any:
@@ -160,7 +160,7 @@ def _images(hook: ReportHook, cfg: Config, palette: List[List[int]]) -> Iterator
             draw = _draw_labels if hook.scope == 'mmseg' else _draw_boxes
             zoom = max(1, -(-_MIN_WIDTH // image.shape[1]))
             predicted, truth = map(_data_uri, draw(image, result, zoom, hook, cfg, palette))
-            yield dict(kind=kind, name=image_name(result.path), score=result.score,
+            yield dict(kind=kind, name=Path(result.path).name, score=result.score,
                        prediction=predicted, truth=truth)
 
 
@@ -212,7 +212,7 @@ def _mixing(model: torch.nn.Module) -> Dict[str, Any]:
     mixers = find_mixers(model)
     if not mixers:
         return dict(text='The model has no SCHEME mixer with CCA.', blocks=[])
-    text = describe_cca_weights(mixers).split(';')[0].split(': 1 - alpha is below')[0]
+    text = describe_cca_weights(mixers).split(';')[0].split(': its weight is below')[0]
     weights = [1 - float(m.alpha.detach()) for m in mixers.values()]
     return dict(text=text, blocks=list(zip(shorten(list(mixers)), weights)))
 

@@ -23,6 +23,7 @@ from mmscheme.utils.config_query import (
     dataset_class,
     find_class,
     iter_datasets,
+    iter_hooks,
     scope_of,
     step_name,
     walk,
@@ -139,13 +140,15 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     for dataset in datasets:
         dataset['data_root'] = data_root
     cfg.data_root = data_root
+    prefixes = [old.rstrip('/') + '/' for old in old_roots]
     for split in SPLITS:
         for evaluator in as_list(cfg.get(f'{split}_evaluator')):
             for key, value in evaluator.items():
-                for old in old_roots:
-                    prefix = old.rstrip('/') + '/'
-                    if isinstance(value, str) and value.startswith(prefix):
-                        evaluator[key] = os.path.join(data_root, value[len(prefix):])
+                # The longest, because one root may be in another.
+                prefix = max((p for p in prefixes if isinstance(value, str)
+                              and value.startswith(p)), key=len, default='')
+                if prefix:
+                    evaluator[key] = os.path.join(data_root, value[len(prefix):])
 
 
 def prepare_run(cfg: Config, splits: Sequence[str], preflight: bool = True,
@@ -216,9 +219,7 @@ def _use_own_parts(cfg: Config) -> None:
             _log_change(f'default_hooks.{name}', f'added mmscheme.{kind}', why)
     for name in [n for n, hook in hooks.items() if hook is None and n not in _STOCK_HOOKS]:
         hooks.pop(name)
-    places = {f'default_hooks.{name}': hook for name, hook in hooks.items()}
-    places.update((f'custom_hooks.{i}', h) for i, h in enumerate(cfg.get('custom_hooks') or ()))
-    for place, hook in places.items():
+    for place, hook in iter_hooks(cfg):
         _replace(HOOKS, hook, f'{place}.type', {
             CheckpointHook: 'which leaves readable checkpoints after a kill or a full disk',
             LoggerHook: 'which writes the metrics of a test in one process'})

@@ -24,6 +24,7 @@ from mmscheme.models.loading import build_model, load_weights
 from mmscheme.utils.checkpoint_io import make_plain, read_weights, save_checkpoint
 from mmscheme.utils.config_query import find_class, loader_config, scope_of
 from mmscheme.utils.find_checkpoint import find_checkpoint
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.utils.output_files import write_bytes
 from mmscheme.utils.user_errors import StartedHook
 from mmscheme.version import __version__
@@ -85,39 +86,21 @@ class Conversion(NamedTuple):
         return {**dict(within=['backbone']), **chosen} if chosen else {}
 
 
-class _Progress:
-    """Keep in a file what a conversion has done.
-
-    Args:
-        path: The file.
-        identity: What the conversion is; another one's file is refused.
-    """
-
-    def __init__(self, path: Path, identity: Dict[str, Any]) -> None:
-        self.path = path
-        self.content: Dict[str, Any] = dict(identity=identity, rows={})
-        if path.is_file():
-            try:
-                self.content = json.loads(path.read_text())
-                before = self.content['identity']
-            except (ValueError, KeyError, TypeError) as e:
-                raise ValueError(f'{path}: expected the progress of a conversion; remove it to '
-                                 'begin anew') from e
-            for key in {**before, **identity}:
-                value = identity.get(key)
-                if before.get(key) != value:
-                    raise ValueError(f'{path.parent}: holds a conversion with {key}='
-                                     f'{before.get(key)!r}, expected {value!r}; choose another '
-                                     'folder to write')
-
-    @property
-    def rows(self) -> Dict[str, Dict[str, Any]]:
-        """The rows of the table by stage."""
-        return self.content['rows']
-
-    def save(self) -> None:
-        """Write the file."""
-        write_bytes(self.path, json.dumps(self.content, indent=1, default=float).encode())
+def _read_progress(path: Path, identity: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what a conversion has done, as its file says; refuse the file of another one."""
+    if not path.is_file():
+        return dict(identity=identity, rows={})
+    try:
+        content = json.loads(path.read_text())
+        before, _ = content['identity'], content['rows']
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f'{path}: expected the progress of a conversion; remove it to begin '
+                         'anew') from e
+    for key in {**before, **identity}:
+        if before.get(key) != identity.get(key):
+            raise ValueError(f'{path.parent}: holds a conversion with {key}={before.get(key)!r}, '
+                             f'expected {identity.get(key)!r}; choose another folder to write')
+    return content
 
 
 def convert_dense(job: Conversion, hooks: Sequence[Hook] = (),
@@ -149,16 +132,17 @@ def convert_dense(job: Conversion, hooks: Sequence[Hook] = (),
     if job.form:    # before anything takes time
         build_model(_in_form(cfg, job.form, job.selection))
     check_data(cfg, ('train', ), labels=False).finish()
-    progress = _Progress(Path(job.out_dir, 'progress.json'), dict(
+    progress = _read_progress(Path(job.out_dir, 'progress.json'), dict(
         config=os.path.abspath(job.config), checkpoint=job.checkpoint,
         form=job.form and str(job.form), budget=job.budget, num_images=job.num_images,
         seed=job.seed, cfg_options=job.cfg_options and str(job.cfg_options), **job.selection))
     stages = _Stages(job, cfg, meta, progress, hooks, say)
-    stages.test_dense()
+    if 'dense' not in stages.rows:
+        stages.record('dense', Path(job.config), job.checkpoint)
     stages.fit(dense)
     stages.train('distilled', job.distill_iters)
     stages.train('fine-tuned', job.finetune_iters)
-    say(_table(progress.rows))
+    say(_table(stages.rows))
     return stages.finish()
 
 
@@ -258,13 +242,15 @@ class _Stages:
         job, hooks, say: See :func:`convert_dense`.
         cfg: Config of the dense model.
         meta: Metadata of its checkpoint.
-        progress: What has been done.
+        progress: Of :func:`_read_progress`; rows of the table by stage are in it.
     """
 
-    def __init__(self, job: Conversion, cfg: Config, meta: Dict[str, Any], progress: _Progress,
-                 hooks: Sequence[Hook], say: Callable[[str], None]) -> None:
+    def __init__(self, job: Conversion, cfg: Config, meta: Dict[str, Any],
+                 progress: Dict[str, Any], hooks: Sequence[Hook], say: Callable[[str], None]
+                 ) -> None:
         self.job, self.cfg, self.hooks, self.say = job, cfg, hooks, say
         self.progress = progress
+        self.rows: Dict[str, Dict[str, Any]] = progress['rows']
         self.meta = {k: meta[k] for k in ('dataset_meta', ) if k in meta}
         self.out = Path(job.out_dir)
         self.last = ''
@@ -272,14 +258,14 @@ class _Stages:
     @property
     def config(self) -> Path:
         """The config of the new model."""
-        form = str(Form(*self.progress.content['form'])).replace('-', '')
+        form = str(Form(*self.progress['form'])).replace('-', '')
         return self.out / f'{Path(self.job.config).stem}_{form}.py'
 
     def weights(self, stage: str) -> Path:
         """Return the checkpoint of a stage."""
         return self.out / f'{stage}.pth'
 
-    def _record(self, stage: str, config: Path, checkpoint: str, **known: Any) -> None:
+    def record(self, stage: str, config: Path, checkpoint: str, **known: Any) -> None:
         """Count and test the model of a stage, and note that it is done."""
         cfg = load_config(config, str(self.out / 'runs' / f'test {stage}'),
                           self.job.cfg_options if stage == 'dense' else None, self.job.data_root)
@@ -293,21 +279,17 @@ class _Stages:
             cfg.experiment_name = f'{stage}_{time.time_ns()}'
             metrics = dict(test(cfg, checkpoint, hooks=self.hooks,
                                 preflight=stage == 'dense').metrics)
-        self.progress.rows[stage] = dict(known, metrics=metrics)
-        self.progress.save()
+        self.rows[stage] = dict(known, metrics=metrics)
+        write_bytes(self.out / 'progress.json',
+                    json.dumps(self.progress, indent=1, default=float).encode())
         for hook in self.hooks:
             if isinstance(hook, StartedHook):
                 hook.started = False    # errors of the next stage are the user's again
 
-    def test_dense(self) -> None:
-        """Count and test the dense model."""
-        if 'dense' not in self.progress.rows:
-            self._record('dense', Path(self.job.config), self.job.checkpoint)
-
     def fit(self, dense: nn.Module) -> None:
         """Choose the form, write the config and fit."""
         self.last = 'fitted'
-        if 'fitted' in self.progress.rows:
+        if 'fitted' in self.rows:
             return
         job, start = self.job, time.perf_counter()
         torch.manual_seed(job.seed)     # what units a fit adds
@@ -332,24 +314,28 @@ class _Stages:
                 seed=job.seed)
             self.say(_compare(reports))
             form = max(reports, key=lambda f: sum(fit.fitted for fit in reports[f]))
-        self.progress.content.update(form=form)
+        self.progress.update(form=form)
         _write_config(job, self.cfg, form, self.config, self.config.with_suffix('.pth'))
         student = build(Config.fromfile(self.config))
-        left = _TimeLeft({name: ffns[name].fc2.in_features ** 2 for name in positions})
+        work = {name: ffns[name].fc2.in_features ** 2 for name in positions}
+        begun, done = time.perf_counter(), []
 
         def tell(fit: LayerFit) -> None:
-            self.say(f'[{left.after(fit.name)}] {fit.name}: keeps {fit.fitted:.1%} of the output '
-                     f'({fit.projected:.1%} before the fit)')
+            done.append(work[fit.name])
+            passed = time.perf_counter() - begun
+            left = passed * (sum(work.values()) / sum(done) - 1)
+            self.say(f'[{passed:.0f} s, about {left:.0f} s left] {fit.name}: keeps '
+                     f'{fit.fitted:.1%} of the output ({fit.projected:.1%} before the fit)')
 
         report = fit_mixers(student, dense, run, batches, seed=job.seed, progress=tell)
         self._save(student.state_dict(), 'fitted')
-        self.progress.content.update(fit=report)
-        self._record('fitted', self.config, str(self.weights('fitted')), images=job.num_images,
+        self.progress.update(fit=report)
+        self.record('fitted', self.config, str(self.weights('fitted')), images=job.num_images,
                      seconds=time.perf_counter() - start)
 
     def train(self, stage: str, iterations: int) -> None:
         """Distil or fine-tune."""
-        done = self.progress.rows.get(stage)
+        done = self.rows.get(stage)
         settings: Dict[str, Any] = dict(iterations=iterations, start=self.last)
         if stage == 'distilled':
             settings.update(lr=self.job.distill_lr)
@@ -361,8 +347,7 @@ class _Stages:
         folder = self.out / 'runs' / f'{stage}_{iterations}'
         if iterations and not done:
             start = time.perf_counter()
-            cfg = load_config(self.config, str(folder), None,
-                              self.job.data_root)
+            cfg = load_config(self.config, str(folder), None, self.job.data_root)
             if stage == 'distilled':
                 self._distil(cfg)
             else:
@@ -374,7 +359,7 @@ class _Stages:
             train(cfg, hooks=self.hooks, resume='auto', preflight=False)
             trained, _ = read_weights(str(find_checkpoint(folder)))
             self._save(trained, stage)
-            self._record(stage, self.config, str(self.weights(stage)), **settings,
+            self.record(stage, self.config, str(self.weights(stage)), **settings,
                          images=iterations * batch, seconds=time.perf_counter() - start)
         if done or iterations:
             self.last = stage
@@ -423,47 +408,25 @@ def _shorten(cfg: Config, iterations: int, seed: int) -> None:
     cfg.randomness = dict(seed=seed)
 
 
-class _TimeLeft:
-    """Tells how long the rest of some work takes.
-
-    Args:
-        work: What each part costs, in any unit.
-    """
-
-    def __init__(self, work: Dict[str, float]) -> None:
-        self.work, self.done, self.start = work, 0., time.perf_counter()
-
-    def after(self, name: str) -> str:
-        """Return the time that has passed and what is left once a part is done."""
-        self.done += self.work[name]
-        passed = time.perf_counter() - self.start
-        left = passed * (sum(self.work.values()) / self.done - 1)
-        return f'{passed:.0f} s, about {left:.0f} s left'
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ['| ' + ' | '.join(row) + ' |' for row in rows]
-    return '\n'.join([head, '| --- ' + '| ---: ' * (len(rows[0]) - 1) + '|', *body])
-
-
 def _compare(reports: Dict[Form, List[LayerFit]]) -> str:
     """Return a table of what each FFN keeps in each form."""
     rows = [[fits[0].name, *(f'{fit.fitted:.3f}' for fit in fits)]
             for fits in zip(*reports.values())]
     means = [f'{sum(fit.fitted for fit in r) / len(r):.3f}' for r in reports.values()]
     return ('share of the dense output that is kept, on images not fitted\n'
-            + _markdown([['FFN', *map(str, reports)], *rows, ['mean', *means]]))
+            + markdown_table(['FFN', *reports], [*rows, ['mean', *means]]))
 
 
 def _table(rows: Dict[str, Dict[str, Any]]) -> str:
     """Return a table of the stages."""
     metrics = {key.rpartition('/')[2]: None for row in rows.values() for key in row['metrics']}
     shown = [name for name in metrics if name in _METRICS] or list(metrics)[:1]
-    lines = [['model', 'parameters (M)', 'multiply-adds (G)', *shown, 'images', 'seconds']]
+    lines = []
     for stage, row in rows.items():
         found = {key.rpartition('/')[2]: value for key, value in row['metrics'].items()}
         lines.append([stage, *(f'{row[key] / unit:.2f}' if key in row else ''
                                for key, unit in (('params', 1e6), ('macs', 1e9))),
                       *(f'{found[name]:.4g}' if name in found else '' for name in shown),
                       *(f'{row[key]:.0f}' if key in row else '' for key in ('images', 'seconds'))])
-    return _markdown(lines)
+    return markdown_table(
+        ['model', 'parameters (M)', 'multiply-adds (G)', *shown, 'images', 'seconds'], lines)

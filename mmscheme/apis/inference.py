@@ -1,6 +1,6 @@
 """Predict for images and videos, and write pictures or data."""
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import cv2
 import mmcv
@@ -86,13 +86,6 @@ def load_predictor(cfg: Config, checkpoint: str, device: Optional[str] = None) -
     return Predictor(find, scope, meta, read)
 
 
-def _frames(video: mmcv.VideoReader) -> Iterator[_Image]:
-    for frame in video:
-        if frame is None:  # the header promised more
-            return
-        yield frame
-
-
 def predict(find: Callable[[_Image], Any], jobs: Sequence[Job],
             draw: Optional[Callable[[_Image, Any], _Image]] = None,
             raw: Optional[RawPredictions] = None, debug: bool = False,
@@ -134,7 +127,9 @@ def _label_video(picture: Callable[[_Image], _Image], job: Job, bar: ProgressBar
     writer: Optional[cv2.VideoWriter] = None
     with replacing(str(job.target)) as part:
         try:
-            for frame in _frames(video):
+            for frame in video:
+                if frame is None:  # the header promised more
+                    break
                 drawn = picture(frame)
                 if writer is None:
                     rate = video.fps if video.fps and video.fps > 0 else 25.

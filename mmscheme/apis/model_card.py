@@ -42,7 +42,8 @@ def model_card(weights: Path, cfg: Optional[Config] = None, licence: Optional[st
         FileNotFoundError, ValueError: ``weights`` is not there or not readable.
     """
     tensors, meta = read_weights(str(weights))
-    data = data or (_training_data(cfg) if cfg else None)
+    trained_on = map(dataset_class, iter_datasets(cfg, ('train', ))) if cfg else iter(())
+    data = data or getattr(next(trained_on, None), '__name__', None)
     library, task = _TASKS.get(scope_of(cfg), (None, None)) if cfg else (None, None)
     header: Dict[str, Any] = dict(library_name='mmscheme')
     if licence:
@@ -77,10 +78,3 @@ def model_card(weights: Path, cfg: Optional[Config] = None, licence: Optional[st
 
 def _cell(text: str) -> str:
     return re.sub(r'\s+', ' ', text).replace('|', r'\|')
-
-
-def _training_data(cfg: Config) -> Optional[str]:
-    for dataset in iter_datasets(cfg, ('train', )):
-        cls = dataset_class(dataset)
-        return cls.__name__ if cls else None
-    return None

@@ -85,8 +85,10 @@ def _epoch_length(cfg: Config, name: str) -> int:
     # mmengine sets WORLD_SIZE itself for these launchers, but later.
     key = dict(slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(
         cfg.get('launcher', 'none'), 'WORLD_SIZE')
-    images = loader.get('batch_size', 1) * int(os.environ.get(key, '1'))
-    return max(1, math.ceil(count / images))
+    own = math.ceil(count / int(os.environ.get(key, '1')))  # of each process
+    batches = own / loader.get('batch_size', 1)
+    drop_last = loader.get('drop_last') or (loader.get('batch_sampler') or {}).get('drop_last')
+    return max(1, math.floor(batches) if drop_last else math.ceil(batches))
 
 
 def _scale_intervals(cfg: Config, key: str, ratio: Fraction) -> None:

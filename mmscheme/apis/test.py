@@ -16,7 +16,7 @@ from mmscheme.deploy.predictor import ExportedModel
 from mmscheme.engine.hooks.mixing_weights_hook import describe_cca_weights, find_mixers
 from mmscheme.engine.hooks.report_hook import ReportHook
 from mmscheme.models.loading import dataset_meta
-from mmscheme.utils.config_query import as_list, scope_of, step_name
+from mmscheme.utils.config_query import as_list, iter_datasets, scope_of, step_name
 from mmscheme.utils.processes import leave_process_group
 
 from .config import prepare_run
@@ -71,13 +71,6 @@ def build_test_runner(cfg: Config, checkpoint: Optional[str], out: Optional[str]
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def _by_class(cfg: Config) -> None:
-    """Ask COCO's metric for the AP of each class."""
-    for evaluator in as_list(cfg.get('test_evaluator')):
-        if step_name(evaluator) == 'CocoMetric':
-            evaluator.setdefault('classwise', True)
-
-
 def _draw_pictures(cfg: Config, show_dir: Optional[str], show: bool, wait_time: float) -> None:
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
@@ -105,10 +98,8 @@ def _augment(cfg: Config) -> None:
     if missing:
         raise ValueError(f'--tta needs {" and ".join(missing)} in the config')
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in iter_datasets(cfg, ('test', )):
+        dataset['pipeline'] = cfg.tta_pipeline
 
 
 def _exported_model(cfg: Config, exported: str, runtime: str, tta: bool) -> ConfigDict:
@@ -220,8 +211,9 @@ def test(cfg: Config, checkpoint: Optional[str], report: Optional[str] = None,
         raise ValueError('--exported: expected neither --report nor --keep-cca')
     tested = deepcopy(cfg)
     gathered = ReportHook(scope_of(cfg)) if report else None
-    if gathered is not None:
-        _by_class(cfg)
+    for evaluator in as_list(cfg.get('test_evaluator')) if report else ():
+        if step_name(evaluator) == 'CocoMetric':
+            evaluator.setdefault('classwise', True)
     runners = build_cca_runners(cfg, str(checkpoint), **options) if keep_cca else (
         build_test_runner(cfg, checkpoint, **options), )
     for runner in runners:

@@ -9,6 +9,8 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
+from mmscheme.utils.user_errors import some_of
+
 from .findings import Findings
 
 __all__ = ['LabelTable', 'count_labels', 'judge_folders', 'judge_labels', 'overlaps']
@@ -74,7 +76,8 @@ class LabelTable:
     def lines(self, most: Optional[int] = None) -> List[str]:
         """Return the table, or with ``most`` one line with so many classes."""
         total = sum(self.counts.values()) + sum(self.others.values())
-        head = (f'{self.split}: {self.total} images, {total} {self.unit}'
+        head = (f'{self.split}: {self.total} images'
+                + (f', {total} {self.unit}' if self.unit != 'images' else '')
                 + (f' in the {self.read} that were read' if self.read < self.total else ''))
         rows = [(f'{self.ids.get(i, i + self.shift)} {name}' if self.unit == 'pixels' else name,
                  self.counts[i]) for i, name in enumerate(self.names)]
@@ -88,7 +91,7 @@ class LabelTable:
         shown = [f'{name} {share}' for name, share in [
             *shares[:most], *shares[len(rows):len(rows) + max(most, 5)]]]
         more = len(rows) - most
-        return [f'{head}: {", ".join(shown)}' + (f', and {more} classes' if more > 0 else '')]
+        return [f'{head}: {", ".join(shown)}' + (f', and {more} more classes' if more > 0 else '')]
 
 
 def count_labels(table: LabelTable, dataset: Any, every: bool, findings: Findings) -> None:
@@ -182,14 +185,15 @@ def judge_labels(table: LabelTable, tables: Sequence[LabelTable], findings: Find
                f'{names[0]} as {1 + table.shift}, with two classes, the background first'))
     elif missing and unknown:
         (findings.error if trained else findings.warn)(
-            f'{where}: no label is {", ".join(map(repr, missing[:5]))}, and the classes do not '
-            f'have {", ".join(map(repr, sorted(unknown)[:5]))}, which '
-            f'{sum(table.others.values())} of them are: is a name misspelt?')
+            f'{where}: no {table.unit} of {some_of(map(repr, missing), 5)}, but '
+            f'{sum(table.others.values())} of {some_of(map(repr, sorted(unknown)), 5)}, which '
+            'no class is called: is a name misspelt?')
     elif missing and table.split == 'train' and table.counts:
-        findings.warn(f'{where}: {len(missing)} classes have no label: {", ".join(missing[:5])}')
+        findings.warn(f'{where}: no {table.unit} of {some_of(missing, 5)} '
+                      f'({len(missing)} of {len(names)} classes)')
     elif unknown:
         findings.warn(f'{where}: {sum(table.others.values())} labels have names that are not '
-                      f'classes and will be left out: {", ".join(sorted(unknown)[:5])}')
+                      f'classes and will be left out: {some_of(sorted(unknown), 5)}')
     twice = [path for path, number in Counter(table.files).items() if number > 1]
     if twice and table.counts:
         findings.warn(f'{where}: {len(twice)} images are listed more than once, the first: '
@@ -237,18 +241,20 @@ def judge_folders(table: LabelTable, folders: Dict[str, int], findings: Findings
     meant = {f: {i for i, n in enumerate(names) if n == f} or
              {i for i, n in enumerate(names) if _bare(n) == _bare(f)} for f in labels}
     known = sum(map(bool, meant.values()))
-    order = sorted(labels, key=labels.__getitem__)
-    hint = f'write classes={order}' if [labels[f] for f in order] == [*range(len(names))] else \
-        'are the labels, from 0, and the order of the classes right?'
-    for folder, label in labels.items():
-        if label in meant[folder] or not known or not 0 <= label < len(names):
-            continue
+    wrong = [f for f, label in labels.items() if known and label not in meant[f]
+             and 0 <= label < len(names)]
+    for folder in wrong:
+        label = labels[folder]
         text = (f'{table.where}: folder {folder} has label {label}, which metainfo.classes calls '
                 f'{names[label]!r}')
-        if meant[folder]:  # the others have the same cause
-            findings.error(f'{text}: {hint}')
+        if meant[folder]:
+            order = sorted(labels, key=labels.__getitem__)
+            more = f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+            findings.error(f'{text}{more}: ' + (
+                f'write classes={order}' if sorted(labels.values()) == [*range(len(names))] else
+                'are the labels, from 0, and the order of the classes right?'))
             break
-        if 2 * known >= len(labels):
+        elif 2 * known >= len(labels):
             findings.warn(text)
 
 

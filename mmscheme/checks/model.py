@@ -15,6 +15,7 @@ from mmscheme.utils.config_query import (
     find_class,
     inner_model,
     iter_datasets,
+    iter_hooks,
     step_name,
 )
 
@@ -38,11 +39,9 @@ def build_for_checks(cfg: Config, findings: Findings) -> Optional[nn.Module]:
 
 def check_cca(cfg: Config, model: nn.Module, training: bool, findings: Findings) -> None:
     """Check that hooks take guides out of training, and that CCA sees one image at a time."""
-    hooks = {step_name(h) for h in (*(cfg.get('default_hooks') or {}).values(),
-                                    *as_list(cfg.get('custom_hooks'))) if isinstance(h, dict)}
     if not training:
         return  # evaluation drops CCA
-    _check_hooks(hooks, model, findings)
+    _check_hooks({step_name(hook) for _, hook in iter_hooks(cfg)}, model, findings)
     for name, layer in model.named_modules():
         parts: List[nn.Module] = []
         for child in layer.children() if not isinstance(layer, nn.ModuleList) else ():

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmscheme.engine.runners.randomness import keep_random_numbers
-from mmscheme.utils.config_query import as_list, iter_datasets, loader_config, scope_of
+from mmscheme.utils.config_query import as_list, iter_datasets, iter_hooks, loader_config, scope_of
 
 from .findings import Findings
 
@@ -189,12 +189,11 @@ class _Rehearsal:
         self.cfg = cfg = deepcopy(cfg)
         hooks = {k: v for k, v in (cfg.get('default_hooks') or {}).items()
                  if k != 'pretrained_backbone'}
-        for hook in [*hooks.values(), *as_list(cfg.get('custom_hooks'))]:
-            if isinstance(hook, dict):
-                self._redirect(hook)
-                hook.pop('published_keys', None)
-                if 'show' in hook:
-                    hook['show'] = False
+        for _, hook in iter_hooks(cfg):
+            self._redirect(hook)
+            hook.pop('published_keys', None)
+            if 'show' in hook:
+                hook['show'] = False
         self.draws = any(isinstance(h, dict) and h.get('draw') for h in hooks.values())
         visualizer = cfg.get('visualizer')
         if visualizer is not None:
@@ -246,6 +245,9 @@ class _Rehearsal:
                 arguments.update(self.train_arguments(watch) if part == 'train' else
                                  self.test_arguments(part, watch))
             watch.stage = 'start'
+            if 'train' not in parts and self.cfg.get('train_cfg'):  # hooks may look at its loop
+                arguments.update(train_dataloader=_loader([None], None),
+                                 **{k: self.cfg.get(k) for k in ('train_cfg', 'optim_wrapper')})
             self.model.init_weights = lambda: None
             runner = Runner(model=self.model, **self.common, **arguments)
             runner.cfg = self.whole
@@ -256,8 +258,14 @@ class _Rehearsal:
             self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed,
                         None if _is_memory(e) else e)
             return
-        finally:
-            self.model.__dict__.pop(f'{parts[-1]}_step', None)  # it predicts again
+        finally:  # the model predicts by itself again
+            for part in parts:
+                vars(self.model).pop(f'{part}_step', None)
+        for part in [*runner.hooks, *as_list(runner.param_schedulers)]:
+            monitor = getattr(part, 'monitor', None)
+            if isinstance(monitor, str) and watch.metrics and monitor not in watch.metrics:
+                self.report(f'rehearsal, {watch.stage}: monitor of {type(part).__name__}: '
+                            f'{_no_metric(monitor, watch)}', needed)
         for number, losses in enumerate(watch.losses):
             bad = [k for k, v in losses.items() if not np.isfinite(v)]
             if bad:
@@ -396,11 +404,11 @@ class _Rehearsal:
         owners = [f.f_locals.get('self') for f in frames]
         modules = {id(m): n for n, m in self.model.named_modules() if n}
         where = next((modules[id(o)] for o in reversed(owners) if id(o) in modules), '')
+        raised = text
         if isinstance(error, KeyError):
             if watch.metrics:
-                return (f'{text!r} is not a metric of the evaluators, which give '
-                        f'{sorted(watch.metrics)}: set default_hooks.checkpoint.save_best, or what '
-                        'asks for it')
+                return (f'{_no_metric(text, watch)}: set default_hooks.checkpoint.save_best, or '
+                        'what asks for it')
             text = ('the data set has no class names: set metainfo.classes of train, val and test '
                     'data' if text == 'classes' else f'{kind}: {text!r}')
         elif not isinstance(error, (ValueError, OSError)):
@@ -416,7 +424,7 @@ class _Rehearsal:
                      'out_channels=1 needs use_sigmoid=True in its loss)')
         if 'do not correspond' in text:
             text += ' (the ann_file of the evaluator has other images than the data set)'
-        if 'channels' in text or 'cannot be multiplied' in text:
+        if 'channels' in raised or 'cannot be multiplied' in raised:
             text += f': does in_channels of model.{where.split(".")[0]} fit what it is given?'
         return f'{where}: {text}' if where else text
 
@@ -456,6 +464,11 @@ class _Rehearsal:
             MODELS.build(dict(cfg.tta_model, module=self.model)).eval().test_step(views)
         except Exception as e:
             self.report(f'rehearsal, --tta: {self.explain(e, watch)}', needed, e)
+
+
+def _no_metric(name: str, watch: _Watch) -> str:
+    return (f'{name!r} is not a metric of the evaluators, which give '
+            f'{sorted(watch.metrics)}')
 
 
 def _is_memory(error: BaseException) -> bool:

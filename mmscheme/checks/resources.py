@@ -12,7 +12,7 @@ from mmengine.dist import get_world_size
 from mmengine.registry import HOOKS, OPTIMIZERS
 from torch import nn
 
-from mmscheme.utils.config_query import as_list, find_class, step_name
+from mmscheme.utils.config_query import as_list, find_class, iter_hooks, step_name
 
 from .findings import Findings
 
@@ -103,10 +103,8 @@ def check_schedule(cfg: Config, findings: Findings, epoch: Optional[int] = None)
 
 def check_hooks(cfg: Config, findings: Findings) -> None:
     """Build our hooks, which only keep their arguments; others may need a runner."""
-    places = {f'default_hooks.{k}': v for k, v in (cfg.get('default_hooks') or {}).items()}
-    places.update((f'custom_hooks.{i}', v) for i, v in enumerate(cfg.get('custom_hooks') or ()))
-    for place, hook in places.items():
-        cls = find_class(HOOKS, hook.get('type')) if isinstance(hook, dict) else None
+    for place, hook in iter_hooks(cfg):
+        cls = find_class(HOOKS, hook.get('type'))
         if str(getattr(cls, '__module__', '')).startswith('mmscheme.'):
             try:
                 HOOKS.build(hook)
@@ -197,8 +195,7 @@ def _checkpoint_size(cfg: Config, model: nn.Module, hook: Dict[str, Any]) -> int
     for optimizer in _optimizers(cfg) if hook.get('save_optimizer', True) else ():
         plain = step_name(optimizer) == 'SGD'
         moments = trained * (1 if plain and optimizer.get('momentum') else 0 if plain else 2)
-    averaged = any(isinstance(h, dict) and 'EMA' in step_name(h)
-                   for h in as_list(cfg.get('custom_hooks')))
+    averaged = any('EMA' in step_name(hook) for _, hook in iter_hooks(cfg))
     return weights * (2 if averaged else 1) + moments
 
 

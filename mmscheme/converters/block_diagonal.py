@@ -66,13 +66,9 @@ def convert_backbone(dense: SCHEMEformer, student: SCHEMEformer, images: Sequenc
     own = student.state_dict()
     own.update({k: v for k, v in dense.state_dict().items() if 'channel_mixer' not in k})
     student.load_state_dict(own)
-    report = fit_mixers(student, dense, _run, images, max_tokens=max_tokens, seed=seed,
-                        progress=progress)
+    report = fit_mixers(student, dense, SCHEMEformer.__call__, images, max_tokens=max_tokens,
+                        seed=seed, progress=progress)
     return report, orders
-
-
-def _run(backbone: SCHEMEformer, images: Tensor) -> None:
-    backbone(images)
 
 
 def _check_rest(dense: SCHEMEformer, student: SCHEMEformer) -> None:
@@ -94,7 +90,7 @@ def _choose_orders(dense: SCHEMEformer, student: SCHEMEformer, images: Sequence[
     if permutation == 'none':
         return orders
     ffns = find_ffns(dense)
-    samples = collect(dense, ffns, ffns, _run, images, max_tokens=max_tokens,
+    samples = collect(dense, ffns, ffns, SCHEMEformer.__call__, images, max_tokens=max_tokens,
                       generator=generator) if permutation == 'cluster' else {}
     tokens = {name: torch.cat([x.flatten(0, 1) for batch in batches for x in batch])
               for name, batches in samples.items()}

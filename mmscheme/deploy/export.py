@@ -30,7 +30,7 @@ from .detectors import has_masks, last_settings
 from .fold import fold
 from .graphs import Graph, build_graph, replace_adaptive_pooling
 from .input_size import describe_padding, tested_shape
-from .matching import match_boxes
+from .matching import match_boxes, rms
 from .runtime import DIVISOR, FORMATS, KEY, load_exported, to_inputs
 
 __all__ = ['Check', 'check_exported', 'describe', 'export', 'write_graph']
@@ -80,6 +80,9 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         ``label_ids`` of the classes in masks, ``config``, ``mmscheme_version``.
     """
     mean = getattr(graph, 'mean', None)
+    if mean is not None and not graph.rgb:  # that of images, which are RGB
+        mean = mean.flip(1)
+    exact = round if graph.dtype == torch.uint8 else float
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
@@ -89,7 +92,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
         channels=graph.channels, dtype=str(graph.dtype).removeprefix('torch.'),
-        fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
+        fill=[114] * graph.channels if mean is None else [exact(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
         score_threshold=settings.get('score_thr', 0.05),
@@ -329,24 +332,21 @@ def _reference(task: str, model: nn.Module, batch: Dict[str, Any]) -> List[NDArr
     return [sample.seg_logits.data.numpy()[None]]
 
 
-def _rms(values: NDArray[Any]) -> float:
-    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
-
-
 def _variation(outputs: List[NDArray[Any]]) -> float:
     """Return how much the channels ``(B, C, ...)`` vary over images and positions."""
     values = np.concatenate(outputs)
     mean = values.mean((0, *range(2, values.ndim)), keepdims=True)
     # Of outputs that hardly depend on the image, rounding is all that varies.
-    return max(_rms(values - mean), 1e-2 * _rms(values), 1e-30)
+    return max(rms(values - mean), 1e-2 * rms(values), 1e-30)
 
 
 def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
              variations: List[float], tolerance: float, threshold: Optional[float]) -> Check:
-    difference = max(_rms(f - e) / v if f.shape == e.shape else float('inf')
-                     for f, e, v in zip(found, expected, variations))
+    # numpy's maximum, because Python's may leave out a NaN.
+    difference = float(np.max([rms(f - e) / v if f.shape == e.shape else np.inf
+                               for f, e, v in zip(found, expected, variations)]))
     name = 'features' if task == 'features' else 'logits'
-    text, passed = f'{name} differ by {difference:.2g} of their variation', difference <= tolerance
+    text, passed = f'relative difference of the {name} {difference:.2g}', difference <= tolerance
     if task == 'segmentation':
         labels = [v[0].argmax(1) if threshold is None else v[0] > threshold
                   for v in (found, expected)]
@@ -370,7 +370,7 @@ def _check_detector(cfg: Config, model: nn.Module, exported: Any, image: NDArray
     ours = exported.run(to_inputs(_rgb(image), exported.meta, list(size),
                                   float(settings.score_thr)))
     match = match_boxes(ours, reference)
-    difference = max(match.difference, match.scores, match.masks)
+    difference = float(np.max([match.difference, match.scores, match.masks]))
     return Check(difference, match.text(), difference <= TOLERANCE and not match.alone)
 
 

@@ -152,7 +152,7 @@ def deploy_config(cfg: Config, fuse_norms: bool = True) -> Config:
     model.pop('pretrained', None)
     if 'auxiliary_head' in model:
         model['auxiliary_head'] = None
-    for _, node in walk(model):
+    for _, node in walk(cfg.model):
         cls = find_class(MODELS, node.get('type')) if 'type' in node else None
         arguments = inspect.signature(cls).parameters if callable(cls) else {}
         if 'deploy' in arguments:
@@ -180,8 +180,9 @@ def largest_difference(cfg: Config, model: nn.Module, folded: nn.Module,
             features = m.extract_feat(data['inputs'])
             heads = _heads(m, features, data.get('data_samples'))
             outputs.append([*_tensors(features), *_tensors(heads)])
-    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1))
-               for a, b in zip(*outputs))
+    # torch's maximum, because Python's may leave out a NaN.
+    return float(torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1)
+                              for a, b in zip(*outputs)]).max())
 
 
 def _heads(model: Any, features: Any, samples: Any) -> Any:

@@ -73,14 +73,7 @@ class ClassifierGraph(Graph):
 
 def _sliding_window(settings: Optional[Dict[str, Any]]
                    ) -> Tuple[Optional[Tuple[int, int]], Optional[Tuple[int, int]]]:
-    """Return size and stride of the windows that a segmenter slides, (None, None) without any.
-
-    Args:
-        settings: Its ``test_cfg``.
-
-    Raises:
-        ValueError: It does not say them.
-    """
+    """Return size and stride of a segmenter's windows from its ``test_cfg``, or twice None."""
     if not settings or settings.get('mode') != 'slide':
         return None, None
     pairs = []

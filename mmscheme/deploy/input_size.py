@@ -102,6 +102,5 @@ def describe_padding(cfg: Config, model: nn.Module, path: Path, picture: NDArray
     sample: Any = batch['data_samples'][0].new()
     found = ExportedPredictor(path).predict(batch['inputs'][0], sample).pred_sem_seg.data
     same = float((found == expected).float().mean())
-    return (f'a picture of {height}x{width} does not fill the graph; the padding takes part in '
-            f'norms and attention: {same:.1%} of its labels agree with PyTorch, which does not '
-            'pad')
+    return (f'an image of {height}x{width} is padded, and the padding takes part in norms and '
+            f'attention: {same:.1%} of its labels agree with PyTorch, which does not pad')

@@ -4,10 +4,12 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ['Match', 'match_boxes']
+__all__ = ['Match', 'match_boxes', 'rms']
 
 # Scores this close to the last one kept decide by rounding who is in the list.
 _CLOSE = 1e-4
+# Largest distance of the boxes of a pair, in pixels.
+_PIXELS = 1.
 # Logits that deviate by less are as good as one.
 _FLAT = 0.1
 
@@ -41,14 +43,13 @@ class Match(NamedTuple):
                 + (f'; {self.alone} have no partner' if self.alone else ''))
 
 
-def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 1.) -> Match:
+def match_boxes(found: Dict[str, NDArray[Any]], reference: Any) -> Match:
     """Pair the boxes of an exported detector with mmdet's.
 
     Args:
         found: ``boxes``, ``scores``, ``labels`` with label -1 for no object, and ``masks``.
         reference: Instances with ``bboxes``, ``scores`` and ``labels``, and ``probabilities``
             of masks.
-        within: Largest distance of the boxes of a pair, in pixels.
 
     Returns:
         The comparison.
@@ -65,8 +66,8 @@ def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 
         distances = np.where(free & (labels == label), np.abs(boxes - box).max(-1)
                              + np.abs(scores - score), np.inf)
         best = int(distances.argmin()) if len(distances) else -1
-        if best < 0 or np.abs(boxes[best] - box).max() > within or not np.isfinite(
-                distances[best]):
+        if best < 0 or not np.isfinite(distances[best]) or (
+                np.abs(boxes[best] - box).max() > _PIXELS):
             alone += int(score > last + _CLOSE)
             continue
         free[best] = False
@@ -79,14 +80,14 @@ def match_boxes(found: Dict[str, NDArray[Any]], reference: Any, within: float = 
     sides = np.tile(expected[0][theirs, 2:] - expected[0][theirs, :2], 2)
     masks = _gap(found['masks'][ours], np.asarray(reference['probabilities'])[theirs]
                  ) if 'masks' in found else 0.
-    return Match(len(pairs), float(np.abs(gaps).max()), _rms(gaps / np.maximum(sides, 1)),
+    return Match(len(pairs), float(np.abs(gaps).max()), rms(gaps / np.maximum(sides, 1)),
                  _gap(scores[ours], expected[1][theirs]), alone, masks)
 
 
 def _gap(found: NDArray[Any], expected: NDArray[Any]) -> float:
     """Return how far probabilities are apart as logits, in units of these logits' deviation."""
     right = _logit(expected)
-    return _rms(_logit(found) - right) / max(float(np.std(right)), _FLAT)
+    return rms(_logit(found) - right) / max(float(np.std(right)), _FLAT)
 
 
 def _logit(scores: NDArray[Any]) -> NDArray[Any]:
@@ -95,5 +96,6 @@ def _logit(scores: NDArray[Any]) -> NDArray[Any]:
     return np.log(p / (1 - p))
 
 
-def _rms(values: NDArray[Any]) -> float:
+def rms(values: NDArray[Any]) -> float:
+    """Return the root mean square of values."""
     return float(np.sqrt(np.square(values, dtype=np.float64).mean()))

@@ -92,7 +92,8 @@ class ExportedPredictor:
             raise ValueError(f'the pipeline gives images of {rgb.shape[0]}x{rgb.shape[1]}, '
                              f'the exported model takes {self.meta["shape"]}')
         threshold = self.meta['score_threshold'] if score_threshold is None else score_threshold
-        return to_inputs(_batched(rgb), self.meta, list(size), threshold), size
+        batch = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])
+        return to_inputs(batch, self.meta, list(size), threshold), size
 
     def predict(self, inputs: Tensor, sample: Any, score_threshold: Optional[float] = None) -> Any:
         """Fill the data sample of an image of the pipeline with what is found in it."""
@@ -208,7 +209,3 @@ def _with_tuples(value: Any) -> Any:
         numbers = value and all(isinstance(v, (int, float)) for v in value)
         return tuple(value) if numbers else [_with_tuples(v) for v in value]
     return value
-
-
-def _batched(image: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(image.transpose(2, 0, 1)[None])

@@ -119,15 +119,11 @@ def write_int8(source: Union[str, Path], target: Union[str, Path], quantizer: st
     write = _with_nncf if quantizer == 'nncf' else _with_onnxruntime
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
+        from onnxruntime.quantization.shape_inference import quant_pre_process
         # Both want the shape of every value and constants that are folded.
         prepared = Path(folder) / 'prepared.onnx'
-        _prepare(Path(source), prepared)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         write(prepared, Path(target), images)
-
-
-def _prepare(source: Path, target: Path) -> None:
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-    quant_pre_process(source, target, skip_symbolic_shape=True)
 
 
 def _with_onnxruntime(source: Path, target: Path, images: List[_Feeds]) -> None:

@@ -8,7 +8,8 @@ import torch
 import torchvision  # noqa: F401 - its operators are in the graphs of detectors
 from numpy.typing import NDArray
 
-__all__ = ['DIVISOR', 'FORMATS', 'KEY', 'RUNTIMES', 'Exported', 'load_exported', 'to_inputs']
+__all__ = ['DIVISOR', 'FORMATS', 'KEY', 'RUNTIMES', 'Exported', 'compile_openvino',
+           'load_exported', 'onnx_session', 'to_inputs']
 
 #: The format by the suffix of the file.
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch_export', '.pt': 'torchscript'}
@@ -57,13 +58,12 @@ def load_exported(path: Union[str, Path], runtime: str = 'onnxruntime') -> Expor
         raise ValueError(f'expected a file {", ".join("*" + s for s in FORMATS)}, found {path}')
     if not path.is_file():
         raise FileNotFoundError(f'exported model not found: {path}')
-    openers = dict(onnx=_open_onnx, torch_export=_open_torch_export, torchscript=_open_torchscript)
-    if runtime == 'openvino':
-        if path.suffix != '.onnx':
-            raise ValueError(f'openvino: expected a file *.onnx, found {path}')
-        openers['onnx'] = _open_openvino
+    if runtime == 'openvino' and path.suffix != '.onnx':
+        raise ValueError(f'openvino: expected a file *.onnx, found {path}')
+    opener = (_open_openvino if runtime == 'openvino' else
+              _open_onnx if path.suffix == '.onnx' else _open_torch)
     try:
-        call, text = openers[FORMATS[path.suffix]](path)
+        call, text = opener(path)
     except ImportError:
         raise
     except Exception as e:  # whatever a damaged file makes a reader raise
@@ -77,15 +77,43 @@ def load_exported(path: Union[str, Path], runtime: str = 'onnxruntime') -> Expor
         {k: inputs[k] for k in meta['inputs']}))), meta)
 
 
-def _open_onnx(path: Path) -> _Opened:
+def onnx_session(path: Union[str, Path], threads: int = 0, profile: str = '') -> Any:
+    """Open a file in onnxruntime; ``threads`` are set, and ``profile`` a prefix, to time it.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise ImportError('onnxruntime is needed to run *.onnx: pip install onnxruntime') from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options,
-                                           providers=['CPUExecutionProvider'])
+    if threads:
+        options.intra_op_num_threads = threads
+        # Threads that spin after a run would take the cores from whatever is timed next.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+
+
+def compile_openvino(path: Union[str, Path], **settings: Any) -> Any:
+    """Open a file in OpenVINO, with settings of its CPU plugin.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise ImportError('openvino is needed: pip install openvino') from None
+    return openvino.Core().compile_model(str(path), 'CPU', {
+        'INFERENCE_PRECISION_HINT': 'f32', **settings})  # some processors would take bfloat16
+
+
+def _open_onnx(path: Path) -> _Opened:
+    session = onnx_session(path)
     # The exporter leaves out inputs on which nothing depends.
     names = [i.name for i in session.get_inputs()]
     return (lambda inputs: session.run(None, {k: inputs[k] for k in names}),
@@ -93,37 +121,25 @@ def _open_onnx(path: Path) -> _Opened:
 
 
 def _open_openvino(path: Path) -> _Opened:
-    try:
-        import openvino
-    except ImportError:
-        raise ImportError('openvino is needed: pip install openvino') from None
-    compiled = openvino.Core().compile_model(str(path), 'CPU', {
-        'INFERENCE_PRECISION_HINT': 'f32'})  # some processors would compute in bfloat16
+    compiled = compile_openvino(path)
     names = [i.any_name for i in compiled.inputs]
     # Its results are in memory that the next run writes to.
     return (lambda inputs: [np.array(v) for v in compiled([inputs[n] for n in names]).values()],
             _open_onnx(path)[1])
 
 
-def _open_torch_export(path: Path) -> _Opened:
+def _open_torch(path: Path) -> _Opened:
     extra: Dict[str, Any] = {KEY: ''}
-    program = torch.export.load(str(path), extra_files=extra)
-    return _call(program.module()), extra[KEY]
+    module = (torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
+              if FORMATS[path.suffix] == 'torchscript' else
+              torch.export.load(str(path), extra_files=extra).module())
 
-
-def _open_torchscript(path: Path) -> _Opened:
-    extra: Dict[str, Any] = {KEY: ''}
-    module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
-    return _call(module), extra[KEY]
-
-
-def _call(module: Callable[..., Any]) -> Callable[[_Arrays], List[NDArray[Any]]]:
     def call(inputs: _Arrays) -> List[NDArray[Any]]:
         with torch.no_grad():
             values = module(*(torch.from_numpy(np.asarray(v)) for v in inputs.values()))
         return [v.numpy() for v in (values if isinstance(values, (tuple, list)) else [values])]
 
-    return call
+    return call, extra[KEY]
 
 
 def to_inputs(image: NDArray[Any], meta: Dict[str, Any], size: List[int],

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from .runtime import RUNTIMES, load_exported, to_inputs
+from .runtime import RUNTIMES, compile_openvino, load_exported, onnx_session, to_inputs
 
 __all__ = ['RUNTIMES', 'open_in', 'operator_times', 'random_inputs']
 
@@ -54,35 +54,17 @@ def open_in(runtime: str, path: Union[str, Path], inputs: Dict[str, NDArray[Any]
         ImportError: The runtime is not installed.
     """
     if runtime == 'onnxruntime':
-        session = _session(path, threads)
+        session = onnx_session(path, threads)
         feeds = {i.name: inputs[i.name] for i in session.get_inputs()}
         return lambda: session.run(None, feeds)
     request, values = _request(path, inputs, threads)
     return lambda: request.infer(values)
 
 
-def _session(path: Union[str, Path], threads: int, profile: str = '') -> Any:
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    # Threads that spin after a run would take the cores from whatever is timed next.
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-
-
 def _request(path: Union[str, Path], inputs: Dict[str, NDArray[Any]], threads: int,
              profile: bool = False) -> Tuple[Any, List[NDArray[Any]]]:
-    try:
-        import openvino
-    except ImportError:
-        raise ImportError('openvino is needed: pip install openvino, or --runtimes onnxruntime'
-                          ) from None
-    compiled = openvino.Core().compile_model(str(path), 'CPU', {
-        'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1, 'PERF_COUNT': profile,
-        'INFERENCE_PRECISION_HINT': 'f32'})  # some processors would compute in bfloat16
+    compiled = compile_openvino(path, INFERENCE_NUM_THREADS=threads, NUM_STREAMS=1,
+                                PERF_COUNT=profile)
     return compiled.create_infer_request(), [inputs[i.any_name] for i in compiled.inputs]
 
 
@@ -97,7 +79,7 @@ def operator_times(runtime: str, path: Union[str, Path], inputs: Dict[str, NDArr
     times: Dict[str, List[float]] = defaultdict(list)
     if runtime == 'onnxruntime':
         with tempfile.TemporaryDirectory() as folder:
-            session = _session(path, threads, str(Path(folder) / 'profile'))
+            session = onnx_session(path, threads, str(Path(folder) / 'profile'))
             feeds = {i.name: inputs[i.name] for i in session.get_inputs()}
             for _ in range(rounds + 1):
                 session.run(None, feeds)

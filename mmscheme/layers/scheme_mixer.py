@@ -159,6 +159,7 @@ class SCHEMEMixer(nn.Module):
     def _is_one_operator(self, cca: ChannelCovarianceAttention, x: Tensor) -> bool:
         """Return True if FFN and CCA are both C++ and nothing asks for their outputs."""
         return (x.device.type == 'cpu' and x.dim() in (3, 4) and cca.padding is None
+                and self.ffn.fc1.weight.dtype == self.ffn.fc2.weight.dtype == x.dtype
                 and cca.implementation in ('auto', 'native')
                 and is_fused_cca(x, cca.implementation, cca.num_extra_tokens)
                 and is_plain(cca, ChannelCovarianceAttention)

@@ -122,13 +122,7 @@ def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, o
         offset: ``(B, 2 * deformable_group * kernel_h * kernel_w, H', W')``, y before x.
         mask: ``(B, deformable_group * kernel_h * kernel_w, H', W')``.
         output: ``(B, O, H', W')``.
-        kernel_h, kernel_w: Size of the kernel.
-        stride_h, stride_w: Stride.
-        pad_h, pad_w: Padding.
-        dilation_h, dilation_w: Dilation.
-        group: Groups of the convolution.
-        deformable_group: Groups of channels that share offsets.
-        with_bias: Add the bias.
+        with_bias: Add the bias. The other numbers: see :func:`deform_conv_forward`.
     """
     bias = bias if with_bias else input.new_zeros(len(weight))
     output.copy_(_forward(input, weight, offset, mask, bias, stride_h, stride_w, pad_h, pad_w,

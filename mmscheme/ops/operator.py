@@ -9,8 +9,8 @@ __all__ = ['cast', 'gradient_sizes', 'gradients', 'once_differentiable', 'operat
 
 
 def cast(tensors: Sequence[Optional[Tensor]], dtype: torch.dtype) -> List[Optional[Tensor]]:
-    """Return tensors in a dtype."""
-    return [None if t is None else t.to(dtype) for t in tensors]
+    """Return tensors in a dtype and contiguous, because kernels see addresses alone."""
+    return [None if t is None else t.to(dtype).contiguous() for t in tensors]
 
 
 def gradient_sizes(w1: Tensor, w2: Tensor, act: str) -> List[int]:

@@ -478,7 +478,6 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
             groups: int, act: str, scale: Optional[Tensor], shift: Optional[Tensor],
             gain: Optional[Tensor]) -> Tensor:
     """See :func:`mmscheme.ops.mlp.block_diagonal_mlp`."""
-    w1, w2 = w1.contiguous(), w2.contiguous()
     y = torch.empty_like(x)
     xs, ys = _views(x, y)
     width, hidden = w2.shape[0] // groups, w1.shape[0] // groups
@@ -497,7 +496,6 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
 
     All but the first are float32.
     """
-    w1, w2 = w1.contiguous(), w2.contiguous()
     dx = torch.empty_like(x)
     gs, xs, ds = _views(grad, x, dx)
     (batch, tokens, _), width, hidden = xs.shape, w2.shape[0] // groups, w1.shape[0] // groups

@@ -380,13 +380,18 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
             except Exception as e:  # whatever broken labels raise
                 text = str(e).replace(f"Invalid YOLO annotation file '{labels}/0.txt': ", '')
                 raise ValueError(f'{sample.truth}: {" ".join(text.split())}') from e
+            # Beside polygons, a line that is none is read with a mask of its box.
+            lines = sample.truth.read_text(encoding='utf-8').splitlines() if (
+                sample.truth and kind == 'yolo') else ()
+            plain = [len(line.split()) < 7 for line in lines if line.strip()]
             for found in read.annotations.values():
                 boxes: List[Box] = []
                 kinds: Any = found.class_id
                 for i, (x1, y1, x2, y2) in enumerate(found.xyxy.astype(float).tolist()):
                     # As RLE: supervision itself would write objects of several parts as crowds.
-                    shape = None if found.mask is None or not found.mask[i].any() else rle.encode(
-                        np.asfortranarray(found.mask[i], np.uint8))
+                    shape = None if found.mask is None or True in plain[i:i + 1] or not \
+                        found.mask[i].any() else rle.encode(
+                            np.asfortranarray(found.mask[i], np.uint8))
                     if shape:
                         shape['counts'] = shape['counts'].decode()
                     boxes.append(Box(read.classes[kinds[i]], [x1, y1, x2 - x1, y2 - y1],

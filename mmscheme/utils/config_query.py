@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, Registry
 
 __all__ = ['SPLITS', 'as_list', 'dataset_class', 'find_class', 'image_suffixes',
            'inference_pipeline', 'inner_model', 'is_pretrained', 'iter_datasets', 'iter_heads',
-           'loader_config', 'scope_of', 'step_name', 'walk']
+           'iter_hooks', 'loader_config', 'scope_of', 'step_name', 'walk']
 
 SPLITS = ('train', 'val', 'test')
 
@@ -49,6 +49,14 @@ def _unwrap(dataset: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
     else:
         for child in as_list(inner):
             yield from _unwrap(child)
+
+
+def iter_hooks(cfg: Config) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """Visit the dicts of all hooks, each with its place; None switches a default hook off."""
+    for key, hooks in (('default_hooks', cfg.get('default_hooks') or {}),
+                       ('custom_hooks', dict(enumerate(as_list(cfg.get('custom_hooks')))))):
+        yield from ((f'{key}.{name}', hook) for name, hook in hooks.items()
+                    if isinstance(hook, dict))
 
 
 def loader_config(cfg: Config, split: str) -> Dict[str, Any]:

@@ -107,10 +107,6 @@ def _walk(folder: Path, written: Sequence[Path], suffixes: Tuple[str, ...]) -> L
     return files
 
 
-def _length(job: Job) -> int:
-    return max(0, int(mmcv.VideoReader(str(job.source)).frame_cnt)) if job.video else 1
-
-
 def read_image(path: Path) -> NDArray[Any]:
     """Read an image, ``(H, W, 3)`` uint8, BGR.
 
@@ -138,7 +134,9 @@ def run_jobs(label: Callable[[Job, ProgressBar], None], jobs: Sequence[Job],
         A line for each job that failed.
     """
     problems: List[str] = []
-    bar = ProgressBar(max(1, sum(_length(job) for job in jobs)), file=sys.stdout)
+    lengths = (max(0, int(mmcv.VideoReader(str(job.source)).frame_cnt)) if job.video else 1
+               for job in jobs)
+    bar = ProgressBar(max(1, sum(lengths)), file=sys.stdout)
     try:
         for job in jobs:
             try:

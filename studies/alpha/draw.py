@@ -1,6 +1,7 @@
 """alpha left to itself: where 1 - alpha goes, and what dropping the branch costs at the end."""
-from study import Summary, find_cell, markdown_table, plot_curves, save_figure
+from study import Summary, find_cell, plot_curves, save_figure
 
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.visualization.figures import new_figure
 
 NAMES = {

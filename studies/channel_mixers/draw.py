@@ -1,6 +1,7 @@
 """Channel mixers: accuracy against what they cost."""
-from study import find_cell, markdown_table, plot_seeds, save_figure
+from study import find_cell, plot_seeds, save_figure
 
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.visualization.figures import new_figure
 
 NAMES = dict(

@@ -1,6 +1,7 @@
 """Temperatures of CCA: at the size of training, at larger ones, and fine-tuned at one."""
-from study import find_cell, markdown_table, save_figure
+from study import find_cell, save_figure
 
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.visualization.figures import new_figure
 
 LEARNED = {

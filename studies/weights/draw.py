@@ -1,5 +1,7 @@
 """SCHEMEformer-S12 and a segmenter on it, whose weights are written."""
-from study import find_cell, markdown_table
+from study import find_cell
+
+from mmscheme.utils.markdown import markdown_table
 
 NAMES = {
     'cls_s12': ('classifier, 3 epochs', 'accuracy/top1', '% top-1'),

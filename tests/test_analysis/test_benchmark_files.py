@@ -13,6 +13,7 @@ main = load_tool('analysis_tools/benchmark').main
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +26,6 @@ def files(tmp_path_factory):
     return [str(folder / f'{batch}.onnx') for batch in (1, 3)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('runtimes', [['onnxruntime'], ['onnxruntime', 'openvino']])
 def test_files_in_turns(files, runtimes, tmp_path, capsys):
     for runtime in runtimes:

@@ -74,6 +74,7 @@ def detection(scenes, tmp_path_factory):
         scenes, tmp_path_factory.mktemp('det'))
 
 
+@pytest.mark.slow
 def test_numbers_of_segmentation_are_the_evaluators(segmentation):
     _, data, logged = segmentation
     assert data['metrics']['mIoU'] == pytest.approx(logged['mIoU'], abs=1e-4)
@@ -91,6 +92,7 @@ def test_numbers_of_segmentation_are_the_evaluators(segmentation):
     assert 'PyTorch' in data['environment']
 
 
+@pytest.mark.slow
 def test_numbers_of_detection(detection):
     _, data, logged = detection
     assert data['metrics']['coco/segm_mAP'] == pytest.approx(logged['coco/segm_mAP'])
@@ -102,6 +104,7 @@ def test_numbers_of_detection(detection):
     assert sum(row[2] for row in data['rows']) == counts[:-1].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['segmentation', 'detection'])
 def test_page_in_a_browser(browser, kind, request):
     page, data, _ = request.getfixturevalue(kind)

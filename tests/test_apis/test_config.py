@@ -51,11 +51,15 @@ def test_one_data_root_over_two(inside, more):
         cfg.test_dataloader.dataset = second
     with pytest.raises(ValueError, match='data/coco/, /other/|/other/, data/coco/'):
         set_data_root(cfg, '/new')
-    second['ann_file'] = 'annotations/second.json'
+    second.update(data_root='data/coco/other', ann_file='annotations/second.json')
+    cfg.test_evaluator.ann_file = 'data/coco/other/annotations/second.json'
     cfg.merge_from_dict({'test_dataloader.dataset.ann_file': 'annotations/second.json'})
     if inside:
-        cfg.train_dataloader.dataset.datasets[1].ann_file = 'annotations/second.json'
+        cfg.train_dataloader.dataset.datasets[1].update(second)
+    else:
+        cfg.test_dataloader.dataset.data_root = second['data_root']
     set_data_root(cfg, '/new')
+    assert cfg.test_evaluator.ann_file == '/new/annotations/second.json'
 
 
 def test_schedulers_follow_a_length_given_on_the_command_line():

@@ -84,6 +84,10 @@ def test_a_length_in_the_other_unit_is_converted(scenes, tmp_path):
     box = Box(tmp_path, scenes)
     cfg = load(box.config('seg'), data_root=str(scenes), epochs=3)
     assert cfg.train_cfg.max_iters == 18
+    for drop_last, iters in ((True, 6), (False, 9)):
+        cfg = load(box.config('seg'), data_root=str(scenes), epochs=3, cfg_options={
+            'train_dataloader.batch_size': 5, 'train_dataloader.drop_last': drop_last})
+        assert cfg.train_cfg.max_iters == iters
     for iters, epochs in ((2, 1), (3, 2), (20, 10)):
         cfg = load(box.config('det'), data_root=str(scenes), iters=iters)
         assert cfg.train_cfg.max_epochs == epochs

@@ -271,7 +271,7 @@ def test_a_misspelt_class_of_voc(voc):
     good = [('cat', (2, 3, 20, 30)), ('dog', (5, 5, 30, 30))]
     assert voc(good).errors == []
     line = only_error(voc([('cat', (2, 3, 20, 30)), ('dgo', (5, 5, 30, 30))]))
-    assert "'dog'" in line and "'dgo'" in line and 'which 2 of them are' in line
+    assert "'dog'" in line and "'dgo'" in line and 'but 2 of' in line
     findings = voc([*good, ('cow', (5, 5, 30, 30))])
     assert findings.errors == [] and told(findings.warnings, 'cow')
     assert findings.labels[0].counts == {0: 2, 1: 2}

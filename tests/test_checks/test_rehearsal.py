@@ -134,6 +134,22 @@ def test_a_best_metric_that_is_not_there(no_rules, box):
     assert 'save_best' in line and "'mDice'" in line
 
 
+@pytest.mark.parametrize('task, extra', [
+    ('seg', "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]"),
+    ('det', "param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='bbox_mAP')]")])
+def test_a_monitored_metric_that_is_not_there(task, extra, no_rules, box):
+    """The one would never stop the run, the other end it at the second validation."""
+    line = only_error(check(box, task, extra))
+    assert "'bbox_mAP'" in line and extra.split("'")[1] in line
+
+
+def test_tests_on_other_data_than_validation_are_rehearsed_with_the_hooks(no_rules, box):
+    """And what they leave behind does not disturb --tta."""
+    hook = "custom_hooks = [dict(type='EarlyStoppingHook', monitor='mIoU')]"
+    found = check(box, 'seg', hook, **{'val_dataloader.batch_size': 2})
+    assert found.errors == found.warnings == []
+
+
 def test_no_class_names(no_rules, box):
     assert 'metainfo.classes' in only_error(check(box, 'seg', own_data()))
 
@@ -168,11 +184,6 @@ def test_the_pipeline_of_tta(no_rules, pipeline, box):
         f'model.{head}.num_classes': 10 for head in ('decode_head', 'auxiliary_head')
         if 'NoSuchStep' not in pipeline})
     assert found.errors == [] and any('--tta' in w for w in found.warnings)
-
-
-def test_tta_after_test_data_that_are_not_those_of_validation(no_rules, box):
-    found = check(box, 'seg', 'test_dataloader = dict(batch_size=2)')
-    assert found.errors == [] and not any('--tta' in w for w in found.warnings)
 
 
 # --- what the first iteration finds -----------------------------------------------------------
@@ -295,6 +306,7 @@ def test_findings_outlive_a_device_that_answers_no_more(box, monkeypatch):
     assert 'neither a class of the head nor its ignore_index' in only_error(check(box, 'seg'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('limit, passes', [(1e9, 1), (-1, 0)])
 def test_a_long_backward_pass_is_left_out(limit, passes, box, monkeypatch):
     done = []

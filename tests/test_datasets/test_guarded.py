@@ -63,9 +63,8 @@ def guarded(box):
     return DATASETS.build(cfg)
 
 
-@pytest.mark.parametrize('task, workers', [
-    ('seg', 2), pytest.param('det', 0, marks=pytest.mark.slow),
-    pytest.param('cls', 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('task, workers', [('seg', 2), ('det', 0), ('cls', 1)])
 def test_a_run_stops_and_names_the_file(task, workers, box, capsys):
     path = damage(box, task)
     line = stopped(capsys, box, task, workers=workers)
@@ -73,8 +72,8 @@ def test_a_run_stops_and_names_the_file(task, workers, box, capsys):
     assert "on_bad_data='skip' goes on without it" in line
 
 
-@pytest.mark.parametrize('task, workers', [
-    ('seg', 2), pytest.param('cls', 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('task, workers', [('seg', 2), ('cls', 0)])
 def test_a_run_goes_on_and_reports(task, workers, box, capsys):
     path = damage(box, task)
     train(box, task, 'on_bad_data=skip', workers=workers)

@@ -307,6 +307,9 @@ def test_matching_sees_what_is_wrong():
     assert match_boxes(found, dict(reference, labels=np.array([1, 1]))).alone == 2
     assert match_boxes(found, dict(reference, bboxes=boxes + 2)).alone == 4
     assert match_boxes({k: v[:1] for k, v in found.items()}, reference).alone == 1
+    maps = np.ones((1, 2, 3, 3), np.float32)
+    assert not export_module._compare('features', [maps, maps * np.nan], [maps] * 2, [1., 1.],
+                                      1e-4, None).passed
 
 
 def test_errors(scenes, tmp_path, capsys):

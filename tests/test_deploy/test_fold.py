@@ -58,6 +58,9 @@ def test_a_wrong_fold_is_seen():
         folded = fold(model)
         dict(folded.backbone.named_parameters())[name].data.mul_(1.01)
         assert largest_difference(cfg, model, folded, (64, 96)) > TOLERANCE, name
+    folded = fold(model)
+    folded.decode_head.conv_seg.bias.data.fill_(float('nan'))  # of the last output alone
+    assert not largest_difference(cfg, model, folded, (64, 96)) <= TOLERANCE
 
 
 def test_fewer_nodes():
@@ -115,6 +118,19 @@ def test_a_wrapped_backbone_has_a_deployment_form():
         rebuilt = build_model(deploy_config(cfg))
         load_weights(rebuilt, fold(model).state_dict(), 'test')
         assert largest_difference(cfg, model, rebuilt, (32, 32)) <= TOLERANCE
+
+
+def test_a_wrapped_model_has_a_deployment_form():
+    cfg = Config.fromfile(REPOSITORY / 'configs' / 'plug_in' / 'cls_deit_s_44e8_in1k.py')
+    wrapper = cfg.model.backbone
+    cfg.model.head.in_channels = 16
+    cfg.model.backbone = dict(type='VisionTransformer', img_size=32, patch_size=8, arch=dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+    cfg.model = {**wrapper, 'backbone': cfg.model, 'within': 'backbone'}
+    model = randomise(build_model(cfg))
+    rebuilt = build_model(deploy_config(cfg))
+    load_weights(rebuilt, fold(model).state_dict(), 'test')
+    assert largest_difference(cfg, model, rebuilt, (32, 32)) <= TOLERANCE
 
 
 @pytest.fixture

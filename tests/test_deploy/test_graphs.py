@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmdet.models import DetDataPreprocessor, FCNMaskHead
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from mmpretrain.models import ClsDataPreprocessor
 from mmseg.models import SegDataPreProcessor
@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 from mmscheme.deploy.detectors import decode, find_unsupported, paste_masks, suppress
+from mmscheme.deploy.export import describe
 from mmscheme.deploy.graphs import Graph
 from mmscheme.models.loading import build_model
 from tests.models import tiny_config
@@ -44,7 +45,17 @@ def test_colours_are_those_of_the_preprocessor(preprocessor):
     else:
         expected = dict(inputs=bgr[None])
     expected = preprocessor(expected, False)['inputs']
-    assert torch.allclose(Graph(model).preprocess(bgr.flip(0)[None]), expected)
+    graph = Graph(model)
+    assert torch.allclose(graph.preprocess(bgr.flip(0)[None]), expected)
+    # What surrounds a picture that does not fill the graph is the mean colour, 0 to the model.
+    cfg = Config(dict(default_scope='mmengine', model=dict()))
+    fill = torch.tensor(describe(cfg, graph, {}, (5, 7), False)['fill'], dtype=torch.uint8)
+    assert not graph.normalise or not graph.preprocess(fill.view(1, 3, 1, 1)).any()
+    if graph.normalise:
+        preprocessor.mean *= 0.01  # of images of floats
+        graph = Graph(model, 3, torch.float32)
+        fill = torch.tensor(describe(cfg, graph, {}, (5, 7), False)['fill'])
+        assert graph.preprocess(fill.view(1, 3, 1, 1)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize('agnostic', [False, True])
@@ -86,7 +97,8 @@ def test_masks_are_pasted_as_by_the_head():
         [logits[2:]], [found[2:]], [dict(ori_shape=(45, 55), scale_factor=(1., 1.))],
         ConfigDict(mask_thr_binary=0.4))[0].masks
     pasted = paste_masks(logits[:, 0].sigmoid(), boxes, (45, 55), 0.4)
-    assert pasted[2:].equal(expected) and not pasted[:2].any()
+    # All but those that rounding decides, which differs with the place of a value in memory.
+    assert (pasted[2:] != expected).float().mean() < 1e-4 and not pasted[:2].any()
     assert expected.any((1, 2)).sum() > 20
 
 

@@ -35,6 +35,7 @@ def exported(request, scenes, tmp_path_factory):
     return cfg, folder / 'model.pth', folder / 'float.onnx'
 
 
+@pytest.mark.slow
 def test_the_metric_of_a_file_is_that_of_the_checkpoint(exported):
     cfg, checkpoint, file = exported
     model, _ = load_model(cfg, str(checkpoint))

@@ -29,9 +29,9 @@ def differences(a, b, path=''):
         yield path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, interrupts', [
-    ('upernet', [(0, 7), (2, 5)]), pytest.param('cls', [(0, 11)], marks=pytest.mark.slow),
-    pytest.param('mask_rcnn', [(1, 5)], marks=pytest.mark.slow)])
+    ('upernet', [(0, 7), (2, 5)]), ('cls', [(0, 11)]), ('mask_rcnn', [(1, 5)])])
 def test_interrupted_run_ends_with_the_same_bits(scenes, tmp_path, task, interrupts):
     whole = train(tiny_run(task, scenes, tmp_path / 'whole'))
     keys = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')

@@ -38,8 +38,7 @@ def test_every_name_that_mmcv_asks_for_is_there():
             if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'load_ext':
                 asked |= set(ast.literal_eval(node.args[1]))
     assert len(asked) > 100 and all(callable(getattr(operators, name)) for name in asked)
-    assert {*operators.PRESENT, *operators.ABSENT} == asked - {
-        'get_compiler_version', 'get_compiling_cuda_version'}
+    assert {*operators.PRESENT} < asked and not hasattr(operators, '__path__')
 
 
 @pytest.mark.parametrize('name, call', [

@@ -34,7 +34,10 @@ def make(layout, channels, hidden, groups, act, bias, dtype, size=(5, 7), batch=
 
 
 def errors(function, inputs, groups, act, **kwargs):
-    """Relative errors of the output and of all gradients against float64."""
+    """Relative errors of the output and of all gradients against float64.
+
+    In falling order, a NaN first, because Python's maximum may leave it out.
+    """
     exact = [None if t is None else t.detach().double().requires_grad_() for t in inputs]
     y = function(*inputs[:5], groups, act, *inputs[5:], **kwargs)
     expected = dense_mlp(*exact[:5], groups, act, *exact[5:])
@@ -43,6 +46,7 @@ def errors(function, inputs, groups, act, **kwargs):
     found = torch.autograd.grad(y, [t for t in inputs if t is not None], grad)
     wanted = torch.autograd.grad(expected, [t for t in exact if t is not None], grad.double())
     # Sums over everything, those of StarReLU's numbers, may cancel to little.
-    return [float((a.detach().double() - b).abs().max()
-                  / b.abs().max().clamp(min=20 if b.numel() == 1 else 1e-3))
-            for a, b in zip((y, *found), (expected.detach(), *wanted))]
+    return torch.stack([(a.detach().double() - b).abs().max()
+                        / b.abs().max().clamp(min=20 if b.numel() == 1 else 1e-3)
+                        for a, b in zip((y, *found), (expected.detach(), *wanted))
+                        ]).sort(descending=True).values.tolist()

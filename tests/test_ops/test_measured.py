@@ -101,12 +101,17 @@ def test_what_is_wrong_or_raises_is_not_taken(fresh, monkeypatch, caplog):
 
     def broken(x):
         raise RuntimeError('out of resource\nand more')
+
+    def spoilt(x):  # in the gradient alone
+        return ffn._layer_by_layer(x) + (0 * x).sqrt()
     with caplog.at_level(logging.WARNING, 'mmscheme'):
-        choice, timed = choose(dict(plain=3., triton=1., batched=1.), monkeypatch, ffn,
-                               alternatives=dict(triton=wrong, batched=broken))
+        choice, timed = choose(
+            dict(plain=3., triton=1., batched=1., spoilt=1.), monkeypatch, ffn,
+            alternatives=dict(triton=wrong, batched=broken, spoilt=spoilt))
     assert choice == 'plain' and timed == ['plain']
     text = ' '.join(r.getMessage() for r in caplog.records)
     assert 'triton is not used' in text and 'off by' in text and 'out of resource' in text
+    assert 'spoilt is not used' in text
 
 
 def test_memory_that_runs_out_ends_nothing(fresh, monkeypatch):

@@ -24,7 +24,8 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope='module', params=['native', 'avx2', 'sse'])
+@pytest.fixture(scope='module', params=[
+    'native', *(pytest.param(name, marks=pytest.mark.slow) for name in ('avx2', 'sse'))])
 def processor(request, tmp_path_factory):
     """The library for this processor, and for older ones that this one can stand in for."""
     flags = {'native': ['-march=native'], 'avx2': ['-mavx2', '-mfma'], 'sse': []}[request.param]
@@ -136,6 +137,20 @@ def test_mixer_keeps_neither_branch():
         mixer(x)
     assert sum(t.numel() == x.numel() for t in saved) == 1
     assert max(t.numel() for t in saved) == x.numel()
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_parameters_of_another_type_or_with_gaps_are_not_misread(training):
+    torch.manual_seed(0)
+    mixer, x = SCHEMEMixer(8, 32, groups=2).train(training), torch.randn(2, 8, 5, 5)
+    for layer in (mixer.ffn.fc1, mixer.ffn.fc2):
+        nn.init.normal_(layer.bias)
+    with torch.set_grad_enabled(training):
+        expected = mixer(x)
+        assert torch.allclose(mixer.double()(x), expected, atol=1e-6)
+        for layer in (mixer.float().ffn.fc1, mixer.ffn.fc2):
+            layer.bias = nn.Parameter(layer.bias.detach().repeat_interleave(2)[::2])
+        assert torch.allclose(mixer(x), expected, atol=1e-6)
 
 
 def test_hooked_branches_are_called():

@@ -52,8 +52,9 @@ for wrong in (lambda *args: [1.1 * g for g in right(*args)], broken):
                      'a trial of its Triton kernels ended with RuntimeError: out of resource']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('capabilities, widths', [
-    ('90', '80'), pytest.param('90,80', '16,48,64,80,96,128,192', marks=pytest.mark.slow)])
+    ('90', '80'), ('90,80', '16,48,64,80,96,128,192')])
 def test_compiled_for_a_gpu_that_is_not_there(capabilities, widths):
     out = run(sys.executable, '-m', 'tests.test_ops.compiled', capabilities, widths,
               PYTHONPATH=str(REPOSITORY))

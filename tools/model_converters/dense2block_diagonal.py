@@ -1,4 +1,4 @@
-"""Turn a trained dense model into a block-diagonal one."""
+"""Turn a trained dense MetaFormer or PoolFormer into a block-diagonal one."""
 import argparse
 import time
 from pathlib import Path
@@ -17,6 +17,7 @@ from mmscheme.models.loading import build_model
 from mmscheme.utils.checkpoint_io import make_plain, read_weights, save_checkpoint
 from mmscheme.utils.cli import add_config_arguments
 from mmscheme.utils.config_query import loader_config, scope_of
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.utils.output_files import check_not_read
 from mmscheme.utils.user_errors import user_errors
 from mmscheme.version import __version__
@@ -60,13 +61,11 @@ def _load_images(cfg: Config, count: int, seed: int) -> List[Tensor]:
 
 def _table(reports: Dict[str, List[LayerFit]]) -> str:
     """Return a table of how much each FFN keeps, a column an order of the channels."""
-    lines = ['share of the dense output that is kept, on images not fitted: cut out -> fitted',
-             '| FFN | ' + ' | '.join(reports) + ' |', '| --- |' + ' --- |' * len(reports)]
-    for fits in zip(*reports.values()):
-        cells = ' | '.join(f'{f.projected:.3f} -> {f.fitted:.3f}' for f in fits)
-        lines.append(f'| {fits[0].name} | {cells} |')
-    means = (sum(f.fitted for f in r) / len(r) for r in reports.values())
-    return '\n'.join([*lines, '| mean | ' + ' | '.join(f'{m:.3f}' for m in means) + ' |'])
+    rows = [[fits[0].name, *(f'{f.projected:.3f} -> {f.fitted:.3f}' for f in fits)]
+            for fits in zip(*reports.values())]
+    means = [f'{sum(f.fitted for f in r) / len(r):.3f}' for r in reports.values()]
+    return ('share of the dense output that is kept, on images not fitted: cut out -> fitted\n'
+            + markdown_table(['FFN', *reports], [*rows, ['mean', *means]]))
 
 
 def main(argv: Optional[List[str]] = None) -> None:

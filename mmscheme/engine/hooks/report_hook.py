@@ -1,5 +1,4 @@
 """Data for a test report, gathered while the test runs."""
-import os.path as osp
 from copy import deepcopy
 from functools import partial
 from operator import attrgetter
@@ -218,8 +217,3 @@ def _kept_boxes(sample: Any) -> Any:
 def _boxes(instances: Any) -> NDArray[Any]:
     boxes = instances.bboxes
     return (boxes.tensor if hasattr(boxes, 'tensor') else boxes).cpu().numpy().reshape(-1, 4)
-
-
-def image_name(path: str) -> str:
-    """Return the name of an image for people."""
-    return osp.basename(path)

@@ -15,7 +15,13 @@ _ACTIVATIONS = ('gelu', 'silu', 'relu', 'star_relu')  # in the order of the enum
 
 
 def _call(name: str, *arguments: Any) -> None:
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    values = []
+    for a in arguments:
+        # Because C++ sees an address alone, and would read other memory.
+        if isinstance(a, Tensor) and (a.dtype != torch.float32 or not a.is_contiguous()):
+            raise TypeError(f'{name}: expected contiguous float32, found {a.dtype} of shape '
+                            f'{tuple(a.shape)} with strides {a.stride()}')
+        values.append(a.data_ptr() if isinstance(a, Tensor) else a)
     if getattr(library(), name)(*values, torch.get_num_threads()):
         raise RuntimeError(f'{name}: not enough memory')
 
@@ -39,7 +45,7 @@ def forward(x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tensor, b2: Optiona
             gain: Optional[Tensor]) -> Tensor:
     """See :func:`mmscheme.ops.mlp.block_diagonal_mlp`."""
     rows, (y, out) = _rows(x), _in_order(x)
-    w1, w2 = w1.contiguous(), w2.contiguous()
+    w1, b1, w2, b2 = (None if t is None else t.contiguous() for t in (w1, b1, w2, b2))
     _call('mmscheme_mlp_forward', rows, w1, b1, w2, b2, out, len(rows), groups, w1.shape[1],
           w2.shape[1], _ACTIVATIONS.index(act), _number(scale, 1), _number(shift, 0),
           _number(gain, 1))
@@ -54,7 +60,7 @@ def backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Optional[Tensor], w2: Tens
     The last one needs ``b2``.
     """
     rows, gradient, (dx, out) = _rows(x), _rows(grad), _in_order(x)
-    w1, w2 = w1.contiguous(), w2.contiguous()
+    w1, b1, w2, b2 = (None if t is None else t.contiguous() for t in (w1, b1, w2, b2))
     sizes = gradient_sizes(w1, w2, act)
     sums, db2, dgain = w1.new_empty(sum(sizes)), w2.new_empty(len(w2)), w1.new_empty(1)
     dw1, dw2, db1, *star = sums.split(sizes)
