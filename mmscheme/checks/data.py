@@ -372,10 +372,12 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
     whole = []
     for sample in samples:
         mask, image = sample['seg_map_path'], sample['img_path']
-        if load is not None and not osp.exists(mask):
+        if not osp.exists(image):  # a list names it, perhaps with a byte order mark or a suffix
+            text = image if image.isprintable() else ascii(image)
+            findings.error(f'image not found: {text} (named by {cfg.get("ann_file") or image_dir})',
+                           'image not found')
+        elif load is not None and not osp.exists(mask):
             findings.error(f'image without mask: {image} (expected {mask})', 'image without mask')
-        elif not osp.exists(image):
-            findings.error(f'image not found: {image}', 'image not found')
         else:
             whole.append(sample)
     told = getattr(load, 'reduce_zero_label', None)

@@ -254,6 +254,11 @@ class _Rehearsal:
             runner.save_checkpoint = lambda *args, **kwargs: None
             runner.register_hook(watch, priority='HIGHEST')
             getattr(runner, parts[0])()
+            for part in [*runner.hooks, *as_list(runner.param_schedulers)]:
+                monitor = getattr(part, 'monitor', None)
+                if isinstance(monitor, str) and watch.metrics and monitor not in watch.metrics:
+                    watch.stage = f'monitor of {type(part).__name__}'
+                    raise KeyError(monitor)
         except Exception as e:
             self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed,
                         None if _is_memory(e) else e)
@@ -261,11 +266,6 @@ class _Rehearsal:
         finally:  # the model predicts by itself again
             for part in parts:
                 vars(self.model).pop(f'{part}_step', None)
-        for part in [*runner.hooks, *as_list(runner.param_schedulers)]:
-            monitor = getattr(part, 'monitor', None)
-            if isinstance(monitor, str) and watch.metrics and monitor not in watch.metrics:
-                self.report(f'rehearsal, {watch.stage}: monitor of {type(part).__name__}: '
-                            f'{_no_metric(monitor, watch)}', needed)
         for number, losses in enumerate(watch.losses):
             bad = [k for k, v in losses.items() if not np.isfinite(v)]
             if bad:
@@ -407,12 +407,13 @@ class _Rehearsal:
         raised = text
         if isinstance(error, KeyError):
             if watch.metrics:
-                return (f'{_no_metric(text, watch)}: set default_hooks.checkpoint.save_best, or '
-                        'what asks for it')
+                return (f'{text!r} is not a metric of the evaluators, which give '
+                        f'{sorted(watch.metrics)}: set default_hooks.checkpoint.save_best, or what '
+                        'asks for it')
             text = ('the data set has no class names: set metainfo.classes of train, val and test '
                     'data' if text == 'classes' else f'{kind}: {text!r}')
         elif not isinstance(error, (ValueError, OSError)):
-            text = f'{kind}: {text}'
+            text = f'{kind}: {text or traceback.extract_tb(error.__traceback__)[-1].line}'
         if 'iscrowd' in (traceback.extract_tb(error.__traceback__)[-1].line or ''):
             text = 'annotations have no iscrowd, or null: write "iscrowd": 0 in each'
         if not where:
@@ -426,6 +427,8 @@ class _Rehearsal:
             text += ' (the ann_file of the evaluator has other images than the data set)'
         if 'channels' in raised or 'cannot be multiplied' in raised:
             text += f': does in_channels of model.{where.split(".")[0]} fit what it is given?'
+        if 'size of tensor' in raised and where.endswith('data_preprocessor'):
+            text += ': do its mean and std have a value for each channel of the images?'
         return f'{where}: {text}' if where else text
 
     def judge(self, metric: Any, watch: _Watch, needed: bool) -> None:
@@ -464,11 +467,6 @@ class _Rehearsal:
             MODELS.build(dict(cfg.tta_model, module=self.model)).eval().test_step(views)
         except Exception as e:
             self.report(f'rehearsal, --tta: {self.explain(e, watch)}', needed, e)
-
-
-def _no_metric(name: str, watch: _Watch) -> str:
-    return (f'{name!r} is not a metric of the evaluators, which give '
-            f'{sorted(watch.metrics)}')
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -383,9 +383,8 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
                 text = str(e).replace(f"Invalid YOLO annotation file '{labels}/0.txt': ", '')
                 raise ValueError(f'{sample.truth}: {" ".join(text.split())}') from e
             # Beside polygons, a line that is none is read with a mask of its box.
-            lines = sample.truth.read_text(encoding='utf-8').splitlines() if (
-                sample.truth and kind == 'yolo') else ()
-            plain = [len(line.split()) < 7 for line in lines if line.strip()]
+            plain = [len(line.split()) < 7 for line in sample.truth.read_text('utf-8').splitlines()
+                     if line.strip()] if kind == 'yolo' and sample.truth else []
             for found in read.annotations.values():
                 boxes: List[Box] = []
                 kinds: Any = found.class_id

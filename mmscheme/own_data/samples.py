@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Seq
 
 from PIL import Image
 
-from mmscheme.utils.image_files import IMAGE_SUFFIXES
+from mmscheme.utils.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from mmscheme.utils.user_errors import some_of
 
 __all__ = ['RECORD', 'Sample', 'choose_classes', 'common_name', 'few', 'find_files', 'is_image',
@@ -34,9 +34,6 @@ _LABEL_WORDS = {'mask', 'masks', 'label', 'labels', 'annotation', 'annotations',
                 'segmentationclassraw', 'segmentationobject', 'seg', 'truth'}
 _LABEL_STEM = re.compile(r'[-_. ](masks?|labels?|gt|seg|annotation|segmentation|labelids)$', re.I)
 _IMAGE_STEM = re.compile(r'[-_. ](leftimg8bit|image|img)$', re.I)
-
-# Formats of images that are not read; everything else in a folder may be anything.
-_UNREAD = ('.heic', '.heif', '.gif', '.avif', '.jp2', '.npy', '.svg', '.dng', '.dcm')
 
 
 @dataclass
@@ -80,7 +77,7 @@ def find_files(root: Path, notes: List[str]) -> List[Path]:
         folders[:] = sorted(f for f in folders if not f.startswith(('.', '__MACOSX', 'work_dirs')))
         found += [Path(folder, n) for n in sorted(names) if not n.startswith('.')]
     for suffix, count in Counter(p.suffix.lower() for p in found).items():
-        if suffix in _UNREAD:
+        if suffix in UNREAD_SUFFIXES:
             notes.append(f'files *{suffix}, which are not read: {count}; convert images to *.png '
                          'or *.jpg')
     return found

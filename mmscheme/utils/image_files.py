@@ -6,10 +6,14 @@ from typing import NamedTuple, Optional, Tuple
 import cv2
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ['IMAGE_SUFFIXES', 'ImageCheck', 'ends_abruptly', 'inspect_image', 'lost_part']
+__all__ = ['IMAGE_SUFFIXES', 'UNREAD_SUFFIXES', 'ImageCheck', 'ends_abruptly', 'inspect_image',
+           'lost_part']
 
 #: Suffixes of images, in lower case.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+#: Those of images that are not read; everything else in a folder may be anything.
+UNREAD_SUFFIXES = ('.heic', '.heif', '.gif', '.avif', '.jp2', '.npy', '.svg', '.dng', '.dcm')
 
 _EXIF_ORIENTATION = 0x0112
 
