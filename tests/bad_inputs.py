@@ -282,7 +282,7 @@ def _(box):
 
 
 @case('mask of another size than its image', 'train.py',
-      r'scene_00001\.png: .*64x40.*image.*64x48')
+      r'scene_00001\.jpg has 64x48 .*scene_00001\.png has 64x40')
 def _(box):
     labels = cv2.imread(str(box.image('annotations')), -1)
     cv2.imwrite(str(box.image('annotations')), labels[:40])

@@ -262,7 +262,8 @@ def _halve(path: Path) -> None:
 def _test_images(cfg: Config, shape: Tuple[int, int]) -> List[NDArray[Any]]:
     """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline."""
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    scene = draw_scene(rng, *(max(32, side) for side in shape)).image[:shape[0], :shape[1]]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8), scene]
     return [to_input(cfg, image).permute(1, 2, 0).numpy() for image in images]
 
 

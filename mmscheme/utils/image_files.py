@@ -24,9 +24,11 @@ class ImageCheck(NamedTuple):
     Attributes:
         problem: Reason why it cannot be used, or None.
         size: Width and height in pixels, as it is shown; None if unknown.
+        stored: Those in the file, where its EXIF orientation turns or mirrors it.
     """
     problem: Optional[str]
     size: Optional[Tuple[int, int]] = None
+    stored: Optional[Tuple[int, int]] = None
 
 
 def inspect_image(path: str) -> ImageCheck:
@@ -42,11 +44,12 @@ def inspect_image(path: str) -> ImageCheck:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about large images and odd metadata
             with Image.open(path) as image:
-                size = image.size
+                size = stored = image.size
                 image.load()
-                if image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8):
+                orientation = image.getexif().get(_EXIF_ORIENTATION)
+                if orientation in (5, 6, 7, 8):
                     size = size[::-1]
-                return ImageCheck(None, size)
+                return ImageCheck(None, size, stored if orientation in range(2, 9) else None)
     except Image.DecompressionBombError:
         return ImageCheck(None)  # large, as satellite images are; its decoder will see
     except UnidentifiedImageError:
