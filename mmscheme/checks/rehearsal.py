@@ -338,7 +338,11 @@ class _Rehearsal:
         dataset: Any = loader.dataset
         count = len(dataset)
         chosen = _spread(count, _IMAGES)
-        batches = [loader.collate_fn([dataset[i]]) for i in chosen]
+        few = [dataset[i] for i in chosen]
+        batches = [loader.collate_fn([sample]) for sample in few]
+        if (loader.batch_size or 1) > 1:  # images of several sizes may not fit into one
+            self.model.data_preprocessor(
+                deepcopy(loader.collate_fn(few[:loader.batch_size])), False)
         self.try_worker(loader, chosen[0], watch)
         known: Any = getattr(dataset, 'get_data_info', None)
         infos = [known(i) if known else {} for i in chosen]
@@ -427,6 +431,8 @@ class _Rehearsal:
             text += ' (the ann_file of the evaluator has other images than the data set)'
         if 'channels' in raised or 'cannot be multiplied' in raised:
             text += f': does in_channels of model.{where.split(".")[0]} fit what it is given?'
+        if 'in a batch should be the same' in raised:
+            text += f': set {watch.part}_dataloader.batch_size=1'
         if 'size of tensor' in raised and where.endswith('data_preprocessor'):
             text += ': do its mean and std have a value for each channel of the images?'
         return f'{where}: {text}' if where else text

@@ -159,6 +159,14 @@ def test_batch_norm_with_one_image(no_rules, box):
         check(box, 'seg', **{'train_dataloader.batch_size': 1}))
 
 
+def test_images_of_several_sizes_in_a_batch_of_validation(no_rules, box):
+    for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
+        path = str(box.scenes / folder / 'validation' / f'scene_00001.{suffix}')
+        cv2.imwrite(path, cv2.imread(path, -1)[:40])
+    line = only_error(check(box, 'seg', **{'val_dataloader.batch_size': 2}))
+    assert 'val_dataloader.batch_size=1' in line
+
+
 @pytest.mark.parametrize('length, errors', [(1, 0), (2, 1)])
 def test_the_last_image_of_an_epoch_alone(length, errors, no_rules, box):
     """Six images in batches of five, where a run counts iterations and reaches the second."""
