@@ -1,4 +1,5 @@
 """The tools of an installed mmscheme: python -m mmscheme TOOL ..."""
+import ast
 import runpy
 import sys
 from pathlib import Path
@@ -21,10 +22,17 @@ def find_tools() -> Dict[str, Path]:
 def main() -> None:
     """Hand the command line to the tool that it names."""
     tools = find_tools()
-    if len(sys.argv) < 2 or sys.argv[1] not in tools:
-        print(f'usage: python -m mmscheme TOOL ...\n\nTOOL is one of {", ".join(tools)}.\n'
-              '`python -m mmscheme TOOL --help` describes it.', file=sys.stderr)
-        sys.exit(0 if sys.argv[1:] in (['-h'], ['--help']) else 2)
+    name = sys.argv[1] if len(sys.argv) > 1 else '--help'
+    if name in ('-h', '--help'):
+        print('usage: python -m mmscheme TOOL ...\n')
+        for tool, path in tools.items():
+            about = ast.get_docstring(ast.parse(path.read_text())) or ''
+            print(f'  {tool:21}{about.splitlines()[0]}')
+        print('\n`python -m mmscheme TOOL --help` has the arguments of a tool.')
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    if name not in tools:
+        print(f'error: no tool {name!r}: expected one of {", ".join(tools)}.', file=sys.stderr)
+        sys.exit(2)
     tool = sys.argv.pop(1)
     sys.argv[0] = f'python -m mmscheme {tool}'
     # Not as __main__, because the usage would then show the path of the file.

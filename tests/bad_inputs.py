@@ -234,6 +234,25 @@ def _(box):
     return box.train('seg')
 
 
+@case('list of names with a byte order mark', 'train.py',
+      r'image not found: .*\\ufeffscene_00001\.jpg.* \(named by .*list\.txt\)')
+def _(box):
+    (box.scenes / 'list.txt').write_text('\ufeffscene_00001\nscene_00002\n', encoding='utf-8')
+    return box.train('seg', 'train_dataloader.dataset.ann_file=list.txt')
+
+
+@case('preprocessor for four channels', 'train.py', r'data_preprocessor: .*mean and std')
+def _(box):
+    return box.train('seg', extra=(
+        'model = dict(data_preprocessor=dict(mean=[9.] * 4, std=[9.] * 4))'))
+
+
+@case('None for a hook with the stock runtime', 'train.py',
+      r'AssertionError: assert hook is not None')
+def _(box):
+    return box.train('seg', 'default_hooks.non_finite=None', flags=('--stock-runtime', ))
+
+
 @case('mask cut in the middle', 'train.py', r'unreadable mask: .*scene_00001\.png \(truncated')
 def _(box):
     halve(box.image('annotations'))
@@ -263,7 +282,7 @@ def _(box):
 
 
 @case('mask of another size than its image', 'train.py',
-      r'scene_00001\.png: .*64x40.*image.*64x48')
+      r'scene_00001\.jpg has 64x48 .*scene_00001\.png has 64x40')
 def _(box):
     labels = cv2.imread(str(box.image('annotations')), -1)
     cv2.imwrite(str(box.image('annotations')), labels[:40])

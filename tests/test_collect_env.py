@@ -38,7 +38,7 @@ def test_packages(code, expected, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name, expected', [
-    (None, 'none'), ('_ext.py', 'the stand-in of mmscheme'), ('_ext.abi3.so', 'compiled')])
+    (None, 'none'), ('_ext.py', 'those of mmscheme'), ('_ext.abi3.so', 'compiled')])
 def test_operators(name, expected, tmp_path, monkeypatch):
     for file in ('__init__.py', name):
         if file:

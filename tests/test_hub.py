@@ -13,7 +13,7 @@ from mmscheme.utils.checkpoint_io import read_weights, save_checkpoint
 from tests.commands import load_tool
 from tests.fake_hub import COMMIT, FakeHub
 from tests.models import TINY, tiny_checkpoint
-from tests.utils import REPOSITORY, RunsCode, run
+from tests.utils import REPOSITORY, RunsCode, readme_code, run
 
 publish_model = load_tool('misc/publish_model').main
 
@@ -122,13 +122,6 @@ def test_the_commands_in_processes_of_their_own(scenes, tmp_path):
         assert len({re.findall(r'aAcc: .* mAcc: [\d.]+', log)[-1] for log in logs}) == 1
 
 
-def block(name):
-    """Return the code below ``<!-- test: NAME -->`` in docs/hub.md."""
-    text = (REPOSITORY / 'docs' / 'hub.md').read_text()
-    code, = re.findall(rf'<!-- test: {name} -->\n```python\n(.*?)```', text, re.S)
-    return code
-
-
 def test_the_documented_timm_model(tmp_path, monkeypatch):
     torch.manual_seed(0)
     ours = SCHEMEformer('s12').eval()
@@ -140,7 +133,7 @@ def test_the_documented_timm_model(tmp_path, monkeypatch):
         [str(tmp_path / 'scheme.safetensors'), str(tmp_path / 'timm.safetensors')])
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(block('timm'), names)
+    exec(readme_code('timm'), names)
     assert all(re.match(r'norm[0-2]\.', k) for k in names['rest'].unexpected_keys)
     x = torch.rand(1, 3, 97, 65)
     theirs, expected = names['model'].forward_features(x), ours(x)[-1]
@@ -151,10 +144,10 @@ def test_the_documented_timm_model(tmp_path, monkeypatch):
 def test_the_documented_switch_in_stock_mmengine(weights, tmp_path):
     path, _ = weights
     save_checkpoint(torch.load(path), tmp_path / 'a.safetensors')
-    (tmp_path / 'config.py').write_text(block('switch in a config'))
+    (tmp_path / 'config.py').write_text(readme_code('safe checkpoints'))
     load = (f'from mmengine.runner import CheckpointLoader\n'
             f'CheckpointLoader.load_checkpoint({str(tmp_path / "a.safetensors")!r})\n')
     config = f'from mmengine import Config\nConfig.fromfile({str(tmp_path / "config.py")!r})\n'
-    for code in (block('switch'), config):
+    for code in ('import mmscheme\nmmscheme.use_safe_checkpoints()\n', config):
         run(sys.executable, '-c', code + load)
     assert 'Error' in run(sys.executable, '-c', 'import mmscheme\n' + load, fails=True)

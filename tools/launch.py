@@ -1,4 +1,4 @@
-"""Start several processes on a machine as torchrun does; report with one line when one dies."""
+"""Start several processes as torchrun does; print one line if one of them dies."""
 import logging
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Write the generated data set."""
+"""Generate scenes to train and test on, in the layouts of ADE20K and COCO."""
 import argparse
 import time
 from typing import List, Optional

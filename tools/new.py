@@ -12,7 +12,7 @@ from mmscheme.apis.config import load_config
 from mmscheme.checks import check_run
 from mmscheme.own_data import SOURCES, Project, make_project
 from mmscheme.utils.config_query import scope_of
-from mmscheme.utils.user_errors import user_errors
+from mmscheme.utils.user_errors import some_of, user_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -58,8 +58,8 @@ def check(project: Project) -> None:
         print('\n'.join(table.lines(most=20)))
     for line in findings.warnings:
         print(f'warning: {line}')
-    print(f'{project.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
-          f'warnings; {project.batch} images per iteration', flush=True)
+    print(f'{project.config}: {findings.summary()}; {project.batch} images per iteration',
+          flush=True)
     if findings.errors:
         print(f'after mending the data: python -m mmscheme check_config {project.config}')
         raise findings.as_error()
@@ -77,10 +77,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         for note in project.notes:
             print(f'note: {note}')
         counts = dict(zip(('train', 'val', 'test'), project.facts.counts))
+        shown = ', '.join(f'{k} {n}' for k, n in counts.items() if n)
         print(f'{project.config}: {len(project.facts.classes)} classes '
-              f'({", ".join(project.facts.classes[:9])}'
-              + (', ...' if len(project.facts.classes) > 9 else '')
-              + f'); images: {", ".join(f"{k} {n}" for k, n in counts.items() if n)}', flush=True)
+              f'({some_of(project.facts.classes)}); images: {shown}', flush=True)
         check(project)
     print(f'next: python -m mmscheme train {project.config}')
 

@@ -1,4 +1,4 @@
-"""Test a checkpoint: python tools/test.py --help."""
+"""Test a checkpoint or an exported file."""
 import argparse
 import warnings
 from typing import List, Optional

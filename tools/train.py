@@ -1,4 +1,4 @@
-"""Train a model: python tools/train.py --help."""
+"""Train a model."""
 import argparse
 import warnings
 from typing import List, Optional

@@ -1,5 +1,5 @@
 # Masked autoencoder, mLiT-XXS, three quarters of the patches hidden, on mmpretrain's decoder and
-# head. `tools/train.py CLASSIFIER --pretrained CHECKPOINT` goes on from it. Width and depth of the
+# head. `tools/train.py CLASSIFIER --pretrained CHECKPOINT` continues from it. Width and depth of the
 # decoder are ours.
 _base_ = '_base_/cls.py'
 model = dict(

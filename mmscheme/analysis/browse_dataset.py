@@ -73,9 +73,9 @@ def _load_annotations_first(dataset: Dict[str, Any]) -> None:
     pipeline = dataset.get('pipeline') or []
     names = [step_name(step) for step in pipeline]
     annotations = [i for i, n in enumerate(names) if re.search(r'Load\w*Annotations$', n)]
-    images = [i for i, n in enumerate(names) if n.startswith('Load') and i not in annotations]
-    if annotations and images:
-        pipeline.insert(images[0] + 1, pipeline.pop(annotations[0]))
+    others = [i for i in range(len(names)) if i not in annotations]
+    if annotations and others:  # the first of them reads the image, whatever its name
+        pipeline.insert(others[0] + 1, pipeline.pop(annotations[0]))
 
 
 def _draw_seg(visualizer: Any, image: Any, sample: Any, path: str) -> None:

@@ -73,10 +73,10 @@ def write_report(out_dir: Union[str, Path], cfg: Config, checkpoint: str, hook: 
 
 
 _IMAGE_NOTES = dict(
-    mmseg='By the mean IoU of the classes that are in the truth or in the prediction of an image. '
-    'The slider moves between prediction and truth.',
+    mmseg='By the mean IoU of the classes in the ground truth or the prediction of an image. '
+    'The slider moves between prediction and ground truth.',
     mmdet=f'By F1 of the boxes with a score of at least {SCORE} and an IoU of at least {OVERLAP}. '
-    'The slider moves between prediction and truth.')
+    'The slider moves between prediction and ground truth.')
 
 
 def _plain(value: Any) -> Any:
@@ -212,7 +212,7 @@ def _mixing(model: torch.nn.Module) -> Dict[str, Any]:
     mixers = find_mixers(model)
     if not mixers:
         return dict(text='The model has no SCHEME mixer with CCA.', blocks=[])
-    text = describe_cca_weights(mixers).split(';')[0].split(': 1 - alpha is below')[0]
+    text = describe_cca_weights(mixers).split(';')[0].split(': its weight is below')[0]
     weights = [1 - float(m.alpha.detach()) for m in mixers.values()]
     return dict(text=text, blocks=list(zip(shorten(list(mixers)), weights)))
 

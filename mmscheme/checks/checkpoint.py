@@ -52,6 +52,7 @@ def check_checkpoint(path: str, model: Optional[nn.Module], use: str, findings: 
                        'earlier checkpoint')
     if use == 'resume':
         _check_state(path, content, findings)
+    _check_classes(path, content.get('meta'), use, findings)
     if model is not None:
         _compare(path, weights, model, use, findings)
 
@@ -88,6 +89,21 @@ def _check_state(path: str, content: Dict[str, Any], findings: Findings) -> None
     if missing:
         findings.error(f'{path}: no training to resume in it ({", ".join(missing)} missing); '
                        f'--cfg-options load_from={path} starts from its weights')
+
+
+def _check_classes(path: str, meta: Any, use: str, findings: Findings) -> None:
+    """Compare the names of the classes, of which weights know the number alone."""
+    told = (meta.get('dataset_meta') or {}).get('classes') if isinstance(meta, dict) else ()
+    for table in findings.labels[:1]:
+        names, own = ([str(n) for n in some or ()] for some in (told, table.names))
+        if names == own or len(names) != len(own):  # another number does not fit the head
+            continue
+        i = next(i for i, pair in enumerate(zip(names, own)) if pair[0] != pair[1])
+        text = f'{path}: its class {i} is {names[i]!r}, that of {table.where} {own[i]!r}: '
+        if sorted(names) == sorted(own):
+            findings.error(f'{text}write the classes in the order of the checkpoint')
+        elif use != 'load_from':
+            findings.warn(f'{text}labels may mean different things')
 
 
 def _compare(path: str, weights: Dict[str, Tensor], model: nn.Module, use: str,

@@ -145,19 +145,27 @@ class _AnnotationFile:
         """Return the ids of the images that have boxes of the wanted categories."""
         known = {c['id'] for c in content['categories']}
         usable: Set[Any] = set()
-        outside = 0
-        for i, entry in enumerate(content['annotations']):
+        lost, entries = [], content['annotations']
+        bare = [i for i, e in enumerate(entries) if not (e.get('segmentation') or e.get('ignore'))]
+        if needs_masks and bare:
+            self.error(f'{len(bare)} of {len(entries)} annotations have no segmentation, the first '
+                       f'is annotations[{bare[0]}]: add it, or train a detector of boxes (without '
+                       'mask_head, with_mask=False in LoadAnnotations)')
+            return usable
+        for i, entry in enumerate(entries):
             problem = _annotation_problem(entry, sizes, known, needs_masks)
             if problem:
                 self.error(f'annotations[{i}] (id {_short(entry["id"])}): {problem}', 'annotation')
             elif not _survives(entry, sizes[entry['image_id']]):
-                outside += 1
+                lost.append(f'annotations[{i}]: bbox {_short(entry["bbox"])}, area '
+                            f'{_short(entry["area"])}')
             elif entry['category_id'] in wanted:
                 usable.add(entry['image_id'])
-        self.check_unique(content['annotations'], 'annotations')
-        if outside:
-            self.findings.warn(f'{self.path}: {outside} of {len(content["annotations"])} boxes are '
-                               'empty or outside of their image and will be left out')
+        self.check_unique(entries, 'annotations')
+        if lost:
+            text = (f'{self.path}: {len(lost)} of {len(entries)} boxes are smaller than a pixel, '
+                    f'without area or outside of their image and would be left out: {lost[0]}, ...')
+            (self.findings.error if 2 * len(lost) > len(entries) else self.findings.warn)(text)
         return usable
 
 
@@ -207,7 +215,7 @@ def _annotation_problem(entry: Entry, sizes: Dict[Any, Size], known: Set[Any],
 def _segmentation_problem(mask: Any, size: Size) -> Optional[str]:
     if isinstance(mask, dict):
         return _rle_problem(mask, size)
-    if not isinstance(mask, list) or not mask:
+    if not isinstance(mask, list):
         return f'segmentation: expected polygons or run lengths, found {_short(mask)}'
     for polygon in mask:
         if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6 \

@@ -166,7 +166,7 @@ def _check_content(cfg: Config, dataset: Dict[str, Any], split: str, every: bool
         _check_masks(dataset, built, limit, heads or {255}, table, every, findings)
     elif is_coco(cls):
         sizes = check_coco(dataset, built, findings)
-        _read_images(list(sizes), every, findings, _image_loader(dataset), sizes)
+        _read_images(list(sizes), every, findings, _image_loader(dataset), sizes, table)
         if sizes and names:
             _count(dataset, built, table, every, findings)
     else:
@@ -247,32 +247,44 @@ def _inspect(path: str, read: Optional[ImageReader], sample: Dict[str, Any]) -> 
 
     What a loader of one's own reads need not be an image to others.
     """
+    stored = None
     if read is None or read.stock or not osp.isfile(path):
         check = inspect_image(path)
         if check.problem or read is None:
             return check
+        stored = check.stored if read.turns else None
     try:
         image = read.read(sample)
     except Exception as e:
         text = ' '.join(str(e).split()) or type(e).__name__
         return ImageCheck('its decoder fails' + (f': {text}' if path not in text else ''))
-    return ImageCheck(None, (image.shape[1], image.shape[0]))
+    return ImageCheck(None, (image.shape[1], image.shape[0]), stored)
+
+
+def _compare(check: ImageCheck, path: str, size: Optional[Tuple[int, int]], labels: str,
+             table: LabelTable) -> Problems:
+    """Compare the size of an image with that of its labels."""
+    if not check.size or not size or check.size == size:
+        if size and check.stored == size:
+            table.turned.append(path)
+        return []
+    turned = ' as its EXIF orientation turns it' if check.stored == size else ''
+    return [('image of another size',
+             f'image of another size: {path} has {check.size[0]}x{check.size[1]} pixels{turned}, '
+             f'{labels} {size[0]}x{size[1]} (width x height)')]
 
 
 def _read_images(paths: Sequence[str], every: bool, findings: Findings,
-                 read: Optional[ImageReader], sizes: Dict[str, Tuple[int, int]]) -> None:
+                 read: Optional[ImageReader], sizes: Dict[str, Tuple[int, int]],
+                 table: LabelTable) -> None:
     """Read images, and compare their sizes with those that annotations give."""
 
     def examine(path: str) -> Problems:
         if not osp.exists(path):
             return [('image not found', f'image not found: {path} (named by the annotations)')]
         check = _inspect(path, read, dict(img_path=path))
-        expected = sizes.get(path)
-        if check.size and expected and check.size != expected:
-            return [('image of another size',
-                     f'image of another size: {path} has {check.size[0]}x{check.size[1]} pixels, '
-                     f'its annotations are for {expected[0]}x{expected[1]} (width x height)')]
-        return _unreadable('image', path, check.problem)
+        return _unreadable('image', path, check.problem) + _compare(
+            check, path, sizes.get(path), 'its annotations are for', table)
 
     _examine([paths[i] for i in _choose(len(paths), every, 'images')], examine, every, findings)
 
@@ -288,8 +300,12 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
         built.full_init()
         samples = [built.get_data_info(i) for i in _choose(len(built), every, 'images')]
     except Exception as e:
-        findings.error(f'data set {dataset["type"]}: {where}: {e or repr(e)}', cause=e)
+        hint = ' (expected a path, a space and a label in each line)' if 'unpack' in str(e) else ''
+        findings.error(f'data set {dataset["type"]}: {where}: {e or repr(e)}{hint}', cause=e)
         return names
+    for folder in (f for f in getattr(built, 'folder_to_idx', ()) if f.startswith('.')):
+        findings.error(f'{where}: the folder {folder} would be a class: remove it')
+        return None
     if not len(built):
         findings.error(f'no images in {where} ({dataset["type"]})')
         return names
@@ -302,7 +318,7 @@ def _check_listed(dataset: Dict[str, Any], built: Any, table: LabelTable, every:
             built, 'extensions'):
         _warn_of_others(folder, built.extensions, f'extensions={built.extensions}', findings)
     paths = [s['img_path'] for s in samples if isinstance(s.get('img_path'), str)]
-    _read_images(paths, True, findings, _image_loader(dataset), {})
+    _read_images(paths, True, findings, _image_loader(dataset), {}, table)
     return names
 
 
@@ -338,6 +354,13 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
     _warn_of_others(image_dir, (dataset.img_suffix, dataset.seg_map_suffix),
                     f'img_suffix={dataset.img_suffix!r}', findings)
     samples = [dict(s, seg_map_path=osp.normpath(s.get('seg_map_path') or '')) for s in samples]
+    if load is not None and not any(osp.exists(s['seg_map_path']) for s in samples):
+        there = next(scandir(mask_dir, recursive=True), 'no file')
+        findings.error(
+            f'no image has a mask: expected {samples[0]["seg_map_path"]}, {mask_dir} has {there}: '
+            f'set seg_map_suffix, which is {dataset.seg_map_suffix!r}, or leave suffixes out in '
+            'the ann_file')
+        return
     # With a list of files the folder may well hold more than the list.
     if not cfg.get('ann_file') and load is not None:
         expected = {s['seg_map_path'] for s in samples}
@@ -349,10 +372,12 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
     whole = []
     for sample in samples:
         mask, image = sample['seg_map_path'], sample['img_path']
-        if load is not None and not osp.exists(mask):
+        if not osp.exists(image):  # a list names it, perhaps with a byte order mark or a suffix
+            text = image if image.isprintable() else ascii(image)
+            findings.error(f'image not found: {text} (named by {cfg.get("ann_file") or image_dir})',
+                           'image not found')
+        elif load is not None and not osp.exists(mask):
             findings.error(f'image without mask: {image} (expected {mask})', 'image without mask')
-        elif not osp.exists(image):
-            findings.error(f'image not found: {image}', 'image not found')
         else:
             whole.append(sample)
     told = getattr(load, 'reduce_zero_label', None)
@@ -365,6 +390,7 @@ def _check_masks(cfg: Dict[str, Any], dataset: Any, num_classes: int, ignored: S
     chosen = _choose(len(whole), every, f'images and masks of {mask_dir}')
     table.unit, table.total, table.shift = 'pixels', len(samples), int(dataset.reduce_zero_label)
     table.where, table.ignored = mask_dir, ignored if len(ignored) == 1 else set()
+    table.ids = {new: old + table.shift for old, new in (dataset.label_map or {}).items()}
     table.files = [s['img_path'] for s in samples]
     _examine([whole[i] for i in chosen],
              lambda s: _pair_problems(s, load, read, num_classes, dataset, ignored, table), every,
@@ -416,10 +442,7 @@ def _pair_problems(sample: Dict[str, Any], load: Any, read: Any, num_classes: in
                                 f'{found[found != labels][0]:g}, expected whole class ids')]
     table.add(labels)
     size = labels.shape[1], labels.shape[0]
-    if seen.size and size != seen.size:
-        problems.append(('mask of another size',
-                         f'unusable mask: {mask}: {size[0]}x{size[1]} pixels, its image has '
-                         f'{seen.size[0]}x{seen.size[1]} (width x height)'))
+    problems += _compare(seen, image, size, f'its mask {mask} has', table)
     stock = type(load).__module__.startswith(('mmcv.', 'mmseg.'))
     return problems + (_id_problems(mask, labels, num_classes, dataset, ignored, stock)
                        if num_classes else [])
@@ -432,7 +455,8 @@ def _id_problems(mask: str, labels: np.ndarray, num_classes: int, dataset: Any, 
     wrong = [int(i) + shift for i in ids if not 0 <= i < num_classes and ignored != {i}]
     try:
         with Image.open(mask) as image:  # the frameworks cut its ids to 8 bits
-            highest = int(np.asarray(image).max()) if stock and image.mode[0] in 'IF' else 0
+            values = np.asarray(image if stock and image.mode[0] in 'IF' else 0)
+            highest = int(values[values != 65535].max(initial=0))  # which becomes 255
     except Exception:  # a format that Pillow does not know
         highest = 0
     if highest > 255:

@@ -62,6 +62,11 @@ class Findings:
                 'lists them)' for kind, count in self._kinds.items() if kind and count > self.most]
         return self.errors + more
 
+    def summary(self) -> str:
+        """Return the numbers of errors and warnings."""
+        return ', '.join(f'{n} {word}' + 's' * (n != 1) for n, word in (
+            (len(self.error_lines()), 'error'), (len(self.warnings), 'warning')))
+
     def as_error(self) -> UserErrors:
         """Return the errors as one exception."""
         return UserErrors(self.error_lines(), '\n'.join(self.tracebacks))

@@ -9,6 +9,8 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
+from mmscheme.utils.user_errors import some_of
+
 from .findings import Findings
 
 __all__ = ['LabelTable', 'count_labels', 'judge_folders', 'judge_labels', 'overlaps']
@@ -31,9 +33,11 @@ class LabelTable:
         others: Number by ids or names that are not classes.
         read, total: Samples counted, and all there are.
         shift: First id in the files, 1 for ``reduce_zero_label``; its id 0 is ignored.
+        ids: Ids in the files by label, where the classes are some of those of the files.
         ignored: Ids of pixels that all heads ignore.
         own_names: Whether the config names the classes.
         files: Paths of the images.
+        turned: Paths of images turned by half or mirrored by their EXIF orientation.
         folders: Number of images by folder and label.
     """
 
@@ -44,8 +48,10 @@ class LabelTable:
         self.folders: Counter = Counter()
         self.read = self.total = self.shift = 0
         self.ignored: Set[Any] = set()
+        self.ids: Dict[int, int] = {}
         self.own_names = False
         self.files: List[str] = []
+        self.turned: List[str] = []
         self._lock = threading.Lock()
 
     def add(self, labels: np.ndarray) -> None:
@@ -70,29 +76,32 @@ class LabelTable:
     def lines(self, most: Optional[int] = None) -> List[str]:
         """Return the table, or with ``most`` one line with so many classes."""
         total = sum(self.counts.values()) + sum(self.others.values())
-        head = (f'{self.split}: {self.total} images, {total} {self.unit}'
+        head = (f'{self.split}: {self.total} images'
+                + (f', {total} {self.unit}' if self.unit != 'images' else '')
                 + (f' in the {self.read} that were read' if self.read < self.total else ''))
-        rows = [(f'{f"{i + self.shift} " if self.unit == "pixels" else ""}{name}', self.counts[i])
-                for i, name in enumerate(self.names)]
+        rows = [(f'{self.ids.get(i, i + self.shift)} {name}' if self.unit == 'pixels' else name,
+                 self.counts[i]) for i, name in enumerate(self.names)]
         rest = [(f'{"0, " * self.shift}{key} (ignored)' if key in self.ignored else
-                 f'{key} (no class)', n) for key, n in sorted(self.others.items(), key=str)]
+                 f'{key} (no class)', n) for key, n in self.others.most_common()]
         shares = [(name, f'{100 * n / total:.1f} %' if self.unit == 'pixels' and total else str(n))
                   for name, n in [*rows, *rest]]
         if most is None:
             return [head, *(f'  {name:30} {share:>10}' for name, share in shares)]
         most = min(most, len(rows))
-        shown = [f'{name} {share}' for name, share in [*shares[:most], *shares[len(rows):]]]
+        shown = [f'{name} {share}' for name, share in [
+            *shares[:most], *shares[len(rows):len(rows) + max(most, 5)]]]
         more = len(rows) - most
-        return [f'{head}: {", ".join(shown)}' + (f', and {more} classes' if more > 0 else '')]
+        return [f'{head}: {", ".join(shown)}' + (f', and {more} more classes' if more > 0 else '')]
 
 
 def count_labels(table: LabelTable, dataset: Any, every: bool, findings: Findings) -> None:
     """Count the labels of a data set that lists them, of boxes or images.
 
-    Labels that no class has are errors, and so are boxes without area in training.
+    Labels that no class has are errors, as are boxes that cannot be meant so.
     """
     table.total = len(dataset)
-    flat, first = 0, ''
+    number: Counter = Counter()  # of boxes by what they are
+    first: Dict[str, str] = {}
     for index in range(table.total if every else min(table.total, _MOST)):
         info = dataset.get_data_info(index)
         table.read += 1
@@ -115,17 +124,39 @@ def count_labels(table: LabelTable, dataset: Any, every: bool, findings: Finding
             if stray:
                 findings.error(f'label {label} of {path}: expected 0 to {len(table.names) - 1}',
                                'label')
+        width, height = (info.get(k) or float('inf') for k in ('width', 'height'))
+        before = set()
         for box in boxes or ():
             x1, y1, x2, y2 = box['bbox']
-            if (x2 <= x1 or y2 <= y1) and not box.get('ignore_flag'):
-                flat, first = flat + 1, first or path
+            this, ignored = (box['bbox_label'], x1, y1, x2, y2), bool(box.get('ignore_flag'))
+            kinds = dict(all=True, ignored=ignored, twice=this in before,
+                         flat=(x2 <= x1 or y2 <= y1) and not ignored,
+                         # Rounding and lines of a pen's width are no mistake.
+                         over=min(x1, y1) < -2 or x2 > width + 2 or y2 > height + 2,
+                         corners=x2 > 2 * x1 and y2 > 2 * y1 and 'xml_path' not in info)
+            number.update(kinds)
+            first.update({k: path for k, v in kinds.items() if v and k not in first})
+            before.add(this)
         if info.get('xml_path'):
             names = [o.findtext('name')
                      for o in ElementTree.parse(info['xml_path']).getroot().findall('object')]
             table.others.update(n for n in names if n not in table.names)
-    if flat and table.split == 'train':
-        findings.error(f'{flat} boxes have no area, the first in {first}: their loss would not be '
-                       'finite; remove them, or set filter_cfg.bbox_min_size=1')
+    told = {k: f'{table.where}: {number[k]} of {number["all"]} boxes {{}} (first in {v})'
+            for k, v in first.items()}
+    if number['flat'] and table.split == 'train':
+        findings.error(told['flat'].format('have no area') + ': their loss would not be finite; '
+                       'remove them, or set filter_cfg.bbox_min_size=1')
+    if number['all'] and number['ignored'] == number['all']:
+        findings.error(told['ignored'].format('are ignored') + ': nothing would be learned or '
+                       'counted; set iscrowd of COCO or difficult of VOC to 0')
+    corners = number['corners'] == number['all']
+    if 20 * number['over'] > number['all']:
+        report = findings.error if corners or 2 * number['over'] > number['all'] else findings.warn
+        report(told['over'].format('reach over the edge of their image') + (
+            ': they look like [x1, y1, x2, y2], expected [x, y, width, height]' if corners else
+            ': are they pixels of these images, from their top left corner?'))
+    if 100 * number['twice'] > number['all']:
+        findings.warn(told['twice'].format('are there twice') + ': only one of two can be found')
 
 
 def judge_labels(table: LabelTable, tables: Sequence[LabelTable], findings: Findings) -> None:
@@ -153,18 +184,25 @@ def judge_labels(table: LabelTable, tables: Sequence[LabelTable], findings: Find
                if len(names) > 1 else 'nothing would be learned: write the pixels of '
                f'{names[0]} as {1 + table.shift}, with two classes, the background first'))
     elif missing and unknown:
-        text = (f'{where}: no label is {", ".join(map(repr, missing[:5]))}, and the classes do not '
-                f'have {", ".join(map(repr, sorted(unknown)[:5]))}, which '
-                f'{sum(table.others.values())} of them are: is a name misspelt?')
-        if trained:
-            findings.error(text)
-        else:
-            findings.warn(text)
+        (findings.error if trained else findings.warn)(
+            f'{where}: no {table.unit} of {some_of(map(repr, missing), 5)}, but '
+            f'{sum(table.others.values())} of {some_of(map(repr, sorted(unknown)), 5)}, which '
+            'no class is called: is a name misspelt?')
     elif missing and table.split == 'train' and table.counts:
-        findings.warn(f'{where}: {len(missing)} classes have no label: {", ".join(missing[:5])}')
+        findings.warn(f'{where}: no {table.unit} of {some_of(missing, 5)} '
+                      f'({len(missing)} of {len(names)} classes)')
     elif unknown:
         findings.warn(f'{where}: {sum(table.others.values())} labels have names that are not '
-                      f'classes and will be left out: {", ".join(sorted(unknown)[:5])}')
+                      f'classes and will be left out: {some_of(sorted(unknown), 5)}')
+    twice = [path for path, number in Counter(table.files).items() if number > 1]
+    if twice and table.counts:
+        findings.warn(f'{where}: {len(twice)} images are listed more than once, the first: '
+                      f'{twice[0]}; their labels may contradict each other')
+    if table.turned:
+        findings.warn(f'{where}: the EXIF orientation turns or mirrors {len(table.turned)} images, '
+                      f'as {min(table.turned)}: are their labels for what is shown?')
+    if table.ids:
+        return  # what is ignored may be the classes that the config leaves out
     if table.shift and table.own_names and table.others[255] >= 0.05 * max(1, total):
         findings.warn(f'{where}: reduce_zero_label=True: id 0, {table.others[255] / total:.0%} of '
                       f'all pixels, is ignored and id 1 is {names[0]!r}; where id 0 is '
@@ -203,16 +241,19 @@ def judge_folders(table: LabelTable, folders: Dict[str, int], findings: Findings
     meant = {f: {i for i, n in enumerate(names) if n == f} or
              {i for i, n in enumerate(names) if _bare(n) == _bare(f)} for f in labels}
     known = sum(map(bool, meant.values()))
-    for folder, label in labels.items():
-        if label in meant[folder] or not known or not 0 <= label < len(names):
-            continue
+    wrong = [f for f, label in labels.items() if known and label not in meant[f]
+             and 0 <= label < len(names)]
+    for folder in wrong:
+        label = labels[folder]
         text = (f'{table.where}: folder {folder} has label {label}, which metainfo.classes calls '
                 f'{names[label]!r}')
         if meant[folder]:
             order = sorted(labels, key=labels.__getitem__)
-            findings.error(f'{text}: ' + (f'write classes={order}' if len(order) == len(names) else
-                                          'are the labels right, and the order of the classes?'),
-                           'folder')
+            more = f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+            findings.error(f'{text}{more}: ' + (
+                f'write classes={order}' if sorted(labels.values()) == [*range(len(names))] else
+                'are the labels, from 0, and the order of the classes right?'))
+            break
         elif 2 * known >= len(labels):
             findings.warn(text)
 

@@ -245,16 +245,27 @@ class _Rehearsal:
                 arguments.update(self.train_arguments(watch) if part == 'train' else
                                  self.test_arguments(part, watch))
             watch.stage = 'start'
+            if 'train' not in parts and self.cfg.get('train_cfg'):  # hooks may look at its loop
+                arguments.update(train_dataloader=_loader([None], None),
+                                 **{k: self.cfg.get(k) for k in ('train_cfg', 'optim_wrapper')})
             self.model.init_weights = lambda: None
             runner = Runner(model=self.model, **self.common, **arguments)
             runner.cfg = self.whole
             runner.save_checkpoint = lambda *args, **kwargs: None
             runner.register_hook(watch, priority='HIGHEST')
             getattr(runner, parts[0])()
+            for part in [*runner.hooks, *as_list(runner.param_schedulers)]:
+                monitor = getattr(part, 'monitor', None)
+                if isinstance(monitor, str) and watch.metrics and monitor not in watch.metrics:
+                    watch.stage = f'monitor of {type(part).__name__}'
+                    raise KeyError(monitor)
         except Exception as e:
             self.report(f'rehearsal, {watch.stage}: {self.explain(e, watch)}', needed,
                         None if _is_memory(e) else e)
             return
+        finally:  # the model predicts by itself again
+            for part in parts:
+                vars(self.model).pop(f'{part}_step', None)
         for number, losses in enumerate(watch.losses):
             bad = [k for k, v in losses.items() if not np.isfinite(v)]
             if bad:
@@ -327,7 +338,11 @@ class _Rehearsal:
         dataset: Any = loader.dataset
         count = len(dataset)
         chosen = _spread(count, _IMAGES)
-        batches = [loader.collate_fn([dataset[i]]) for i in chosen]
+        few = [dataset[i] for i in chosen]
+        batches = [loader.collate_fn([sample]) for sample in few]
+        if (loader.batch_size or 1) > 1:  # images of several sizes may not fit into one
+            self.model.data_preprocessor(
+                deepcopy(loader.collate_fn(few[:loader.batch_size])), False)
         self.try_worker(loader, chosen[0], watch)
         known: Any = getattr(dataset, 'get_data_info', None)
         infos = [known(i) if known else {} for i in chosen]
@@ -393,6 +408,7 @@ class _Rehearsal:
         owners = [f.f_locals.get('self') for f in frames]
         modules = {id(m): n for n, m in self.model.named_modules() if n}
         where = next((modules[id(o)] for o in reversed(owners) if id(o) in modules), '')
+        raised = text
         if isinstance(error, KeyError):
             if watch.metrics:
                 return (f'{text!r} is not a metric of the evaluators, which give '
@@ -401,7 +417,7 @@ class _Rehearsal:
             text = ('the data set has no class names: set metainfo.classes of train, val and test '
                     'data' if text == 'classes' else f'{kind}: {text!r}')
         elif not isinstance(error, (ValueError, OSError)):
-            text = f'{kind}: {text}'
+            text = f'{kind}: {text or traceback.extract_tb(error.__traceback__)[-1].line}'
         if 'iscrowd' in (traceback.extract_tb(error.__traceback__)[-1].line or ''):
             text = 'annotations have no iscrowd, or null: write "iscrowd": 0 in each'
         if not where:
@@ -413,8 +429,12 @@ class _Rehearsal:
                      'out_channels=1 needs use_sigmoid=True in its loss)')
         if 'do not correspond' in text:
             text += ' (the ann_file of the evaluator has other images than the data set)'
-        if 'channels' in text or 'cannot be multiplied' in text:
+        if 'channels' in raised or 'cannot be multiplied' in raised:
             text += f': does in_channels of model.{where.split(".")[0]} fit what it is given?'
+        if 'in a batch should be the same' in raised:
+            text += f': set {watch.part}_dataloader.batch_size=1'
+        if 'size of tensor' in raised and where.endswith('data_preprocessor'):
+            text += ': do its mean and std have a value for each channel of the images?'
         return f'{where}: {text}' if where else text
 
     def judge(self, metric: Any, watch: _Watch, needed: bool) -> None:

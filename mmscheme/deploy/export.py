@@ -82,6 +82,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
     mean = getattr(graph, 'mean', None)
     if mean is not None and not graph.rgb:  # that of images, which are RGB
         mean = mean.flip(1)
+    exact = round if graph.dtype == torch.uint8 else float
     palette = meta.get('palette')
     palette = palette if palette is None or isinstance(palette, str) else np.asarray(
         palette).tolist()
@@ -91,7 +92,7 @@ def describe(cfg: Config, graph: Graph, meta: Dict[str, Any], shape: Tuple[int, 
         batch=batch, classes=meta.get('classes'), palette=palette,
         pipeline=inference_pipeline(cfg),
         channels=graph.channels, dtype=str(graph.dtype).removeprefix('torch.'),
-        fill=[114] * graph.channels if mean is None else [round(float(v)) for v in mean.flatten()],
+        fill=[114] * graph.channels if mean is None else [exact(float(v)) for v in mean.flatten()],
         visualizer={k: v for k, v in (cfg.get('visualizer') or {}).items() if k != 'vis_backends'},
         scope=cfg.default_scope, config=Path(cfg.filename or '').name,
         score_threshold=settings.get('score_thr', 0.05),
@@ -261,7 +262,8 @@ def _halve(path: Path) -> None:
 def _test_images(cfg: Config, shape: Tuple[int, int]) -> List[NDArray[Any]]:
     """Return noise and a scene with objects, as images ``(H, W, C)`` of the pipeline."""
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*shape, 3), np.uint8), draw_scene(rng, *shape).image]
+    scene = draw_scene(rng, *(max(32, side) for side in shape)).image[:shape[0], :shape[1]]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8), scene]
     return [to_input(cfg, image).permute(1, 2, 0).numpy() for image in images]
 
 
@@ -345,7 +347,7 @@ def _compare(task: str, found: List[NDArray[Any]], expected: List[NDArray[Any]],
     difference = float(np.max([rms(f - e) / v if f.shape == e.shape else np.inf
                                for f, e, v in zip(found, expected, variations)]))
     name = 'features' if task == 'features' else 'logits'
-    text, passed = f'{name} differ by {difference:.2g} of their variation', difference <= tolerance
+    text, passed = f'relative difference of the {name} {difference:.2g}', difference <= tolerance
     if task == 'segmentation':
         labels = [v[0].argmax(1) if threshold is None else v[0] > threshold
                   for v in (found, expected)]

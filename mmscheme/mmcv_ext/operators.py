@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Callable:
 
     These are operators of rotated boxes, points, text, video and generative models.
     """
-    if name.startswith('__'):
+    if name.startswith('_'):
         raise AttributeError(name)
 
     def operator(*args: Any, **kwargs: Any) -> NoReturn:

@@ -69,11 +69,13 @@ def find_boxes(files: Sequence[Path], root: Path, source: Optional[str],
         samples, names = _read_yolo(yolo, files, images, root, classes, notes)
     else:
         suffixes = Counter(p.suffix.lower() for p in files).most_common(4)
-        raise ValueError(
-            f'{root}: expected {source or "boxes: COCO"} files (*.json with images, annotations '
-            'and categories), VOC files (*.xml with the root <annotation>) or YOLO files (*.txt '
-            'with lines "class x y width height", and data.yaml); found '
-            + (', '.join(f'{n} *{s}' for s, n in suffixes) or 'no files'))
+        forms = dict(coco='COCO files (*.json with images, annotations and categories)',
+                     voc='VOC files (*.xml with the root <annotation>)',
+                     yolo='YOLO files (*.txt with lines "class x y width height", and the names '
+                          'of the classes in data.yaml or classes.txt)')
+        expected = forms[source] if source else f'labels of boxes: {" or ".join(forms.values())}'
+        raise ValueError(f'{root}: expected {expected}, found '
+                         + (', '.join(f'{n} *{s}' for s, n in suffixes) or 'no files'))
     if not any(s.truth for s in samples):
         raise ValueError(f'{root}: {len(samples)} images, and not one box')
     return _checked(samples, root, notes), names
@@ -380,13 +382,17 @@ def _supervised(samples: List[Sample], kind: str, data: Dict[str, Any]) -> Any:
             except Exception as e:  # whatever broken labels raise
                 text = str(e).replace(f"Invalid YOLO annotation file '{labels}/0.txt': ", '')
                 raise ValueError(f'{sample.truth}: {" ".join(text.split())}') from e
+            # Beside polygons, a line that is none is read with a mask of its box.
+            plain = [len(line.split()) < 7 for line in sample.truth.read_text('utf-8').splitlines()
+                     if line.strip()] if kind == 'yolo' and sample.truth else []
             for found in read.annotations.values():
                 boxes: List[Box] = []
                 kinds: Any = found.class_id
                 for i, (x1, y1, x2, y2) in enumerate(found.xyxy.astype(float).tolist()):
                     # As RLE: supervision itself would write objects of several parts as crowds.
-                    shape = None if found.mask is None or not found.mask[i].any() else rle.encode(
-                        np.asfortranarray(found.mask[i], np.uint8))
+                    shape = None if found.mask is None or True in plain[i:i + 1] or not \
+                        found.mask[i].any() else rle.encode(
+                            np.asfortranarray(found.mask[i], np.uint8))
                     if shape:
                         shape['counts'] = shape['counts'].decode()
                     boxes.append(Box(read.classes[kinds[i]], [x1, y1, x2 - x1, y2 - y1],

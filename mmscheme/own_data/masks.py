@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmscheme.utils.user_errors import some_of
+
 from .samples import Sample, common_name, few, is_image, is_label, measure, pair
 
 __all__ = ['Meaning', 'find_pairs', 'interpret', 'read_mask', 'write_mask']
@@ -155,6 +157,13 @@ def interpret(samples: List[Sample], files: Sequence[Path], root: Path,
         raise ValueError(f'{root}: expected masks as PNG, because JPEG changes values, found '
                          f'{few(lossy, root)}')
     values = sorted(total)
+    between = sum(total[v] for v in values if v not in (0, 255))
+    if ignored is None and not rgb and len(values) > 4 and {0, 255} <= {*values} and \
+            values[-2] > 127 and 5 * between < sum(total.values()):
+        raise ValueError(
+            f'{root}: expected ids, found 0 and 255 in most pixels and {len(values) - 2} values up '
+            f'to {values[-2]} between them, as smoothing leaves at edges: write 0 and 255 alone, '
+            'or if they are ids, say with --ignore which to leave out')
     palette = _palette(samples, counts, rgb, notes)
     colours = {v: _colour(v, palette, rgb) for v in values}
     names = _names(values, files, colours, rgb, notes, root)
@@ -163,7 +172,7 @@ def interpret(samples: List[Sample], files: Sequence[Path], root: Path,
     if classes is not None:
         if len(classes) != len(kept) or len(set(classes)) < len(classes):
             raise ValueError(f'--classes: expected {len(kept)} different names, one for each of '
-                             f'{", ".join(names[v] if rgb else str(v) for v in kept[:20])}, found '
+                             f'{some_of((names[v] if rgb else v for v in kept), 20)}, found '
                              f'{len(classes)}')
         names.update(zip(kept, classes))
     merged = list(dict.fromkeys(names[v] for v in kept))
@@ -205,18 +214,17 @@ def _palette(samples: List[Sample], counts: Sequence[Any], rgb: bool, notes: Lis
 def _tell(meaning: Meaning, names: Dict[int, str], void: List[int],
           ignored: Optional[Sequence[str]], notes: List[str]) -> None:
     for value in void:
-        notes.append(f'value {names[value] if meaning.rgb else value} of the masks, '
-                     f'{meaning.shares[value]:.1%} of the pixels, is ignored'
-                     + ('' if ignored is not None else '; --ignore with other values, or with none '
-                        'after it, chooses'))
+        notes.append(f'mask value {names[value] if meaning.rgb else value} '
+                     f'({meaning.shares[value]:.1%} of the pixels) is ignored'
+                     + ('' if ignored is not None else '; to change this: --ignore VALUE ..., or '
+                        '--ignore alone for none'))
     if 0 in names and 0 not in void and not meaning.rgb and ignored is None:
-        notes.append(f'value 0 of the masks, {meaning.shares[0]:.1%} of the pixels, is the class '
+        notes.append(f'mask value 0 ({meaning.shares[0]:.1%} of the pixels) is the class '
                      f'{names[0]!r}; if it means unlabelled: --ignore 0'
                      + (' 255' if 255 in void else ''))
     if meaning.changes():
         shown = [f'{names[v] if meaning.rgb else v} -> {i}' for v, i in meaning.ids.items()]
-        notes.append(f'masks are written with other values: {", ".join(shown[:12])}'
-                     + (', ...' if len(shown) > 12 else ''))
+        notes.append(f'the masks are rewritten with other values: {some_of(shown, 12)}')
 
 
 def _colour(value: int, palette: Optional[List[int]], rgb: bool) -> Optional[List[int]]:
@@ -239,8 +247,8 @@ def _void(values: Sequence[int], names: Dict[int, str], ignored: Optional[Sequen
     unknown = [i for i in ignored if i not in by_name and i != '255']
     if unknown:
         raise ValueError(f'--ignore {unknown[0]}: expected values of masks in {root}, that is '
-                         f'some of {", ".join(map(str, values[:20]))} or '
-                         f'{", ".join(names[v] for v in values[:20])}')
+                         f'some of {some_of(values, 20)} or '
+                         f'{some_of((names[v] for v in values), 20)}')
     return [by_name[i] for i in ignored if i in by_name]
 
 
@@ -265,11 +273,11 @@ def _names(values: Sequence[int], files: Sequence[Path], colours: Dict[int, Any]
         if found:
             unnamed = [v for v in values if v not in found and v != 255]
             if unnamed:
-                notes.append(f'{path} has no name for {", ".join(names[v] for v in unnamed[:9])}')
+                notes.append(f'{path} has no name for {some_of(names[v] for v in unnamed)}')
             notes.append(f'the names of the classes are from {path.relative_to(root)}')
             unused = [n for v, n in found.items() if v not in names]
             if unused:
-                notes.append(f'no pixel is of {", ".join(unused[:9])}: left out of the classes')
+                notes.append(f'left out, because no pixel is of these classes: {some_of(unused)}')
             return {**names, **{v: n for v, n in found.items() if v in names}}
     return names
 
@@ -303,7 +311,7 @@ def _in_order(names: List[str], values: Sequence[int], path: Path) -> Dict[int, 
     if len(readings) == 1:
         return readings[0]
     raise ValueError(f'{path}: it has {len(names)} names, the masks have the values '
-                     f'{", ".join(map(str, plain[:20]))}; --classes gives a name to each')
+                     f'{some_of(plain, 20)}; --classes gives a name to each')
 
 
 def write_mask(sample: Sample, meaning: Meaning, target: Path) -> None:

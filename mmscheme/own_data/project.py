@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mmscheme.utils.check_args import check_choice
 from mmscheme.utils.output_files import replacing, write_bytes
+from mmscheme.utils.user_errors import some_of
 
 from .boxes import find_boxes, write_coco
 from .masks import find_pairs, interpret, write_mask
@@ -96,6 +98,10 @@ def make_project(task: str, data: Path, name: str, source: Optional[str] = None,
         check_choice(f'--from for {task}', source, SOURCES[task])
     if not name.isidentifier():
         raise ValueError(f'--name: expected letters, digits and _, found {name!r}')
+    known = find_spec(name)
+    if known is not None and known.origin:  # in the current folder it would hide that module
+        raise ValueError(f'--name: expected another than that of a Python module, found {name!r} '
+                         f'({known.origin})')
     config, folder = Path(f'{name}.py'), Path(f'{name}_data')
     for path in (config, folder):
         if path.exists() or path.is_symlink():
@@ -135,7 +141,7 @@ def _tell_classes(samples: Sequence[Sample], labels: Dict[Any, str], notes: List
         there = {x for s in samples if s.split == split for x in s.labels}
         lacking = [n for x, n in labels.items() if x not in there]
         if lacking:
-            notes.append(f'no image of {split} has {", ".join(map(repr, lacking[:9]))}')
+            notes.append(f'no image of {split} has {some_of(map(repr, lacking))}')
     folded = Counter(n.strip().lower() for n in set(labels.values()))
     twins = sorted(n for n in set(labels.values()) if folded[n.strip().lower()] > 1)
     if twins:
@@ -172,7 +178,7 @@ def _plan_boxes(files: List[Path], root: Path, classes: Any, ignored: Any, seed:
     used = {x for s in samples for x in s.labels}
     unused = [n for n in found if n not in used]
     if unused and not classes:
-        notes.append(f'no box is of {", ".join(unused[:9])}: left out of the classes')
+        notes.append(f'left out, because no box is of these classes: {some_of(unused)}')
     names = choose_classes(found if classes else [n for n in found if n in used], classes,
                            ignored or (), str(root))
     for sample in samples:
@@ -226,7 +232,7 @@ def _plan_folders(files: List[Path], root: Path, classes: Any, ignored: Any, see
             f'{few(sorted({p.parent for p in images}), root)}')
     if len({split_in(n, free=True) for n in found} - {''}) > 1:
         raise ValueError(f'{root}: expected folders of classes, with or without train/ and val/ '
-                         f'around all of them, found {", ".join(found[:9])}')
+                         f'around all of them, found {some_of(found)}')
     if bare:
         notes.append(f'images in no folder of a class, left out: {few(bare, root)}')
     names = choose_classes(found, classes, ignored or (), str(root))

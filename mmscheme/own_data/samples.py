@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Seq
 
 from PIL import Image
 
-from mmscheme.utils.image_files import IMAGE_SUFFIXES
+from mmscheme.utils.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from mmscheme.utils.user_errors import some_of
 
 __all__ = ['RECORD', 'Sample', 'choose_classes', 'common_name', 'few', 'find_files', 'is_image',
            'is_label', 'measure', 'pair', 'photographs', 'set_splits', 'split_in']
@@ -33,9 +34,6 @@ _LABEL_WORDS = {'mask', 'masks', 'label', 'labels', 'annotation', 'annotations',
                 'segmentationclassraw', 'segmentationobject', 'seg', 'truth'}
 _LABEL_STEM = re.compile(r'[-_. ](masks?|labels?|gt|seg|annotation|segmentation|labelids)$', re.I)
 _IMAGE_STEM = re.compile(r'[-_. ](leftimg8bit|image|img)$', re.I)
-
-# Formats of images that are not read; everything else in a folder may be anything.
-_UNREAD = ('.heic', '.heif', '.gif', '.avif', '.jp2', '.npy', '.svg', '.dng', '.dcm')
 
 
 @dataclass
@@ -63,8 +61,8 @@ class Sample:
 
 def few(paths: Sequence[Any], root: Path) -> str:
     """Return the number of paths, and the first three below a root, for a message."""
-    shown = [os.path.relpath(p, root) for p in paths[:3]]
-    return f'{len(paths)} ({", ".join(shown)}{", ..." if len(paths) > 3 else ""})'
+    shown = some_of((os.path.relpath(p, root) for p in paths), 3)
+    return f'{len(paths)} ({shown})' if paths else '0'
 
 
 def find_files(root: Path, notes: List[str]) -> List[Path]:
@@ -79,7 +77,7 @@ def find_files(root: Path, notes: List[str]) -> List[Path]:
         folders[:] = sorted(f for f in folders if not f.startswith(('.', '__MACOSX', 'work_dirs')))
         found += [Path(folder, n) for n in sorted(names) if not n.startswith('.')]
     for suffix, count in Counter(p.suffix.lower() for p in found).items():
-        if suffix in _UNREAD:
+        if suffix in UNREAD_SUFFIXES:
             notes.append(f'files *{suffix}, which are not read: {count}; convert images to *.png '
                          'or *.jpg')
     return found
@@ -251,9 +249,12 @@ def set_splits(samples: List[Sample], files: Sequence[Path], root: Path, seed: i
 def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: str,
                notes: List[str]) -> List[Sample]:
     """Set the splits that lists of names tell; leave out what no list has."""
-    lists = [p for p in files if p.suffix.lower() == '.txt' and p.stem.lower() in _SPLITS]
+    names = {**_SPLITS, 'trainval': 'train'}
+    lists = [p for p in files if p.suffix.lower() == '.txt' and p.stem.lower() in names]
     lists = [p for p in lists if p.parent.name.lower() == kind.lower()] or [
         p for p in lists if p.parent == root]
+    if any(p.stem.lower() in ('train', 'training') for p in lists):
+        lists = [p for p in lists if p.stem.lower() != 'trainval']  # it has both
     index: Dict[str, List[Path]] = defaultdict(list)
     for sample in samples:
         index[sample.image.stem.lower()].append(sample.image)
@@ -275,7 +276,7 @@ def _use_lists(samples: List[Sample], files: Sequence[Path], root: Path, kind: s
                                  f'{few(found, root)}')
             absent += [] if found else [name]
             for image in found:
-                split, before = _SPLITS[path.stem.lower()], by_image[image].split
+                split, before = names[path.stem.lower()], by_image[image].split
                 if before and before != split:
                     raise ValueError(f'{path}: {name} is in the list of {before} too')
                 by_image[image].split = split

@@ -6,10 +6,14 @@ from typing import NamedTuple, Optional, Tuple
 import cv2
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ['IMAGE_SUFFIXES', 'ImageCheck', 'ends_abruptly', 'inspect_image', 'lost_part']
+__all__ = ['IMAGE_SUFFIXES', 'UNREAD_SUFFIXES', 'ImageCheck', 'ends_abruptly', 'inspect_image',
+           'lost_part']
 
 #: Suffixes of images, in lower case.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+#: Those of images that are not read; everything else in a folder may be anything.
+UNREAD_SUFFIXES = ('.heic', '.heif', '.gif', '.avif', '.jp2', '.npy', '.svg', '.dng', '.dcm')
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -20,9 +24,11 @@ class ImageCheck(NamedTuple):
     Attributes:
         problem: Reason why it cannot be used, or None.
         size: Width and height in pixels, as it is shown; None if unknown.
+        stored: Those in the file, where its EXIF orientation turns or mirrors it.
     """
     problem: Optional[str]
     size: Optional[Tuple[int, int]] = None
+    stored: Optional[Tuple[int, int]] = None
 
 
 def inspect_image(path: str) -> ImageCheck:
@@ -38,11 +44,12 @@ def inspect_image(path: str) -> ImageCheck:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about large images and odd metadata
             with Image.open(path) as image:
-                size = image.size
+                size = stored = image.size
                 image.load()
-                if image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8):
+                orientation = image.getexif().get(_EXIF_ORIENTATION)
+                if orientation in (5, 6, 7, 8):
                     size = size[::-1]
-                return ImageCheck(None, size)
+                return ImageCheck(None, size, stored if orientation in range(2, 9) else None)
     except Image.DecompressionBombError:
         return ImageCheck(None)  # large, as satellite images are; its decoder will see
     except UnidentifiedImageError:

@@ -9,7 +9,7 @@ import mmcv
 from mmengine.utils import ProgressBar
 from numpy.typing import NDArray
 
-from .image_files import IMAGE_SUFFIXES, lost_part
+from .image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, lost_part
 from .output_files import tell_apart
 
 __all__ = ['Job', 'find_jobs', 'read_image', 'report', 'run_jobs']
@@ -57,6 +57,9 @@ def find_jobs(inputs: Sequence[str], out_dir: Optional[str], mask_dir: Optional[
         path = Path(name)
         if path.is_dir():
             found = _walk(path, [Path(d) for d in written.values() if d], images + _VIDEOS)
+            unread = _walk(path, (), tuple({*UNREAD_SUFFIXES} - {*images}))
+            if unread:
+                print(f'note: files in formats that are not read: {len(unread)}, as {unread[0]}')
             if not found:
                 raise FileNotFoundError(f'no images or videos in {path}')
         elif path.is_file():

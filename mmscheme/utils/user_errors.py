@@ -9,16 +9,17 @@ import time
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
+import cv2
 from mmengine.hooks import Hook
 
 __all__ = ['BadDataError', 'NonFiniteError', 'RunError', 'StartedHook', 'UserErrors',
-           'is_deliberate', 'unexpected_traceback', 'user_errors']
+           'is_deliberate', 'some_of', 'unexpected_traceback', 'user_errors']
 
 # The types of error that wrong input raises in mmengine, the frameworks and here.
 _USER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError,
-                OSError, AssertionError, RuntimeError)
+                OSError, AssertionError, RuntimeError, cv2.error)
 
 # Errors of the machine, at any time.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -28,6 +29,12 @@ _OURS = (_PACKAGE, _PACKAGE.parent / 'tools')
 
 
 _MULTIMODAL = os.path.join('mmpretrain', 'models', 'multimodal', '')
+
+
+def some_of(names: Iterable[Any], most: int = 9) -> str:
+    """Return the first names for a message, with dots if there are more."""
+    words = [str(n) for n in names]
+    return ', '.join(words[:most]) + (', ...' if len(words) > most else '')
 
 
 class UserErrors(ValueError):
@@ -103,7 +110,7 @@ def is_deliberate(error: BaseException) -> bool:
     while link is not None and type(link) is type(error):
         frames = traceback.extract_tb(link.__traceback__)
         if frames and _raises(frames[-1]):
-            return isinstance(error, (ValueError, TypeError, OSError))
+            return isinstance(error, (ValueError, TypeError, OSError, ImportError))
         link = link.__cause__ or link.__context__
     return False
 
@@ -147,7 +154,8 @@ def _lines(error: BaseException) -> List[str]:
         text = _last_line(text).partition(f'{type(error).__name__}: ')[2] or _last_line(text)
     text = _conflict(error) or ' '.join(text.split()) or repr(error)
     # The type helps where the text was not made for people.
-    readable = isinstance(error, (ValueError, TypeError, OSError, RunError))
+    readable = is_deliberate(error) or isinstance(
+        error, (ValueError, TypeError, OSError, RunError))
     return [text if readable else f'{type(error).__name__}: {text}']
 
 

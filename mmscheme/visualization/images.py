@@ -21,11 +21,14 @@ class ImageReader:
 
     Attributes:
         stock: True if the image is read by mmcv's own ``LoadImageFromFile``.
+        turns: True if that applies the EXIF orientation.
     """
 
     def __init__(self, steps: Sequence[Any]) -> None:
         self._steps = Compose(list(steps)).transforms
-        self.stock = any(isinstance(step, LoadImageFromFile) for step in self._steps)
+        stock = [step for step in self._steps if isinstance(step, LoadImageFromFile)]
+        self.stock = bool(stock)
+        self.turns = any(step.color_type in ('color', 'grayscale') for step in stock)
 
     def read(self, sample: Dict[str, Any]) -> NDArray[Any]:
         """Return the image of a sample, ``(H, W)`` or ``(H, W, C)`` of any type.

@@ -2,7 +2,9 @@
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from mmengine import Config
+from mmengine.registry import TRANSFORMS
 
 from mmscheme.analysis.browse_dataset import browse
 from mmscheme.apis.config import load_config
@@ -15,8 +17,15 @@ main = load_tool('analysis_tools/browse_dataset').main
 CONFIGS = REPOSITORY / 'configs'
 
 
-def test_segmentation(scenes, tmp_path):
+@TRANSFORMS.register_module()
+class OwnReader(LoadImageFromFile):
+    """A reader of which the name does not say that it loads."""
+
+
+@pytest.mark.parametrize('reader', ['LoadImageFromFile', 'OwnReader'])
+def test_segmentation(reader, scenes, tmp_path):
     cfg = load_config(CONFIGS / 'upernet_scheme_s_demo.py', data_root=str(scenes))
+    cfg.val_dataloader.dataset.pipeline[0].type = reader
     paths = browse(cfg, str(tmp_path), 'val', number=2)
     assert [p.name for p in paths] == ['000000_scene_00000.png', '000003_scene_00003.png']
     truth = cv2.imread(str(scenes / 'annotations' / 'validation' / 'scene_00003.png'), -1)

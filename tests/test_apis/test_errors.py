@@ -1,6 +1,7 @@
 """Bad input: one clear line and a non-zero exit, before training starts."""
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from mmseg.models import UPerHead
 
 from mmscheme.checks import run
 from mmscheme.datasets.scenes_dataset import ScenesDataset
+from mmscheme.deploy.runtime import load_exported
 from mmscheme.engine.runners import IterBasedTrainLoop
 from mmscheme.utils.checkpoint_io import find_weights, load_checkpoint
 from mmscheme.utils.user_errors import is_deliberate, user_errors
@@ -228,9 +230,12 @@ def test_debug_prints_the_traceback_too(capsys):
     assert printed.count("{}['no such key']") == 1 and "error: KeyError: no such key" in printed
 
 
-def test_errors_for_the_user_have_no_file(tmp_path):
-    for raised in (lambda: find_weights({}), lambda: load_checkpoint(str(tmp_path / 'no.pth'))):
-        with pytest.raises((ValueError, OSError)) as error:
+def test_errors_for_the_user_have_no_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    (tmp_path / 'x.onnx').write_text('x')
+    for raised in (lambda: find_weights({}), lambda: load_checkpoint(str(tmp_path / 'no.pth')),
+                   lambda: load_exported(tmp_path / 'x.onnx', 'openvino')):
+        with pytest.raises((ValueError, OSError, ImportError)) as error:
             raised()
         assert is_deliberate(error.value)
     with pytest.raises(ValueError) as error:

@@ -136,7 +136,10 @@ def test_frames_and_images_that_fail_are_named(error, tmp_path, capsys):
             raise error
         return image
 
+    (tmp_path / 'd.GIF').touch()
+    (tmp_path / 'notes.txt').touch()
     jobs = find_jobs([str(tmp_path)], str(tmp_path / 'out'))
+    assert 'd.GIF' in capsys.readouterr().out
     assert predict(picture, jobs, drawn) == [f'{tmp_path}/{n}: too dark'
                                              for n in ('a.mp4', 'b.png')]
     assert [p.name for p in (tmp_path / 'out').iterdir()] == ['c.png']

@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmscheme.apis.train import build_train_runner
 from mmscheme.checks import Findings, check_run
 from mmscheme.checks import data as data_checks
+from mmscheme.checks.checkpoint import check_checkpoint
 from mmscheme.checks.coco import _run_lengths
 from mmscheme.checks.labels import LabelTable
 from mmscheme.checks.model import build_for_checks, check_cca, check_ignored, check_sizes
@@ -144,6 +145,19 @@ def test_disk_space(box, monkeypatch):
     findings = Findings()
     check_disk(cfg, model, findings)
     assert findings.errors[0].startswith('disk space: 4 checkpoints of about')
+
+
+@pytest.mark.parametrize('classes, use, errors, warnings', [
+    ('abc', 'test', 0, 0), ('cab', 'test', 1, 0), ('cab', 'load_from', 1, 0),
+    ('abd', 'test', 0, 1), ('abd', 'load_from', 0, 0), ('abcd', 'test', 0, 0),
+    (None, 'test', 0, 0)])
+def test_what_a_checkpoint_calls_its_classes(classes, use, errors, warnings, tmp_path):
+    path, findings = str(tmp_path / 'a.pth'), Findings()
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1)), meta=dict(
+        dataset_meta=dict(classes=classes and tuple(classes)))), path)
+    findings.labels.append(LabelTable('test', 'pixels', tuple('abc')))
+    check_checkpoint(path, None, use, findings)
+    assert (len(findings.errors), len(findings.warnings)) == (errors, warnings)
 
 
 def test_the_recipe_s_batch(box):

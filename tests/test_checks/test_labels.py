@@ -8,6 +8,7 @@ import pytest
 from mmcv.transforms import BaseTransform
 from mmengine import Config
 from mmengine.registry import TRANSFORMS, init_default_scope
+from PIL import Image
 
 from mmscheme.checks import Findings, check_data
 from mmscheme.checks import data as data_module
@@ -163,8 +164,8 @@ def listed(box):
     root = box.scenes / 'objects' / 'train'
     folders = sorted(p.name for p in root.iterdir())
 
-    def write(names, changed=None):
-        lines = [f'{p.relative_to(root)} {folders.index(p.parent.name)}'
+    def write(names, changed=None, first=0, separator=' '):
+        lines = [f'{p.relative_to(root)}{separator}{folders.index(p.parent.name) + first}'
                  for p in sorted(root.glob('*/*.jpg'))]
         if changed is not None:
             lines[1] = f'{lines[1].split()[0]} {changed}'
@@ -240,7 +241,7 @@ def voc(box):
     for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
         (root / name).mkdir(parents=True)
 
-    def write(objects, names='a\nb\n'):
+    def write(objects, names='a\nb\n', difficult=0):
         (root / 'ImageSets/Main/train.txt').write_text(names)
         for name in 'ab':
             cv2.imwrite(str(root / f'JPEGImages/{name}.jpg'), np.full((40, 60, 3), 90, np.uint8))
@@ -251,6 +252,7 @@ def voc(box):
             for label, corners in objects:
                 thing = ElementTree.SubElement(top, 'object')
                 ElementTree.SubElement(thing, 'name').text = label
+                ElementTree.SubElement(thing, 'difficult').text = str(difficult)
                 where = ElementTree.SubElement(thing, 'bndbox')
                 for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), corners):
                     ElementTree.SubElement(where, key).text = str(value)
@@ -269,7 +271,7 @@ def test_a_misspelt_class_of_voc(voc):
     good = [('cat', (2, 3, 20, 30)), ('dog', (5, 5, 30, 30))]
     assert voc(good).errors == []
     line = only_error(voc([('cat', (2, 3, 20, 30)), ('dgo', (5, 5, 30, 30))]))
-    assert "'dog'" in line and "'dgo'" in line and 'which 2 of them are' in line
+    assert "'dog'" in line and "'dgo'" in line and 'but 2 of' in line
     findings = voc([*good, ('cow', (5, 5, 30, 30))])
     assert findings.errors == [] and told(findings.warnings, 'cow')
     assert findings.labels[0].counts == {0: 2, 1: 2}
@@ -291,6 +293,147 @@ def test_some_classes_of_voc_and_a_small_validation(trained, wrong):
 def test_boxes_without_area(voc):
     assert 'bbox_min_size' in only_error(
         voc([('cat', (2, 3, 20, 30)), ('dog', (5, 5, 5, 30))]))
+
+
+def test_boxes_that_are_all_ignored(voc):
+    good = [('cat', (2, 3, 20, 30)), ('dog', (5, 5, 30, 30))]
+    assert '4 of 4 boxes are ignored' in only_error(voc(good, difficult=1))
+
+
+def corners(entry, size):
+    x, y, w, h = entry['bbox']
+    entry['bbox'] = [x, y, x + w, y + h]
+
+
+def centre(entry, size):
+    x, y, w, h = entry['bbox']
+    entry['bbox'] = [x + w / 2, y + h / 2, w, h]
+
+
+def shares(entry, size):
+    entry['bbox'] = [v / s for v, s in zip(entry['bbox'], size * 2)]
+
+
+def larger(entry, size):
+    entry['bbox'] = [3 * v for v in entry['bbox']]
+
+
+@pytest.mark.parametrize('change, is_error, words', [
+    (corners, True, 'they look like [x1, y1, x2, y2]'),
+    (centre, False, 'boxes reach over the edge'), (larger, True, 'boxes'),
+    (shares, True, 'boxes are smaller than a pixel'),
+    (lambda entry, size: entry.update(area=0), True, 'without area'),
+    (lambda entry, size: entry.pop('segmentation'), True, 'have no segmentation'),
+    (lambda entry, size: entry.update(iscrowd=1), True, 'boxes are ignored')])
+def test_boxes_in_another_form(change, is_error, words, box):
+    """All boxes of a file, of which the metric of a perfect prediction would be perfect too."""
+    def of_all(content):
+        sizes = {i['id']: (i['width'], i['height']) for i in content['images']}
+        for entry in content['annotations']:
+            change(entry, sizes[entry['image_id']])
+
+    box.coco(of_all)
+    findings = check(box, 'det', splits=('train', ))
+    assert len(findings.errors) == is_error
+    line = only_error(findings) if is_error else next(w for w in findings.warnings if words in w)
+    assert words in line and 'instances_train2017.json' in line
+
+
+def test_edges_that_are_rounded(box):
+    box.coco(lambda c: [a.update(bbox=[v + d for v, d in zip(a['bbox'], (-1, -1, 2, 2))])
+                        for a in c['annotations']] and None)
+    findings = check(box, 'det', splits=('train', ))
+    assert findings.errors == [] and not told(findings.warnings, 'edge')
+
+
+def test_what_is_there_twice(box):
+    """An image with two entries and half of its boxes each; boxes of a file merged with itself."""
+    def split(content):
+        first = content['images'][0]
+        content['images'].append(dict(first, id=99))
+        for entry in [a for a in content['annotations'] if a['image_id'] == first['id']][::2]:
+            entry['image_id'] = 99
+
+    box.coco(split)
+    box.coco(lambda c: c['annotations'].extend(
+        [dict(a, id=a['id'] + 1000) for a in c['annotations']]), 'val')
+    findings = check(box, 'det')
+    assert findings.errors == []
+    assert told(findings.warnings, '1 images are listed more than once')
+    assert told(findings.warnings, '19 of 38 boxes are there twice')
+
+
+@pytest.mark.parametrize('task, where', [('seg', 'images/training'), ('det', 'train2017')])
+@pytest.mark.parametrize('orientation', [3, 6])
+def test_images_that_are_shown_turned(task, where, orientation, box):
+    """Their labels, for what is stored, have another size or are upside down."""
+    path = box.scenes / where / 'scene_00001.jpg'
+    image = Image.open(path)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    findings = check(box, task, splits=('train', ))
+    if orientation == 3:
+        assert findings.errors == [] and told(findings.warnings, 'turns or mirrors 1 images')
+    else:
+        line = only_error(findings)
+        assert path.name in line and '48x64' in line and 'EXIF' in line
+
+
+def test_ids_of_16_bits(box):
+    """65535 becomes 255, which is ignored; 256 becomes 0."""
+    path = box.image('annotations')
+    mask = cv2.imread(str(path), -1).astype(np.uint16)
+    for label, errors in ((65535, 0), (256, 1)):
+        mask[0, 0] = label
+        cv2.imwrite(str(path), mask)
+        assert len(check(box, 'seg', splits=('train', )).errors) == errors
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_masks_of_another_name(listed, box):
+    """A line for all: a suffix of the masks, and a list whose lines have that of the images."""
+    names = [p.name for p in (box.scenes / 'images' / 'training').iterdir()]
+    (box.scenes / 'list.txt').write_text('\n'.join(names))
+    option = "ann_file='list.txt'" if listed else "seg_map_suffix='_mask.png'"
+    line = only_error(check(box, 'seg', f'train_dataloader = dict(dataset=dict({option}))',
+                            ('train', )))
+    assert 'seg_map_suffix' in line and '.png' in line and 'annotations/training' in line
+
+
+def test_some_of_the_classes_of_the_files(box):
+    """The table has the ids of the files; those of other classes are ignored on purpose."""
+    findings = check(box, 'seg', (
+        "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('tree', 'sky'))))"),
+        ('train', ), **TWO)
+    assert findings.errors == [] and not told(findings.warnings, 'ignored')
+    table = findings.labels[0]
+    assert told(table.lines(), '  5 tree') and told(table.lines(), '  1 sky')
+    count = sum(int((cv2.imread(str(p), -1) == 5).sum())
+                for p in (box.scenes / 'annotations' / 'training').iterdir())
+    assert table.counts[0] == count > 0
+
+
+def test_ids_without_a_class_are_a_few_in_a_line():
+    table = LabelTable('train', 'pixels', ('sky', 'tree'))
+    table.add(np.arange(200, dtype=np.uint8)[None])
+    assert table.lines(most=20)[0].count('no class') == 5 and len(table.lines()) == 201
+
+
+def test_a_hidden_folder_is_no_class(box):
+    (box.scenes / 'objects' / 'train' / '.ipynb_checkpoints').mkdir()
+    assert '.ipynb_checkpoints would be a class' in only_error(check(box, 'cls', splits=('train',)))
+
+
+def test_labels_from_1(listed):
+    folders, write = listed
+    findings = write(folders, first=1)
+    assert len([e for e in findings.errors if 'folder' in e]) == 1
+    assert told(findings.errors, 'from 0') and not told(findings.errors, 'write classes')
+
+
+def test_a_list_with_commas(listed):
+    assert 'a path, a space and a label' in only_error(listed[1](listed[0], separator=','))
 
 
 def test_a_blank_line_in_a_list(voc):

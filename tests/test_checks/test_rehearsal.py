@@ -134,6 +134,22 @@ def test_a_best_metric_that_is_not_there(no_rules, box):
     assert 'save_best' in line and "'mDice'" in line
 
 
+@pytest.mark.parametrize('task, extra', [
+    ('seg', "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]"),
+    ('det', "param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='bbox_mAP')]")])
+def test_a_monitored_metric_that_is_not_there(task, extra, no_rules, box):
+    """The one would never stop the run, the other end it at the second validation."""
+    line = only_error(check(box, task, extra))
+    assert "'bbox_mAP'" in line and extra.split("'")[1] in line
+
+
+def test_tests_on_other_data_than_validation_are_rehearsed_with_the_hooks(no_rules, box):
+    """And what they leave behind does not disturb --tta."""
+    hook = "custom_hooks = [dict(type='EarlyStoppingHook', monitor='mIoU')]"
+    found = check(box, 'seg', hook, **{'val_dataloader.batch_size': 2})
+    assert found.errors == found.warnings == []
+
+
 def test_no_class_names(no_rules, box):
     assert 'metainfo.classes' in only_error(check(box, 'seg', own_data()))
 
@@ -141,6 +157,14 @@ def test_no_class_names(no_rules, box):
 def test_batch_norm_with_one_image(no_rules, box):
     assert 'more than 1 value per channel' in only_error(
         check(box, 'seg', **{'train_dataloader.batch_size': 1}))
+
+
+def test_images_of_several_sizes_in_a_batch_of_validation(no_rules, box):
+    for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
+        path = str(box.scenes / folder / 'validation' / f'scene_00001.{suffix}')
+        cv2.imwrite(path, cv2.imread(path, -1)[:40])
+    line = only_error(check(box, 'seg', **{'val_dataloader.batch_size': 2}))
+    assert 'val_dataloader.batch_size=1' in line
 
 
 @pytest.mark.parametrize('length, errors', [(1, 0), (2, 1)])

@@ -322,7 +322,7 @@ def test_commands_and_their_errors(tmp_path, capsys):
                     state_dict=source.state_dict()), tmp_path / 'source.pth.tar')
     metaformer_to_mmscheme([str(tmp_path / 'source.pth.tar'), str(tmp_path / 'ours.pth')])
     out = capsys.readouterr().out
-    assert 'stages.1.1: 1 - alpha = ' in out and 'warning: the authors keep CCA' in out
+    assert 'stages.1.1: CCA weight ' in out and 'warning: the authors keep CCA' in out
     assert "type='mmscheme.SCHEMEformer'" in out and 'groups=(' in out
     content = torch.load(tmp_path / 'ours.pth', weights_only=True)
     found = from_metaformer(source.state_dict())

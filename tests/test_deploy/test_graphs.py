@@ -51,6 +51,11 @@ def test_colours_are_those_of_the_preprocessor(preprocessor):
     cfg = Config(dict(default_scope='mmengine', model=dict()))
     fill = torch.tensor(describe(cfg, graph, {}, (5, 7), False)['fill'], dtype=torch.uint8)
     assert not graph.normalise or not graph.preprocess(fill.view(1, 3, 1, 1)).any()
+    if graph.normalise:
+        preprocessor.mean *= 0.01  # of images of floats
+        graph = Graph(model, 3, torch.float32)
+        fill = torch.tensor(describe(cfg, graph, {}, (5, 7), False)['fill'])
+        assert graph.preprocess(fill.view(1, 3, 1, 1)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize('agnostic', [False, True])

@@ -32,6 +32,8 @@ def test_the_commonest_size_of_the_test_images(scenes, tmp_path):
     cfg.test_dataloader.dataset.data_prefix.img_path = str(folder)
     shape, source = shape_of(cfg)
     assert shape == (128, 160) and '2 of 3' in source
+    (folder / '3.jpg').write_bytes(b'not an image')
+    assert shape_of(cfg) == (shape, source)
     cfg.model.test_cfg = dict(mode='slide', crop_size=(96, 64), stride=(64, 64))
     assert shape_of(cfg) == ((96, 64), '')
 
@@ -43,6 +45,14 @@ def test_without_images_the_config_has_to_say_it(tmp_path):
     cfg.test_dataloader.dataset.pipeline[1].keep_ratio = False
     assert shape_of(cfg) == ((128, 160), '')
     assert shape_of(tiny_config('cls', tmp_path / 'nothing')) == ((64, 64), '')
+
+
+@pytest.mark.parametrize('task, shape', [('cls', (28, 28)), ('upernet', (40, 36))])
+def test_small_graphs(task, shape, tmp_path):
+    """Smaller than the pictures that they are compared with can be drawn."""
+    _, checkpoint, cfg = tiny_checkpoint(task, tmp_path)
+    checks, _ = export(cfg, checkpoint, tmp_path / 'model.pt', shape=shape)
+    assert len(checks) == 2 and all(check.passed for check in checks)
 
 
 def test_the_note_tells_what_padding_changes(scenes, tmp_path):

@@ -141,7 +141,7 @@ def test_averaged_weights_are_at_the_end_of_the_schedule_too(scenes, tmp_path, u
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)]
     assert factors(train(cfg)) == dict.fromkeys('0123', 0)
     log, = tmp_path.glob('*/*.log')
-    assert 'CCA has decayed: 1 - alpha is 0 in all 4 blocks' in log.read_text()
+    assert 'CCA has decayed: its weight is 0 in all 4 blocks' in log.read_text()
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_run_with_a_dense_guide(scenes, tmp_path):
     cfg.model.backbone.update(guide='dense', sample_guide=True, interleave=True)
     assert factors(train(cfg)) == dict.fromkeys('0123', 0)
     log, = tmp_path.glob('*/*.log')
-    assert 'the dense guide has decayed: 1 - alpha is 0 in all 4 blocks' in log.read_text()
+    assert 'the dense guide has decayed: its weight is 0 in all 4 blocks' in log.read_text()
     # Without the schedule evaluation would use weights that were never trained.
     cfg.default_hooks.mixing_schedule = None
     with pytest.raises(ValueError, match='4 blocks have a dense guide and no hook'):
@@ -164,7 +164,7 @@ def test_the_output_of_frozen_stages_stays(scenes, tmp_path):
     assert factors(train(cfg)) == {'0': 1, '1': 1, '2': 0, '3': 0}
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert '2 frozen blocks keep their CCA weight' in log
-    assert 'CCA has decayed: 1 - alpha is 0 in all 2 blocks' in log
+    assert 'CCA has decayed: its weight is 0 in all 2 blocks' in log
     model = SCHEMEformer(TINY, frozen_stages=4)
     x = torch.randn(2, 3, 64, 64)
     before = model(x)[1]

@@ -92,14 +92,14 @@ def test_every_backend_gets_alpha_of_every_block(free):
 @pytest.mark.slow
 def test_the_end_of_training_says_whether_the_branch_has_decayed(free, scheduled):
     assert re.search(r'CCA has NOT decayed in 5 of 5 blocks .*: 0.0 0.\d{4}, 1.0 0.\d{4}', free[1])
-    assert 'CCA has decayed: 1 - alpha is 0 in all 5 blocks' in scheduled[1]
+    assert 'CCA has decayed: its weight is 0 in all 5 blocks' in scheduled[1]
 
 
 @pytest.mark.slow
 def test_plot_of_two_runs(free, scheduled, tmp_path, capsys):
     main([str(free[0]), str(scheduled[0]), '--out', str(tmp_path / 'plots' / 'w.png')])
     shown = capsys.readouterr().out
-    assert re.search(r'1 - alpha of 5 blocks at iteration 6: 0.0000 to 0.0000', shown)
+    assert re.search(r'CCA weight of 5 blocks at iteration 6: 0.0000 to 0.0000', shown)
     picture = cv2.imread(str(tmp_path / 'plots' / 'w.png'))
     assert picture.shape[1] > 2 * picture.shape[0]  # side by side
     assert len({tuple(p) for p in picture.reshape(-1, 3)}) > 10

@@ -48,11 +48,12 @@ def test_the_maps_are_those_of_the_classifier(classifier, pos_embed):
     assert torch.equal(backbone(image)[3], without.eval()(image)[0])
 
 
-def test_a_resumed_run_is_left_alone(classifier):
+def test_a_run_with_weights_is_left_alone(classifier):
     backbone = SCHEMEformer()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    runner = SimpleNamespace(model=backbone, iter=7)
-    PretrainedBackboneHook(str(classifier[0])).before_train(runner)
+    for state in (dict(iter=7), dict(iter=0, _has_loaded=True)):  # resumed, and load_from
+        runner = SimpleNamespace(model=backbone, **state)
+        PretrainedBackboneHook(str(classifier[0])).before_train(runner)
     PretrainedBackboneHook(None).before_train(SimpleNamespace(model=backbone, iter=0))
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
 

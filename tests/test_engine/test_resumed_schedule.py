@@ -1,4 +1,5 @@
 """A run that is made longer follows the schedule of its new length, and says so."""
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -55,7 +56,7 @@ class Rates(Hook):
                                    for g in runner.optim_wrapper.param_groups]
 
 
-def rates(folder, loop, schedulers, length, resume=False):
+def rates(folder, loop, schedulers, length, resume=False, optimizer=None, groups=True):
     hook = Rates()
     unit = 'max_epochs' if 'Epoch' in loop else 'max_iters'
     sampler = 'DefaultSampler' if 'Epoch' in loop else 'InfiniteSampler'
@@ -66,8 +67,8 @@ def rates(folder, loop, schedulers, length, resume=False):
         Line(), str(folder), dict(batch_size=3, dataset=Numbers(), num_workers=0,
                                   sampler=dict(type=sampler, shuffle=False)),
         train_cfg={'type': f'mmscheme.{loop}', unit: length}, param_scheduler=ends,
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1.), paramwise_cfg=dict(
-            custom_keys=dict(b=dict(lr_mult=0.1)))),
+        optim_wrapper=dict(optimizer=optimizer or dict(type='AdamW', lr=1.), paramwise_cfg=dict(
+            custom_keys=dict(b=dict(lr_mult=0.1))) if groups else None),
         default_hooks=dict(resumed_schedule=dict(type='mmscheme.ResumedScheduleHook'),
                            checkpoint=dict(type='CheckpointHook', interval=length,
                                            by_epoch=unit == 'max_epochs')),
@@ -100,6 +101,22 @@ def test_the_same_schedule_stays_as_it_was_saved(tmp_path, monkeypatch, safe_che
     monkeypatch.setattr(resumed_schedule_hook, '_renew', lambda *args: renewed.append(args))
     rates(tmp_path, 'IterBasedTrainLoop', _ITERS, 8)
     assert rates(tmp_path, 'IterBasedTrainLoop', _ITERS, 8, resume=True) == {} and not renewed
+
+
+def test_what_torch_restores_is_told(tmp_path, monkeypatch, safe_checkpoints):
+    """Its settings of the optimizer, and that nothing is left to train; another one is refused."""
+    lines = []
+    monkeypatch.setattr(resumed_schedule_hook, 'print_log', lambda line, **_: lines.append(line))
+    run = functools.partial(rates, tmp_path, 'IterBasedTrainLoop', _ITERS)
+    run(8)
+    run(10, resume=True, optimizer=dict(type='AdamW', lr=1., weight_decay=0.5))
+    assert [line.split()[2] for line in lines] == ['weight_decay=0.01', 'another']
+    lines.clear()
+    run(6, resume=True)
+    assert len(lines) == 1 and 'nothing is left' in lines[0]
+    for more in (dict(optimizer=dict(type='SGD', lr=1.)), dict(groups=False)):
+        with pytest.raises(ValueError, match='resume: optim_wrapper'):
+            run(12, resume=True, **more)
 
 
 @pytest.mark.parametrize('schedulers', [

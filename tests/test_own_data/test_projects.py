@@ -322,6 +322,18 @@ def test_a_class_called_train(data):
     assert make_project('cls', data, 'my_project').facts.classes == ['bus', 'train']
 
 
+@pytest.mark.parametrize('lists, counts', [
+    (dict(trainval=range(9), test=range(9, 12)), [6, 3, 3]),
+    (dict(trainval=range(9), train=range(6), val=range(6, 9)), [6, 3, 0])])
+def test_voc_s_list_of_train_and_val(lists, counts, data):
+    layouts.write_voc(data)
+    folder = data / 'ImageSets' / 'Main'
+    folder.mkdir(parents=True)
+    for name, some in lists.items():
+        (folder / f'{name}.txt').write_text(''.join(f'{i:03}\n' for i in some))
+    assert list(make_project('det', data, 'my_project').facts.counts) == counts
+
+
 def test_the_same_name_in_several_folders(data):
     """YOLO labels of one name belong to the image in the folder of that name."""
     for k, folder in enumerate(('a', 'b')):
@@ -368,6 +380,14 @@ def test_objects_of_several_parts_stay_objects(data):
     assert {a['iscrowd'] for a in content['annotations']} == {0}
     square = content['annotations'][0]
     assert square['area'] == pytest.approx(0.16 * 80 * 64, rel=0.1)
+
+
+def test_a_box_beside_polygons_has_no_mask(data):
+    layouts.write_yolo(data)
+    path = next(data.rglob('[0-9]*.txt'))
+    path.write_text('0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n\n1 0.5 0.5 0.2 0.2\n')
+    project = make_project('det', data, 'my_project')
+    assert not project.facts.masks and any(': 1 of 13' in n for n in project.notes)
 
 
 def test_difficult_boxes_of_voc_do_not_count(data):
@@ -443,6 +463,14 @@ def _one_value(data):
     layouts.write_masks(data, layouts.save_grey, ids=(1, 1), void=False)
 
 
+def _smooth(data):
+    def save(mask, path):
+        mask[:, 30] = (17 * np.arange(layouts.HEIGHT)) % 250
+        layouts.save_grey(mask, path)
+
+    layouts.write_masks(data, save, ids=(0, 255), void=False)
+
+
 def _jpeg(data):
     for i in range(4):
         layouts.write_image(data / 'images' / f'{i}.png', i)
@@ -516,7 +544,8 @@ def _partly_split(data):
 @pytest.mark.parametrize('task, write, words', [
     ('det', _no_boxes, ['COCO', 'VOC', 'YOLO', '.jpg']), ('det', _mixed, ['--from', 'coco', 'voc']),
     ('seg', _no_boxes, ['masks/', 'SegmentationClass']), ('seg', _sizes, ['3.png', '60x60']),
-    ('seg', _photos, ['values']), ('seg', _one_value, ['--ignore']), ('seg', _jpeg, ['JPEG']),
+    ('seg', _photos, ['values']), ('seg', _one_value, ['--ignore']),
+    ('seg', _smooth, ['255', '--ignore']), ('seg', _jpeg, ['JPEG']),
     ('det', _pixels_not_fractions, ['outside']), ('det', _unknown_class, ['3']),
     ('seg', _two_readings, ['classes.txt', '--classes']), ('det', _other_size, ['160x128']),
     ('det', _cut_json, ['val.json']), ('det', _broken_label, ['5.txt', 'nan']),
@@ -566,6 +595,8 @@ def test_nothing_is_overwritten(data, tmp_path):
     assert not (tmp_path / 'my_project_data').exists()
     with pytest.raises(ValueError, match='--name'):
         make_project('cls', data, '../other')
+    with pytest.raises(ValueError, match='--name.*numpy'):
+        make_project('cls', data, 'numpy')
     with pytest.raises(ValueError, match='--from'):
         make_project('cls', data, 'other', 'yolo')
 

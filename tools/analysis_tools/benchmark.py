@@ -1,4 +1,4 @@
-"""Time ours against others, taking turns in one process.
+"""Time our layers, models or exported files against others, in turns in one process.
 
 ``mixer`` and ``backbone`` compare with what ``benchmarks/contenders.py`` of a clone has.
 """

@@ -27,7 +27,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         plot_mixing_weights(logs, args.out)
     for log in logs:
         final = [values[-1] for values in log.weights.values()]
-        print(f'{log.name}: 1 - alpha of {len(final)} blocks at iteration {log.steps[-1]}: '
+        print(f'{log.name}: CCA weight of {len(final)} blocks at iteration {log.steps[-1]}: '
               f'{min(final):.4f} to {max(final):.4f}')
     print(Path(args.out).resolve())
 

@@ -1,4 +1,4 @@
-"""Fold what only training needs into the weights of a checkpoint."""
+"""Write the deployment form of a checkpoint, without what only training needs."""
 import argparse
 from typing import List, Optional
 

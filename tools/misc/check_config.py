@@ -1,4 +1,4 @@
-"""Check a run without starting it."""
+"""Check the data, model and machine of a run without starting it."""
 import argparse
 import time
 import warnings
@@ -62,8 +62,8 @@ def main(argv: Optional[List[str]] = None) -> None:
                 print('\n'.join(table.lines()))
         for line in findings.warnings:
             print(f'warning: {line}')
-        print(f'{args.config}: {len(findings.error_lines())} errors, {len(findings.warnings)} '
-              f'warnings in {time.perf_counter() - start:.1f} s', flush=True)
+        print(f'{args.config}: {findings.summary()} in {time.perf_counter() - start:.1f} s',
+              flush=True)
         if findings.errors:
             raise findings.as_error()
         for split in splits if args.pictures else ():

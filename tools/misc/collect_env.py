@@ -49,7 +49,7 @@ def describe_operators() -> str:
     path = find_operators(mmcv_folder())
     if path is None:
         return 'none (python -m mmscheme install_mmcv_ops)'
-    return 'the stand-in of mmscheme, on torchvision' if path.suffix == '.py' else 'compiled'
+    return 'those of mmscheme, on torchvision' if path.suffix == '.py' else 'compiled'
 
 
 def describe_compiler() -> str:

@@ -63,6 +63,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         before, after = (f'{p.stat().st_size / 2**20:.1f} MiB' if p.is_file() else str(p)
                          for p in (Path(args.checkpoint), published))
         print(f'{published} ({before} -> {after})')
+        if cfg is not None:
+            print(f'config: {published.with_suffix(".py")}')
         if target.suffix == '.safetensors' or args.hub:
             if cfg is not None:
                 init_default_scope(scope_of(cfg))

@@ -1,4 +1,4 @@
-"""Turn a trained dense model into a block-diagonal one."""
+"""Turn a trained dense MetaFormer or PoolFormer into a block-diagonal one."""
 import argparse
 import time
 from pathlib import Path

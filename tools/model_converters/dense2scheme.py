@@ -1,4 +1,4 @@
-"""Turn any trained dense model into a SCHEME model."""
+"""Turn a trained dense model of any task into a SCHEME model."""
 import argparse
 import warnings
 from pathlib import Path

@@ -45,11 +45,11 @@ def main(argv: Optional[List[str]] = None) -> None:
                                        backbone=make_plain(found.backbone)),
                              state_dict=found.state_dict), args.target)
     for block, rest in found.mixing.items():
-        print(f'{block}: 1 - alpha = {rest:.4f}')
+        print(f'{block}: CCA weight {rest:.4f}')
     if found.backbone.get('keep_cca') and max(found.mixing.values()) > 0.01:
         print('warning: the authors keep CCA of these mixers in evaluation and compute it from '
               'wrongly ordered values; here it is the one of the paper, and outputs differ as '
-              'far as 1 - alpha is not 0')
+              'far as the CCA weight is not 0')
     print(f'{args.target}: {len(found.state_dict)} tensors for\n'
           + Config(dict(model=dict(backbone=found.backbone))).pretty_text.rstrip())
 

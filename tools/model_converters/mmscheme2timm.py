@@ -38,7 +38,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         k.replace('cca_factor', 'alpha_logit'), torch.tensor(-torch.inf))))
             for k, v in weights.items() if k.endswith('.cca_factor')]
     if max(rest, default=0.) > 0:
-        print(f'note: the guide is not in it; 1 - alpha is up to {max(rest):.4f}')
+        print(f'note: CCA (or a dense guide) is left out; its weight was up to {max(rest):.4f}')
     print(f'{args.target}: {len(state)} tensors')
 
 

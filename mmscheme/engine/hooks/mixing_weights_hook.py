@@ -62,14 +62,14 @@ def describe_cca_weights(mixers: Dict[str, SCHEMEMixer]) -> str:
                        for name, weight in zip(shorten(list(mixers)), weights))
     guide = 'the dense guide' if all(m.cca is None for m in mixers.values()) else 'CCA'
     if not any(weights):
-        return f'{guide} has decayed: 1 - alpha is 0 in {blocks}, dropping it changes nothing'
+        return f'{guide} has decayed: its weight is 0 in {blocks}, so dropping it changes nothing'
     kept = sum(not weight < _DECAYED for weight in weights)  # NaN has not decayed
     if not kept:
-        return f'{guide} has decayed: 1 - alpha is below {_DECAYED} in {blocks}: {listed}'
+        return f'{guide} has decayed: its weight is below {_DECAYED} in {blocks}: {listed}'
     end = ('evaluation keeps it' if all(m.keep_cca for m in mixers.values()) else
            'evaluation drops it; `python -m mmscheme test ... --keep-cca` measures the difference')
     return (f'{guide} has NOT decayed in {kept} of {len(weights)} blocks ({end}); '
-            f'1 - alpha: {listed}')
+            f'its weights: {listed}')
 
 
 @HOOKS.register_module()

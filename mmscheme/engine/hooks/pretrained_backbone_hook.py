@@ -18,7 +18,7 @@ __all__ = ['PretrainedBackboneHook']
 class PretrainedBackboneHook(Hook):
     """Load the backbone of a checkpoint into the model before training.
 
-    A run that resumes already has its weights and is left alone.
+    A run that resumes, or has the weights of a whole model by ``load_from``, keeps them.
 
     Args:
         checkpoint: Path or URL of a classifier, of another model with a ``backbone``, or of
@@ -40,6 +40,10 @@ class PretrainedBackboneHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Load the weights."""
         if self.checkpoint is None or runner.iter > 0:
+            return
+        if getattr(runner, '_has_loaded', False):
+            print_log(f'backbone from {self.checkpoint}: not loaded, because load_from has the '
+                      'weights of the whole model', logger='current', level=logging.WARNING)
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = getattr(model, 'backbone', None)

@@ -43,10 +43,17 @@ class ResumedScheduleHook(Hook):
                 groups = [{k: v for k, v in group.items() if k != 'params'}
                           for group in _groups(runner, name)]
                 self._fresh[name] = groups, [copy(s) for s in schedulers]
+        saved = checkpoint.get('optimizer') if getattr(runner, '_resume', False) else None
+        if isinstance(saved, dict) and 'param_groups' in saved:
+            _compare(runner.optim_wrapper.optimizer.param_groups, saved['param_groups'])
 
     def before_train(self, runner: Any) -> None:
         """Compare the schedules; the run knows its iteration now."""
         fresh, self._fresh = self._fresh, {}
+        if fresh and runner.iter >= runner.max_iters:
+            print_log(f'resumed at iteration {runner.iter} of {runner.max_iters}: nothing is left '
+                      'to train', logger='current', level=logging.WARNING)
+            return
         for name, (groups, schedulers) in fresh.items():
             resumed = _by_optimizer(runner.param_schedulers)[name]
             changes = [line for pair in zip(resumed, schedulers) for line in _differences(*pair)]
@@ -63,6 +70,21 @@ class ResumedScheduleHook(Hook):
                 line += (f': the new one is followed from iteration {runner.iter} on, learning '
                          f'rate {before:.3g} -> {now:.3g}')
             print_log(line, logger='current', level=logging.WARNING)
+
+
+def _compare(groups: _Groups, saved: _Groups) -> None:
+    """Report settings of the optimizer that torch takes from the checkpoint instead."""
+    if len(groups) != len(saved) or ('betas' in groups[0]) != ('betas' in saved[0]):
+        raise ValueError(f'resume: optim_wrapper gives {len(groups)} groups of parameters, or '
+                         f'another optimizer than that of the checkpoint, with {len(saved)}: set '
+                         'it as it was, or start from the weights alone with load_from')
+    for key in sorted({*groups[0]} & {*saved[0]} - {'params', 'betas', 'momentum'}):
+        if key.startswith('initial_') or f'initial_{key}' in saved[0]:  # schedulers move it
+            continue
+        pairs = [(old.get(key), new.get(key)) for old, new in zip(saved, groups)]
+        for had, told in [pair for pair in pairs if pair[0] != pair[1]][:1]:
+            print_log(f'resumed with {key}={had} of the checkpoint, not {told} of optim_wrapper',
+                      logger='current', level=logging.WARNING)
 
 
 def _by_optimizer(schedulers: Any) -> Dict[Optional[str], List[Any]]:

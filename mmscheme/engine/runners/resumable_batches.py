@@ -117,7 +117,7 @@ class ResumableBatches(BatchSampler):
                 f'{_processes(self.world_size)} of {self.batch_size} images per iteration, the '
                 f'checkpoint has {_processes(state["world_size"])} of {state["batch_size"]}: the '
                 f'order of the images continues, and {again} of them are seen again; the '
-                'learning rate, and schedules that count iterations, stay as in the checkpoint')
+                'learning rate, and schedules that count iterations, do not change with it')
         if state['dataset_size'] != _size(self.sampler):
             changes.append(f'{_size(self.sampler)} training images, the checkpoint has '
                            f'{state["dataset_size"]}: a new order is drawn')

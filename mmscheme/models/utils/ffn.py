@@ -3,7 +3,7 @@
 mmcv's ``BaseTransformerLayer`` builds them so. The layers of DETR-like models in mmdet call mmcv's
 ``FFN`` with ``ffn_cfg``; a ``type`` in it is an unexpected argument there.
 """
-from typing import Any, Optional, Sequence, Union
+from typing import Any, Callable, Optional, Sequence, Union
 
 from mmcv.cnn import build_activation_layer
 from mmcv.cnn.bricks.drop import build_dropout
@@ -22,32 +22,29 @@ __all__ = ['SCHEMEFFN', 'BlockDiagonalFFN']
 MODELS.register_module(module=ShuffledGELU)
 
 
-def _check_arguments(feedforward_channels: int, num_fcs: int, act_cfg: dict, ffn_drop: float,
-                     dropout_layer: Optional[dict], layer_scale_init_value: float) -> None:
-    """Raise for arguments that the layers have under other names."""
-    check_number('num_fcs', num_fcs, '2', lambda n: n == 2)
-    check_number('ffn_drop', ffn_drop, 'a probability', lambda n: 0 <= n <= 1)
-    check_count('feedforward_channels', feedforward_channels)
-    check_number('layer_scale_init_value', layer_scale_init_value, 'a finite number',
-                 lambda n: abs(n) < 1e38)
-    check_builds('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
-    if dropout_layer is not None and dropout_layer != {}:
-        check_builds('dropout_layer', dropout_layer, lambda: build_dropout(dropout_layer))
-
-
 class _ResidualFFN(BaseModule):
     """Layer scale, drop path and identity around a channel mixer, as mmcv's FFN has them."""
 
-    def __init__(self, mixer: nn.Module, embed_dims: int, feedforward_channels: int, num_fcs: int,
-                 dropout_layer: Optional[dict], add_identity: bool, init_cfg: Optional[dict],
-                 layer_scale_init_value: float) -> None:
+    def __init__(self, layer: Callable[..., nn.Module], embed_dims: int, feedforward_channels: int,
+                 num_fcs: int, act_cfg: dict, ffn_drop: float, dropout_layer: Optional[dict],
+                 add_identity: bool, init_cfg: Optional[dict], layer_scale_init_value: float,
+                 groups: Union[int, Sequence[int]], **options: Any) -> None:
         super().__init__(init_cfg)
+        check_number('num_fcs', num_fcs, '2', lambda n: n == 2)
+        check_number('ffn_drop', ffn_drop, 'a probability', lambda n: 0 <= n <= 1)
+        check_count('feedforward_channels', feedforward_channels)
+        check_number('layer_scale_init_value', layer_scale_init_value, 'a finite number',
+                     lambda n: abs(n) < 1e38)
+        check_builds('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
+        if dropout_layer is not None and dropout_layer != {}:
+            check_builds('dropout_layer', dropout_layer, lambda: build_dropout(dropout_layer))
         check_flags(add_identity=add_identity)
         self.embed_dims = embed_dims
         self.feedforward_channels = feedforward_channels
         self.num_fcs = num_fcs
         self.add_identity = add_identity
-        self.mixer = mixer
+        self.mixer = layer(embed_dims, feedforward_channels, groups, drop=ffn_drop,
+                           act_layer=lambda: build_activation_layer(act_cfg), **options)
         self.gamma2 = (LayerScale(embed_dims, scale=layer_scale_init_value)
                        if layer_scale_init_value > 0 else nn.Identity())
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
@@ -89,13 +86,9 @@ class BlockDiagonalFFN(_ResidualFFN):
                  dropout_layer: Optional[dict] = None, add_identity: bool = True,
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
                  groups: Union[int, Sequence[int]] = (4, 4), **mlp: Any) -> None:
-        _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
-                         layer_scale_init_value)
-        mixer = BlockDiagonalMLP(embed_dims, feedforward_channels, groups,
-                                 act_layer=lambda: build_activation_layer(act_cfg), drop=ffn_drop,
-                                 **mlp)
-        super().__init__(mixer, embed_dims, feedforward_channels, num_fcs, dropout_layer,
-                         add_identity, init_cfg, layer_scale_init_value)
+        super().__init__(BlockDiagonalMLP, embed_dims, feedforward_channels, num_fcs, act_cfg,
+                         ffn_drop, dropout_layer, add_identity, init_cfg, layer_scale_init_value,
+                         groups, **mlp)
 
 
 @MODELS.register_module()
@@ -124,12 +117,9 @@ class SCHEMEFFN(_ResidualFFN):
                  init_cfg: Optional[dict] = None, layer_scale_init_value: float = 0.,
                  groups: Union[int, Sequence[int]] = (4, 4), *, batch_first: bool = True,
                  **mixer: Any) -> None:
-        _check_arguments(feedforward_channels, num_fcs, act_cfg, ffn_drop, dropout_layer,
-                         layer_scale_init_value)
-        scheme = SCHEMEMixer(embed_dims, feedforward_channels, groups, drop=ffn_drop,
-                             act_layer=lambda: build_activation_layer(act_cfg), **mixer)
-        super().__init__(scheme, embed_dims, feedforward_channels, num_fcs, dropout_layer,
-                         add_identity, init_cfg, layer_scale_init_value)
+        super().__init__(SCHEMEMixer, embed_dims, feedforward_channels, num_fcs, act_cfg,
+                         ffn_drop, dropout_layer, add_identity, init_cfg, layer_scale_init_value,
+                         groups, **mixer)
         check_flags(batch_first=batch_first)
         self.batch_first = batch_first
 
