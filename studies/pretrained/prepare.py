@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from mmscheme.models.loading import build_model
 from mmscheme.utils.checkpoint_io import save_checkpoint
 
-CONFIG = Path(__file__).parent / 'configs' / 'dense.py'
+CONFIG = Path(__file__).parent / 'dense.py'
 SIZE = 224
 # The position embedding is resized in the graph; this is the result.
 POSITIONS = '/backbone/embeddings/Concat_6_output_0'

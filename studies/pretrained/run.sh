@@ -14,7 +14,7 @@ if [ ! -f "$out/data/dense.pth" ]; then
 fi
 for form in '1 1 2' '2 2 4' '4 4 8'; do
     set -- $form
-    python tools/model_converters/dense2scheme.py studies/pretrained/configs/dense.py \
+    python tools/model_converters/dense2scheme.py studies/pretrained/dense.py \
         "$out/data/dense.pth" "$out/$1$2e$3" --data-root "$out/data" --groups "$1" "$2" \
         --expansion "$3" --num-images 120 --distill-iters "${DISTILL_ITERS:-0}"
 done

