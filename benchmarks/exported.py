@@ -224,15 +224,15 @@ def read_cases(folder: Path) -> Iterator[Case]:
 def time_case(case: Case, rounds: int, threads: int) -> Dict[str, Dict[str, List[float]]]:
     """Return median and spread by runtime and side."""
     inputs = noise(next(iter(case.files.values()))['ours'])
-    runs = {(runtime, side): open_in(runtime, path, inputs, threads)
-            for runtime, sides in case.files.items() if find_spec(runtime)
-            for side, path in sides.items()}
-    found = take_turns({f'{r}|{s}': run for (r, s), run in runs.items()}, torch.device('cpu'),
-                       rounds)
     times: Dict[str, Dict[str, List[float]]] = {}
-    for runtime, side in runs:
-        timing = found[f'{runtime}|{side}']
-        times.setdefault(runtime, {})[side] = [timing.seconds, timing.spread]
+    for runtime, sides in case.files.items():
+        if not find_spec(runtime):
+            continue
+        # A runtime at a time, because the system may reclaim memory of models that wait long.
+        runs = {side: open_in(runtime, path, inputs, threads) for side, path in sides.items()}
+        times[runtime] = {
+            side: [timing.seconds, timing.spread]
+            for side, timing in take_turns(runs, torch.device('cpu'), rounds).items()}
     return times
 
 

@@ -3,6 +3,7 @@ import ctypes
 import gc
 import os
 import platform
+import random
 import time
 from pathlib import Path
 from statistics import median, quantiles
@@ -104,7 +105,8 @@ def take_turns(runs: Dict[str, Callable[[], Any]], device: torch.device, rounds:
     Args:
         runs: Alternatives by name.
         device: Where they run.
-        rounds: Rounds after one that is not counted; each starts with another one.
+        rounds: Rounds after one that is not counted; each in another order, so that no
+            alternative always follows the same other, whose memory it may have to wait for.
         seconds: Adds rounds until so much time has passed.
 
     Returns:
@@ -115,10 +117,11 @@ def take_turns(runs: Dict[str, Callable[[], Any]], device: torch.device, rounds:
         run()
         peaks[name] = peak_memory(run, device)
     times: Dict[str, List[float]] = {name: [] for name in runs}
-    names, start, done = list(runs), time.perf_counter(), 0
+    order, shuffle = list(runs), random.Random(0).shuffle
+    start, done = time.perf_counter(), 0
     while done < rounds or time.perf_counter() - start < seconds:
-        first = done % len(names)
-        for name in names[first:] + names[:first]:
+        shuffle(order)
+        for name in order:
             times[name].append(_seconds(runs[name], device))
         done += 1
     found = {}
