@@ -28,6 +28,7 @@ from mmscheme.deploy.timing import RUNTIMES, open_in, random_inputs
 from mmscheme.layers import BlockDiagonalMLP
 from mmscheme.models.backbones.schemeformer import ARCHS
 from mmscheme.models.loading import build_model
+from mmscheme.utils.markdown import markdown_table
 from mmscheme.utils.quiet import quiet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -258,8 +259,7 @@ def _ratio(found: Dict[str, Dict[str, List[float]]], side: str, runtime: Optiona
 
 
 def _table(title: str, header: List[str], rows: List[List[str]]) -> List[str]:
-    cells = (header, ['---'] * len(header), *rows) if rows else ()
-    return ['', title, '', *('| ' + ' | '.join(row) + ' |' for row in cells)] if rows else []
+    return ['', title, '', markdown_table(header, rows)] if rows else []
 
 
 def make_tables(data: Dict[str, Any]) -> str:
